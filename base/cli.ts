@@ -1,0 +1,155 @@
+import { parseArgs } from 'node:util'
+import { BistableError, defineErrors } from './errors.ts'
+
+/** The command line: verbs are a table, options are declared, every outcome is a code. */
+
+export const cliErrors = defineErrors({
+  USAGE: { family: 'usage', meaning: 'The command line is not understood.', next: 'Run the command with --help.' },
+})
+
+export interface OptionSpec {
+  readonly type: 'string' | 'boolean'
+  readonly short?: string
+  readonly multiple?: boolean
+  /** Shown in --help. */
+  readonly help: string
+  /** Placeholder for the value in --help: "FILE". */
+  readonly value?: string
+}
+
+export interface Terminal {
+  readonly out: (line: string) => void
+  readonly err: (line: string) => void
+  /** True when standard error is a terminal: progress bars; else plain lines. */
+  readonly interactive: boolean
+}
+
+export interface Invocation {
+  readonly positionals: readonly string[]
+  readonly options: Readonly<Record<string, string | boolean | readonly string[] | undefined>>
+  readonly json: boolean
+  readonly terminal: Terminal
+  /** Aborted by SIGINT and SIGTERM. */
+  readonly signal: AbortSignal
+}
+
+export interface Verb {
+  readonly name: string
+  /** "install <file|url>" */
+  readonly usage: string
+  /** One line for the list of verbs. */
+  readonly summary: string
+  readonly options?: Readonly<Record<string, OptionSpec>>
+  /** Prints through the terminal; returns the exit code (0 unless the verb says otherwise). */
+  readonly run: (call: Invocation) => Promise<number>
+}
+
+export function stringOption(call: Invocation, name: string): string | undefined {
+  const value = call.options[name]
+  return typeof value === 'string' ? value : undefined
+}
+
+export function requiredOption(call: Invocation, name: string): string {
+  const value = stringOption(call, name)
+  if (value === undefined) throw cliErrors.USAGE(`--${name} is missing`)
+  return value
+}
+
+/** Splits argv into verb and options, runs it, prints errors in one form, returns the exit code. */
+export async function runCli(
+  verbs: readonly Verb[],
+  argv: readonly string[],
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<number> {
+  const json = argv.includes('--json')
+  try {
+    const found = findVerb(verbs, argv)
+    if (found === undefined) {
+      if (argv.length === 0 || argv[0] === '--help' || argv[0] === 'help') {
+        terminal.out(overview(verbs))
+        return argv.length === 0 ? 2 : 0
+      }
+      throw cliErrors.USAGE(`'${argv.slice(0, 2).join(' ')}' is not a command`)
+    }
+    const [verb, rest] = found
+    if (rest.includes('--help')) {
+      terminal.out(verbHelp(verb))
+      return 0
+    }
+    const { values, positionals } = parse(verb, rest)
+    return await verb.run({ positionals, options: values, json, terminal, signal })
+  } catch (error) {
+    return printError(error, json, terminal)
+  }
+}
+
+function findVerb(verbs: readonly Verb[], argv: readonly string[]): [Verb, string[]] | undefined {
+  // Two-word verbs ("keys init") win over one-word ones.
+  for (const words of [2, 1]) {
+    const verb = verbs.find((v) => v.name === argv.slice(0, words).join(' '))
+    if (verb !== undefined) return [verb, argv.slice(words)]
+  }
+  return undefined
+}
+
+function parse(verb: Verb, rest: string[]): { values: Invocation['options']; positionals: string[] } {
+  const options: Record<string, { type: 'string' | 'boolean'; short?: string; multiple?: boolean }> = {
+    json: { type: 'boolean' },
+  }
+  for (const [name, spec] of Object.entries(verb.options ?? {})) {
+    options[name] = { type: spec.type }
+    if (spec.short !== undefined) options[name].short = spec.short
+    if (spec.multiple !== undefined) options[name].multiple = spec.multiple
+  }
+  try {
+    const parsed = parseArgs({ args: rest, options, allowPositionals: true, strict: true })
+    return { values: parsed.values as Invocation['options'], positionals: parsed.positionals }
+  } catch (error) {
+    const sentence = error instanceof Error ? error.message : String(error)
+    throw cliErrors.USAGE(sentence, { cause: error, next: `Run 'bistable ${verb.name} --help'.` })
+  }
+}
+
+/** Prints one error as text or JSON and returns its exit code. */
+export function printError(error: unknown, json: boolean, terminal: Terminal): number {
+  if (error instanceof BistableError) {
+    if (json) terminal.out(JSON.stringify({ ok: false, error: error.toJSON() }))
+    else {
+      terminal.err(`bistable: ${error.code}: ${error.message}`)
+      terminal.err(`  next: ${error.next}`)
+    }
+    return error.exitCode
+  }
+  const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  if (json) terminal.out(JSON.stringify({ ok: false, error: { code: 'INTERNAL', family: 'internal', message } }))
+  else terminal.err(`bistable: INTERNAL: ${message}`)
+  return 1
+}
+
+function overview(verbs: readonly Verb[]): string {
+  const width = Math.max(...verbs.map((v) => v.name.length))
+  const lines = verbs.map((v) => `  ${v.name.padEnd(width)}  ${v.summary}`)
+  return [
+    'usage: bistable <command> [options] [--json]',
+    '',
+    ...lines,
+    '',
+    "'bistable <command> --help' tells more.",
+  ].join('\n')
+}
+
+function verbHelp(verb: Verb): string {
+  const rows = Object.entries(verb.options ?? {}).map(([name, spec]) => {
+    const left = `--${name}${spec.type === 'string' ? ` ${spec.value ?? 'VALUE'}` : ''}`
+    return `  ${left.padEnd(28)} ${spec.help}`
+  })
+  return [
+    `usage: bistable ${verb.usage}`,
+    '',
+    verb.summary,
+    '',
+    ...rows,
+    `  ${'--json'.padEnd(28)} print one JSON object`,
+  ].join('\n')
+}

@@ -1,0 +1,35 @@
+/**
+ * Random access to bytes from outside: a file, a block device, a server.
+ *
+ * Whatever a source says is untrusted: it may be short, long, slow, or give other bytes on a second read.
+ */
+export interface ByteSource {
+  /** For messages: a path or an address. */
+  readonly name: string
+  /** Total bytes, as the source claims. */
+  readonly size: number
+  /**
+   * Yields exactly the bytes `offset .. offset+length-1`, in order, in pieces of at most 1 MiB.
+   * Fails with the source's own typed error when they cannot be had. Never yields more than `length` bytes.
+   */
+  read(offset: number, length: number, options?: { readonly signal?: AbortSignal }): AsyncIterable<Uint8Array>
+  close(): Promise<void>
+}
+
+/** Collects `length` bytes (the caller bounds it) of a source into one buffer. */
+export async function readExactly(
+  source: ByteSource,
+  offset: number,
+  length: number,
+  options?: { readonly signal?: AbortSignal },
+): Promise<Uint8Array> {
+  const out = new Uint8Array(length)
+  let at = 0
+  for await (const piece of source.read(offset, length, options)) {
+    if (at + piece.length > length) throw new RangeError(`${source.name} gave more than the ${length} bytes asked for`)
+    out.set(piece, at)
+    at += piece.length
+  }
+  if (at !== length) throw new RangeError(`${source.name} gave ${at} of the ${length} bytes asked for at ${offset}`)
+  return out
+}

@@ -1,0 +1,32 @@
+import { defineConfig } from 'vitest/config'
+
+// unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; one file at a time, never retried.
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: [
+            'test/**/*.test.ts',
+            '{base,keys,bundle,publisher,device,bootloader,initramfs}/**/*.test.ts',
+            'hw-tests/harness/**/*.test.ts',
+          ],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          maxWorkers: 2,
+        },
+      },
+      {
+        test: {
+          name: 'hw',
+          include: ['hw-tests/**/*.hil.ts'],
+          fileParallelism: false,
+          retry: 0,
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+        },
+      },
+    ],
+  },
+})
