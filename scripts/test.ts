@@ -1,0 +1,85 @@
+import { spawn } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+// `npm test`: types, format and lint, unit tests, hardware-in-the-loop tests on the default QEMU place; then one
+// closing line. A skipped test is named; in CI it is a failure, since no prerequisite may be missing there.
+
+interface Report {
+  readonly testResults: readonly {
+    readonly name: string
+    readonly status: string
+    readonly message: string
+    readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[]
+  }[]
+}
+
+function run(command: string, args: readonly string[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
+    child.on('error', reject)
+    child.on('close', (code) => resolve(code ?? 1))
+  })
+}
+
+let passed = 0
+let failed = 0
+const skipped: string[] = []
+
+async function check(name: string, command: string, args: readonly string[]): Promise<void> {
+  console.log(`test: ${name}`)
+  if ((await run(command, args)) === 0) passed++
+  else {
+    failed++
+    console.log(`test: ${name} FAILED`)
+  }
+}
+
+async function vitest(project: string, scratch: string): Promise<void> {
+  console.log(`test: vitest, project ${project}`)
+  const output = join(scratch, `${project}.json`)
+  const args = [
+    'vitest',
+    'run',
+    '--project',
+    project,
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${output}`,
+  ]
+  const code = await run('npx', args)
+  const report = JSON.parse(await readFile(output, 'utf8')) as Report
+  const before = failed
+  for (const file of report.testResults) {
+    for (const test of file.assertionResults) {
+      if (test.status === 'passed') passed++
+      else if (test.status === 'failed') failed++
+      else skipped.push(test.fullName)
+    }
+    // A file that cannot be loaded has no tests of its own to fail.
+    if (file.status === 'failed' && file.assertionResults.length === 0) failed++
+  }
+  if (code !== 0 && failed === before) failed++
+}
+
+const only = process.argv.slice(2)
+const wanted = (part: string) => only.length === 0 || only.includes(part)
+const scratch = await mkdtemp(join(tmpdir(), 'bistable-test-'))
+try {
+  if (wanted('types')) await check('types', 'npx', ['tsc', '--noEmit'])
+  if (wanted('lint')) await check('format and lint', 'npx', ['biome', 'check', '.'])
+  if (wanted('unit')) await vitest('unit', scratch)
+  if (wanted('hw')) await vitest('hw', scratch)
+} finally {
+  await rm(scratch, { recursive: true })
+}
+
+for (const name of skipped) console.log(`skipped: ${name}`)
+if (process.env['CI'] && skipped.length > 0) {
+  console.log(`in CI no prerequisite may be missing: ${skipped.length} skipped count as failed`)
+  failed += skipped.length
+}
+const tail = skipped.length > 0 && !process.env['CI'] ? `, ${skipped.length} skipped` : ''
+console.log(`${passed} passed, ${failed} failed${tail}`)
+process.exitCode = failed === 0 && passed > 0 ? 0 : 1
