@@ -1,0 +1,102 @@
+import * as v from 'valibot'
+
+/**
+ * What an image declares about itself in /usr/lib/bistable/system.json: read by the publisher when it builds and by the
+ * agent when it runs. Strict: an unknown key is refused, because a mistyped "writeable" must not lose data silently.
+ */
+
+export const SYSTEM_PATH = '/usr/lib/bistable/system.json'
+export const ROOT_PATH = '/usr/lib/bistable/root.json'
+/** Bytes; a longer file is refused before it is parsed. */
+export const SYSTEM_MAX_BYTES = 64 * 1024
+
+/** Product and hardware names: they become file names and topic names. */
+const name = v.pipe(
+  v.string(),
+  v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a plain name of at most 64 characters'),
+)
+
+/** An absolute path without "//", "." or ".." parts, trailing slash, control bytes. */
+const path = v.pipe(
+  v.string(),
+  v.maxLength(1024),
+  v.regex(/^(?:\/(?!\.{1,2}(?:\/|$))[^/\u0000-\u001f\u007f]+)+$/, 'not a plain absolute path'),
+)
+
+const writable = v.pipe(
+  path,
+  v.check(
+    (p) => !['data', 'proc', 'sys', 'dev', 'run', 'tmp', 'etc', 'var', 'boot'].includes(p.split('/')[1] ?? ''),
+    'is in a folder that bistable or the system mounts already',
+  ),
+)
+
+const owned = v.pipe(
+  path,
+  v.check((p) => p.startsWith('/etc/'), 'is not under /etc'),
+)
+
+/** GRUB keeps the arguments in a double-quoted string: nothing that it would expand may be in them. */
+const kernelArg = v.pipe(
+  v.string(),
+  v.maxLength(256),
+  v.regex(/^[A-Za-z0-9_.,:;=/@%+-]+$/, 'has a character that is not plain in a boot script'),
+  v.check((arg) => !arg.startsWith('bistable.'), 'begins with "bistable.", which is reserved'),
+)
+
+const list = <T extends v.GenericSchema>(item: T, most: number) =>
+  v.optional(v.pipe(v.array(item), v.maxLength(most), v.readonly()), [])
+
+const seconds = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most))
+
+const schema = v.strictObject({
+  product: name,
+  hardware: v.pipe(v.array(name), v.minLength(1), v.maxLength(64), v.readonly()),
+  kernelArgs: list(kernelArg, 64),
+  writable: list(writable, 256),
+  owned: list(owned, 256),
+  modules: list(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/, 'not a module name')), 256),
+  health: v.optional(
+    v.strictObject({
+      deadlineSeconds: v.optional(seconds(1, 86_400), 120),
+      required: v.optional(v.pipe(v.array(path), v.maxLength(64), v.readonly()), [
+        '/usr/lib/bistable/health.d/required/*',
+      ]),
+      wanted: v.optional(v.pipe(v.array(path), v.maxLength(64), v.readonly()), ['/usr/lib/bistable/health.d/wanted/*']),
+    }),
+    {},
+  ),
+  agent: v.optional(
+    v.strictObject({
+      channel: v.optional(v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))),
+      pollSeconds: v.optional(seconds(1, 7 * 86_400), 3600),
+      apply: v.optional(v.picklist(['manual', 'install', 'reboot']), 'manual'),
+    }),
+    {},
+  ),
+  watchdog: v.optional(v.pipe(path, v.startsWith('/dev/'))),
+})
+
+export type System = Readonly<v.InferOutput<typeof schema>>
+
+/**
+ * Validates the parsed JSON of system.json and fills in the defaults.
+ * @returns the declaration, or every problem found, one sentence each
+ */
+export function checkSystem(value: unknown): { readonly system: System } | { readonly problems: readonly string[] } {
+  const result = v.safeParse(schema, value)
+  if (!result.success) {
+    return {
+      problems: result.issues.map((issue) => {
+        const where = v.getDotPath(issue) ?? 'system.json'
+        return `${where}: ${issue.message}`
+      }),
+    }
+  }
+  const paths = [...result.output.writable].sort()
+  for (const [i, p] of paths.entries()) {
+    const inside = paths.find((q, j) => i !== j && (q === p || q.startsWith(`${p}/`)))
+    if (inside !== undefined) return { problems: [`writable: ${inside} is listed again or lies inside ${p}`] }
+  }
+  return { system: result.output }
+}

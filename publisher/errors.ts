@@ -1,0 +1,85 @@
+import { defineErrors } from '../base/errors.ts'
+
+/** What lint, build, sign, publish and disk refuse. Reading OCI images has its own table in publisher/oci. */
+export const publisherErrors = defineErrors({
+  TOOL_MISSING: {
+    family: 'environment',
+    meaning: 'A program that this command runs is not installed.',
+    next: 'Install the Debian package that the message names.',
+  },
+  TOOL_FAILED: {
+    family: 'environment',
+    meaning: 'A program that this command runs ended with a failure.',
+    next: 'Read its last lines in the message; most often the disk is full.',
+  },
+  IMAGE_UNFIT: {
+    family: 'input',
+    meaning: 'The image cannot work as a release; every missing piece is listed.',
+    next: 'Mend the image and run lint again.',
+  },
+  IMAGE_NO_KERNEL: {
+    family: 'input',
+    meaning: 'The image holds no kernel, or more than one.',
+    next: 'Install exactly one kernel in the image: /boot/vmlinuz-VERSION or /usr/lib/modules/VERSION/vmlinuz.',
+  },
+  IMAGE_PATH_TAKEN: {
+    family: 'input',
+    meaning: 'A file to be added to the image would hide something that is not a directory, or lies behind a link.',
+    next: 'Remove that path from the image, or build without adding it.',
+  },
+  SYSTEM_INVALID: {
+    family: 'input',
+    meaning: 'system.json does not say what it must, or says something unknown.',
+    next: 'Compare it with docs/architecture.md.',
+  },
+  IMAGE_READBACK_DIFFERS: {
+    family: 'internal',
+    meaning: 'The SquashFS image, read back, is not the tree that was merged.',
+    next: 'Report this, with the image if you can; nothing was published.',
+  },
+  IMAGE_TOO_LARGE: {
+    family: 'input',
+    meaning: 'An image with its hash tree does not fit its slot.',
+    next: 'Make the image smaller, or the slot larger if no device has been provisioned with the old size.',
+  },
+  DISK_TOO_SMALL: {
+    family: 'usage',
+    meaning: 'The partitions do not fit the disk size that was asked for.',
+    next: 'Give a larger --size, or leave it out.',
+  },
+  FAT_NAME_INVALID: {
+    family: 'internal',
+    meaning: 'A file meant for a FAT file system has a name that bootloaders may not find.',
+    next: 'Report this.',
+  },
+  BUILD_DIR_INVALID: {
+    family: 'input',
+    meaning: 'A folder given as a build is not one, or is not complete.',
+    next: 'Give the folder that the build command wrote, or build again.',
+  },
+  STATEMENT_INVALID: {
+    family: 'input',
+    meaning: 'The file to be signed is neither a statement that this program knows nor its envelope.',
+    next: 'Give statement.json of a build, or an envelope made from it.',
+  },
+  PUBLISH_LOWER: {
+    family: 'policy',
+    meaning: 'The channel already announces this release number or a higher one.',
+    next: 'Publish a release with a higher number.',
+  },
+  PUBLISH_PRODUCT: {
+    family: 'policy',
+    meaning: 'The channel belongs to another product.',
+    next: 'Publish to another folder or channel.',
+  },
+  PUBLISH_CHANNEL_INVALID: {
+    family: 'input',
+    meaning: 'The channel file in the publish folder is not one that these roots believe.',
+    next: 'Find out who wrote it; move it away to start the channel anew.',
+  },
+  OUTPUT_EXISTS: {
+    family: 'usage',
+    meaning: 'The output path already exists.',
+    next: 'Give a new path, or remove the old one.',
+  },
+})
