@@ -49,6 +49,17 @@ const list = <T extends v.GenericSchema>(item: T, most: number) =>
 
 const seconds = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most))
 
+/** The agent's settings, which a device may override in /etc/bistable/agent.json. */
+export const agentSchema = v.strictObject({
+  channel: v.optional(v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))),
+  pollSeconds: v.optional(seconds(1, 7 * 86_400), 3600),
+  apply: v.optional(v.picklist(['manual', 'install', 'reboot']), 'manual'),
+  /** Where the agent's lines are copied to, beside standard output. */
+  console: v.optional(v.pipe(path, v.startsWith('/dev/'))),
+  /** An install that makes no progress for this long is stopped. */
+  stallSeconds: v.optional(seconds(10, 86_400), 600),
+})
+
 const schema = v.strictObject({
   product: name,
   hardware: v.pipe(v.array(name), v.minLength(1), v.maxLength(64), v.readonly()),
@@ -63,17 +74,12 @@ const schema = v.strictObject({
         '/usr/lib/bistable/health.d/required/*',
       ]),
       wanted: v.optional(v.pipe(v.array(path), v.maxLength(64), v.readonly()), ['/usr/lib/bistable/health.d/wanted/*']),
+      /** Time limit of one run of one check. */
+      checkSeconds: v.optional(seconds(1, 600), 30),
     }),
     {},
   ),
-  agent: v.optional(
-    v.strictObject({
-      channel: v.optional(v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))),
-      pollSeconds: v.optional(seconds(1, 7 * 86_400), 3600),
-      apply: v.optional(v.picklist(['manual', 'install', 'reboot']), 'manual'),
-    }),
-    {},
-  ),
+  agent: v.optional(agentSchema, {}),
   watchdog: v.optional(v.pipe(path, v.startsWith('/dev/'))),
 })
 

@@ -1,0 +1,121 @@
+import { constants } from 'node:fs'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { systemCode } from './errors.ts'
+import { fileErrors } from './file-errors.ts'
+
+/** Small files that must survive a power cut: written beside, flushed, renamed, flushed, read back. */
+
+/** The few calls that durable writing needs; tests record them and inject faults. */
+export interface Files {
+  /** The whole file, or undefined when there is none. Fails with FILE_TOO_LARGE above `limit` bytes. */
+  read(path: string, limit: number): Promise<Uint8Array | undefined>
+  /** Creates or truncates, and writes; nothing is promised before `sync`. */
+  write(path: string, bytes: Uint8Array): Promise<void>
+  sync(path: string): Promise<void>
+  rename(from: string, to: string): Promise<void>
+  /** Makes creations and renames in a directory durable. */
+  syncDir(path: string): Promise<void>
+  /** Creates a directory and its parents; existing ones are fine. */
+  makeDir(path: string): Promise<void>
+  /** Missing is fine. */
+  remove(path: string): Promise<void>
+}
+
+/** The real file system. Files are readable by everyone (status needs no root): never write a secret with this. */
+export const nodeFiles: Files = {
+  async read(path, limit) {
+    let file: Awaited<ReturnType<typeof open>>
+    try {
+      // Non-blocking: a FIFO put in the place of a file must not stop the reader for ever.
+      file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return undefined
+      throw failed('read', path, error)
+    }
+    try {
+      // One byte over the limit tells "too large" without trusting the size that stat claims (0 in /proc).
+      const buffer = new Uint8Array(limit + 1)
+      let at = 0
+      while (at < buffer.length) {
+        const { bytesRead } = await file.read(buffer, at, buffer.length - at)
+        if (bytesRead === 0) break
+        at += bytesRead
+      }
+      if (at > limit) throw fileErrors.FILE_TOO_LARGE(`${path} has more than the ${limit} bytes allowed`)
+      return buffer.slice(0, at)
+    } catch (error) {
+      throw systemCode(error) === undefined || error instanceof RangeError ? error : failed('read', path, error)
+    } finally {
+      await file.close()
+    }
+  },
+  async write(path, bytes) {
+    await attempt('write', path, async () => {
+      const file = await open(path, 'w', 0o644)
+      try {
+        await file.writeFile(bytes)
+      } finally {
+        await file.close()
+      }
+    })
+  },
+  async sync(path) {
+    await attempt('flush', path, () => flush(path))
+  },
+  async rename(from, to) {
+    await attempt('rename', from, () => rename(from, to))
+  },
+  async syncDir(path) {
+    await attempt('flush', path, () => flush(path))
+  },
+  async makeDir(path) {
+    await attempt('create', path, () => mkdir(path, { recursive: true, mode: 0o755 }))
+  },
+  async remove(path) {
+    await attempt('remove', path, () => rm(path, { force: true }))
+  },
+}
+
+/**
+ * Replaces a small file so that after a power cut at any moment it holds the old bytes or the new ones.
+ *
+ * The name of the temporary file is fixed (`.NAME.new`), so cuts never pile up remains; callers hold a lock, one
+ * writer at a time.
+ */
+export async function writeFileDurably(path: string, bytes: Uint8Array, files: Files = nodeFiles): Promise<void> {
+  const beside = join(dirname(path), `.${basename(path)}.new`)
+  await files.write(beside, bytes)
+  await files.sync(beside)
+  await files.rename(beside, path)
+  await files.syncDir(dirname(path))
+  const back = await files.read(path, bytes.length)
+  if (back === undefined || Buffer.compare(back, bytes) !== 0) {
+    throw fileErrors.FILE_READBACK(`${path} differs from the ${bytes.length} bytes just written`)
+  }
+}
+
+async function flush(path: string): Promise<void> {
+  const file = await open(path, 'r')
+  try {
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+}
+
+async function attempt(what: string, path: string, work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    throw failed(what, path, error)
+  }
+}
+
+function failed(what: string, path: string, error: unknown): Error {
+  const code = systemCode(error) ?? 'unknown error'
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return fileErrors.FILE_FULL(`cannot ${what} ${path}: no space left`, { cause: error })
+  }
+  return fileErrors.FILE_FAILED(`cannot ${what} ${path}: ${code}`, { cause: error })
+}

@@ -1,0 +1,80 @@
+import { join } from 'node:path'
+import * as v from 'valibot'
+import type { Files } from '../base/durable.ts'
+import { agentSchema, checkSystem, ROOT_PATH, SYSTEM_MAX_BYTES, SYSTEM_PATH, type System } from '../bundle/system.ts'
+import { deviceErrors } from './errors.ts'
+
+/** Where everything is on a device, and what the image declares with what the device overrides. */
+
+/** Every path the agent uses, under one prefix (`BISTABLE_ROOT` in tests, else ""). */
+export interface Paths {
+  readonly root: string
+  readonly system: string
+  /** The device's own settings: the fields of `agent` in system.json. Never product, hardware or health checks. */
+  readonly override: string
+  readonly anchor: string
+  readonly cmdline: string
+  readonly data: string
+  readonly run: string
+  readonly control: string
+  readonly status: string
+  /** systemd-timesyncd's sign that the clock was set from the network. */
+  readonly synchronised: string
+  /** Exists when systemd runs the system. */
+  readonly systemd: string
+}
+
+export function pathsUnder(root: string): Paths {
+  const at = (path: string) => (root === '' ? path : join(root, path))
+  return {
+    root,
+    system: at(SYSTEM_PATH),
+    override: at('/etc/bistable/agent.json'),
+    anchor: at(ROOT_PATH),
+    cmdline: at('/proc/cmdline'),
+    data: at('/data/bistable'),
+    run: at('/run/bistable'),
+    control: at('/run/bistable/agent.sock'),
+    status: at('/run/bistable/status.sock'),
+    synchronised: at('/run/systemd/timesync/synchronized'),
+    systemd: at('/run/systemd/system'),
+  }
+}
+
+/**
+ * Reads system.json and the override.
+ * @throws CONFIG_MISSING without system.json; CONFIG_INVALID naming every bad field of a file at once
+ */
+export async function readConfig(paths: Paths, files: Files): Promise<System> {
+  const bytes = await files.read(paths.system, SYSTEM_MAX_BYTES)
+  if (bytes === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.system} does not exist`)
+  const checked = checkSystem(parseJson(bytes, paths.system))
+  if ('problems' in checked) throw invalid(paths.system, checked.problems)
+  const extra = await files.read(paths.override, SYSTEM_MAX_BYTES)
+  if (extra === undefined) return checked.system
+  const given = parseJson(extra, paths.override)
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
+    throw invalid(paths.override, ['not a JSON object'])
+  }
+  // Merged before the defaults are filled in: a default must not undo what the image declares.
+  const agent = v.safeParse(agentSchema, { ...checked.system.agent, ...given })
+  if (!agent.success) {
+    throw invalid(
+      paths.override,
+      agent.issues.map((issue) => `${v.getDotPath(issue) ?? '(top)'}: ${issue.message}`),
+    )
+  }
+  return { ...checked.system, agent: agent.output }
+}
+
+function invalid(path: string, wrong: readonly string[]): Error {
+  return deviceErrors.CONFIG_INVALID(`${path}: ${wrong.join('; ')}`, { details: { path, wrong } })
+}
+
+function parseJson(bytes: Uint8Array, path: string): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+  } catch (error) {
+    throw invalid(path, [`not JSON: ${error instanceof Error ? error.message : error}`])
+  }
+}

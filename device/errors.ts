@@ -1,0 +1,130 @@
+import { defineErrors } from '../base/errors.ts'
+
+/** The agent's refusals: configuration, records, channel, health, control socket. Doors, slots and install have their own. */
+export const deviceErrors = defineErrors({
+  CONFIG_MISSING: {
+    family: 'environment',
+    meaning: 'The file that names this product and its hardware is not there.',
+    next: 'Run this on a device made by bistable; the image carries /usr/lib/bistable/system.json.',
+  },
+  CONFIG_INVALID: {
+    family: 'usage',
+    meaning: 'A configuration file has unknown, missing or wrong fields.',
+    next: 'Correct every field named; docs/operations.md lists them.',
+  },
+  AGENT_NOT_A_DEVICE: {
+    family: 'environment',
+    meaning: 'The running system was not started from a slot.',
+    next: 'Run this on a device that was booted through bistable; see /proc/cmdline for bistable.slot.',
+  },
+  AGENT_NEEDS_ROOT: {
+    family: 'environment',
+    meaning: 'Only root may do this.',
+    next: 'Run the command as root.',
+  },
+  AGENT_BUSY: {
+    family: 'device',
+    meaning: 'Another command or the agent is at work on this device.',
+    next: "Wait for it, or stop it with 'bistable cancel'.",
+  },
+  AGENT_CANCELLED: {
+    family: 'device',
+    meaning: 'The work was stopped on request.',
+    next: 'Run it again when wanted; what was already written is kept and checked again.',
+  },
+  AGENT_IDLE: {
+    family: 'device',
+    meaning: 'There is nothing to cancel.',
+    next: "Nothing: 'bistable status' shows the present state.",
+  },
+  AGENT_STATE: {
+    family: 'device',
+    meaning: 'The command does not fit the present state.',
+    next: "See 'bistable status' for the state and what it allows.",
+  },
+  AGENT_STALLED: {
+    family: 'transport',
+    meaning: 'An operation made no progress within its time limit.',
+    next: 'Check the network or the medium; the next attempt goes on from what is there.',
+  },
+  AGENT_ANSWER: {
+    family: 'internal',
+    meaning: 'The control socket gave an answer that is not understood.',
+    next: 'Check that the agent and the command line are of one release; restart the agent.',
+  },
+  RECORD_INVALID: {
+    family: 'storage',
+    meaning: 'A state record is torn or damaged.',
+    next: 'Nothing: the other record is used and this one is rewritten; check the disk if it happens again.',
+  },
+  RECORD_ROOTS: {
+    family: 'storage',
+    meaning: 'A stored root statement is missing or damaged, so the trust recorded cannot be rebuilt.',
+    next: 'Install a bundle: it carries the whole root chain.',
+  },
+  CHANNEL_UNSET: {
+    family: 'usage',
+    meaning: 'No channel is configured.',
+    next: 'Give --url, or set agent.channel in /etc/bistable/agent.json.',
+  },
+  CHANNEL_WRONG: {
+    family: 'policy',
+    meaning: 'The channel file is for another product.',
+    next: 'Correct the channel address of this device.',
+  },
+  CHANNEL_EXPIRED: {
+    family: 'policy',
+    meaning: 'The channel file is authentic but too old to be believed.',
+    next: 'Publish the channel again; check the clock of the device.',
+  },
+  CHANNEL_FUTURE: {
+    family: 'policy',
+    meaning: 'The channel file was issued in the future of a synchronised clock.',
+    next: 'Check the clock of the machine that publishes.',
+  },
+  CHANNEL_REPLAYED: {
+    family: 'policy',
+    meaning: 'The channel file is older than one already seen.',
+    next: 'Find out why the server offers an old file: a stale mirror, a cache, or an attacker.',
+  },
+  CHANNEL_ROOT: {
+    family: 'authenticity',
+    meaning: 'The channel file names a root version that this device does not have and could not learn.',
+    next: 'Install the newest bundle by hand: it carries the root chain.',
+  },
+  CHANNEL_BUNDLE: {
+    family: 'authenticity',
+    meaning: 'The bundle at the announced address is not the release that the channel announced.',
+    next: 'Publish the channel again; check caches between the server and the device.',
+  },
+  RELEASE_BLOCKED: {
+    family: 'policy',
+    meaning: 'This release failed on this device before and is not tried again by itself.',
+    next: 'Publish a corrected release, or give --force to try this one once more.',
+  },
+  ROLLBACK_NO_SPARE: {
+    family: 'device',
+    meaning: 'The other slot holds no release that was once committed here.',
+    next: 'Install a release instead.',
+  },
+  ROLLBACK_FLOOR: {
+    family: 'policy',
+    meaning: 'The release in the other slot is older than the security floor.',
+    next: 'Publish the old content under a new number and install that.',
+  },
+  VERIFY_NO_RELEASE: {
+    family: 'device',
+    meaning: 'Nothing is known about the content of this slot.',
+    next: 'Install a release into it first.',
+  },
+  HEALTH_FAILED: {
+    family: 'device',
+    meaning: 'A required health check did not pass.',
+    next: "See the results with 'bistable health --json' and the check's own output.",
+  },
+  REBOOT_FAILED: {
+    family: 'environment',
+    meaning: 'The reboot command failed or had no effect.',
+    next: 'Reboot the device by other means; the armed release is tried at the next boot.',
+  },
+})
