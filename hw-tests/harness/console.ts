@@ -1,0 +1,195 @@
+import { createWriteStream, type WriteStream } from 'node:fs'
+import type { Duplex } from 'node:stream'
+import { type BootEvent, type BootState, nextState, readLine } from './boot-states.ts'
+import { DutError, LabError } from './lab-error.ts'
+
+/** The serial console: one reader, a timestamped transcript from the first byte, waits that a panic can end. */
+
+export interface TimedEvent extends BootEvent {
+  /** Milliseconds since power-on. */
+  readonly at: number
+}
+
+export interface WaitOptions {
+  readonly timeoutMs: number
+  readonly signal?: AbortSignal
+  /** Events that end the wait with an error, as soon as they are seen. */
+  readonly fatal?: readonly BootEvent['kind'][]
+}
+
+const MAX_LINE = 4096
+const KEPT_LINES = 400
+const KEPT_TEXT = 256 * 1024
+const KEPT_EVENTS = 5_000
+
+export class Console {
+  readonly #port: Duplex
+  readonly #now: () => number
+  readonly #log: WriteStream | undefined
+  #powerOn: number
+  #partial = ''
+  #lines: { at: number; text: string }[] = []
+  #text = ''
+  #textStart = 0
+  #events: TimedEvent[] = []
+  #state: BootState = 'off'
+  #closed: Error | undefined
+  #wake = new Set<() => void>()
+
+  constructor(port: Duplex, options: { readonly transcript?: string; readonly now?: () => number } = {}) {
+    this.#port = port
+    this.#now = options.now ?? Date.now
+    this.#powerOn = this.#now()
+    this.#log = options.transcript === undefined ? undefined : createWriteStream(options.transcript, { flags: 'a' })
+    port.on('data', (bytes: Buffer) => this.#take(bytes))
+    port.on('error', (error: Error) => this.#end(error))
+    port.on('close', () => this.#end(new LabError('the console closed')))
+  }
+
+  get state(): BootState {
+    return this.#state
+  }
+
+  get events(): readonly TimedEvent[] {
+    return this.#events
+  }
+
+  /** Marks the moment that all times count from. */
+  markPowerOn(): void {
+    this.#powerOn = this.#now()
+    this.#note('--- power on ---')
+    this.#state = 'off'
+  }
+
+  /** A position in the stream; waits look only at what comes after it. */
+  position(): number {
+    return this.#textStart + this.#text.length
+  }
+
+  /** Bytes since a position, as far as they are kept (256 KiB). */
+  since(position: number): string {
+    return this.#text.slice(Math.max(0, position - this.#textStart))
+  }
+
+  /** The last lines, each with seconds since power-on. */
+  tail(count = 40): string {
+    const lines = this.#lines.slice(-count).map(({ at, text }) => `${(at / 1000).toFixed(2).padStart(8)}  ${text}`)
+    if (this.#partial !== '') lines.push(`          ${this.#partial}`)
+    return lines.join('\n')
+  }
+
+  async write(text: string): Promise<void> {
+    if (this.#closed !== undefined) throw this.#closed
+    // An emulated 16550 has a 16-byte FIFO: paced writes lose nothing.
+    for (let at = 0; at < text.length; at += 64) {
+      const piece = text.slice(at, at + 64)
+      await new Promise<void>((resolve, reject) => this.#port.write(piece, (e) => (e ? reject(e) : resolve())))
+    }
+  }
+
+  /** Waits for an event after `from` (an index into `events`) that `accept` takes. */
+  waitForEvent(
+    accept: (event: TimedEvent) => boolean,
+    what: string,
+    from: number,
+    options: WaitOptions,
+  ): Promise<TimedEvent> {
+    let next = from
+    return this.#wait(what, options, () => {
+      while (next < this.#events.length) {
+        const event = this.#events[next++]
+        if (event === undefined) break
+        if (accept(event)) return event
+        if (options.fatal?.includes(event.kind))
+          throw new DutError(this.#explain(`${event.kind} while waiting for ${what}: ${event.line}`))
+      }
+      return undefined
+    })
+  }
+
+  /** Waits until `match` finds what it wants in the bytes after `position`. It must look at a bounded window. */
+  waitForText<T>(
+    match: (text: string) => T | undefined,
+    what: string,
+    position: number,
+    options: WaitOptions,
+  ): Promise<T> {
+    return this.#wait(what, options, () => match(this.since(position)))
+  }
+
+  async close(): Promise<void> {
+    this.#closed ??= new LabError('the console was closed')
+    this.#port.destroy()
+    await new Promise<void>((resolve) => (this.#log === undefined ? resolve() : this.#log.end(() => resolve())))
+  }
+
+  async #wait<T>(what: string, options: WaitOptions, poll: () => T | undefined): Promise<T> {
+    const deadline = AbortSignal.timeout(options.timeoutMs)
+    const stop = options.signal === undefined ? deadline : AbortSignal.any([deadline, options.signal])
+    for (;;) {
+      const found = poll()
+      if (found !== undefined) return found
+      if (this.#closed !== undefined)
+        throw new LabError(`${this.#closed.message} while waiting for ${what}\n${this.tail()}`)
+      if (options.signal?.aborted) throw new LabError(`stopped while waiting for ${what}`)
+      if (deadline.aborted)
+        throw new DutError(this.#explain(`${what} did not come within ${options.timeoutMs / 1000} s`))
+      await new Promise<void>((resolve) => {
+        const done = () => {
+          this.#wake.delete(done)
+          stop.removeEventListener('abort', done)
+          resolve()
+        }
+        this.#wake.add(done)
+        stop.addEventListener('abort', done)
+      })
+    }
+  }
+
+  #explain(sentence: string): string {
+    return `${sentence}\nstate: ${this.#state}; the last console lines:\n${this.tail()}`
+  }
+
+  #take(bytes: Buffer): void {
+    const text = bytes.toString('latin1')
+    this.#text += text
+    if (this.#text.length > 2 * KEPT_TEXT) {
+      this.#textStart += this.#text.length - KEPT_TEXT
+      this.#text = this.#text.slice(-KEPT_TEXT)
+    }
+    this.#partial += text
+    let end = this.#partial.indexOf('\n')
+    while (end >= 0) {
+      this.#line(this.#partial.slice(0, end))
+      this.#partial = this.#partial.slice(end + 1)
+      end = this.#partial.indexOf('\n')
+    }
+    if (this.#partial.length > MAX_LINE) {
+      this.#line(this.#partial)
+      this.#partial = ''
+    }
+    for (const wake of [...this.#wake]) wake()
+  }
+
+  #line(raw: string): void {
+    // Firmware and GRUB draw with escape sequences; the words are what counts.
+    const text = raw.replace(/\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][0-9A-B]?|[\r\0]/g, '').slice(0, MAX_LINE)
+    this.#note(text)
+    const event = readLine(text)
+    if (event === undefined) return
+    if (this.#events.length < KEPT_EVENTS) this.#events.push({ ...event, at: this.#now() - this.#powerOn })
+    this.#state = nextState(this.#state, event)
+  }
+
+  #note(text: string): void {
+    const at = this.#now() - this.#powerOn
+    this.#lines.push({ at, text })
+    if (this.#lines.length > KEPT_LINES) this.#lines.splice(0, this.#lines.length - KEPT_LINES)
+    this.#log?.write(`${(at / 1000).toFixed(3).padStart(9)} ${text}\n`)
+  }
+
+  #end(error: Error): void {
+    this.#closed ??= error
+    for (const wake of [...this.#wake]) wake()
+  }
+}

@@ -1,0 +1,64 @@
+import { createConnection, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { LabError } from './lab-error.ts'
+
+/** QEMU's control socket (QMP): one JSON object a line; commands answered in order. */
+export class Qmp {
+  readonly #socket: Socket
+  #buffer = ''
+  #waiting: { resolve: (value: unknown) => void; reject: (error: Error) => void }[] = []
+
+  private constructor(socket: Socket) {
+    this.#socket = socket
+    socket.setEncoding('utf8')
+    socket.on('data', (text: string) => this.#take(text))
+    const end = () => {
+      for (const { reject } of this.#waiting.splice(0)) reject(new LabError('the emulator closed its control socket'))
+    }
+    socket.on('close', end)
+    socket.on('error', end)
+  }
+
+  /** Connects, trying for up to `timeoutMs`: the emulator makes its socket shortly after it starts. */
+  static async connect(path: string, timeoutMs: number): Promise<Qmp> {
+    const deadline = Date.now() + timeoutMs
+    for (;;) {
+      try {
+        const socket = await new Promise<Socket>((resolve, reject) => {
+          const s = createConnection(path, () => resolve(s))
+          s.once('error', reject)
+        })
+        const qmp = new Qmp(socket)
+        await qmp.send('qmp_capabilities')
+        return qmp
+      } catch (error) {
+        if (Date.now() > deadline) throw new LabError(`no control socket at ${path}`, { cause: error })
+        await sleep(50)
+      }
+    }
+  }
+
+  send(execute: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject })
+      this.#socket.write(`${JSON.stringify(args === undefined ? { execute } : { execute, arguments: args })}\n`)
+    })
+  }
+
+  close(): void {
+    this.#socket.destroy()
+  }
+
+  #take(text: string): void {
+    this.#buffer += text
+    let end = this.#buffer.indexOf('\n')
+    while (end >= 0) {
+      const message = JSON.parse(this.#buffer.slice(0, end)) as { return?: unknown; error?: { desc: string } }
+      this.#buffer = this.#buffer.slice(end + 1)
+      if (message.error !== undefined)
+        this.#waiting.shift()?.reject(new LabError(`the emulator refused: ${message.error.desc}`))
+      else if ('return' in message) this.#waiting.shift()?.resolve(message.return)
+      end = this.#buffer.indexOf('\n')
+    }
+  }
+}

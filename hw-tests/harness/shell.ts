@@ -1,0 +1,142 @@
+import { randomBytes } from 'node:crypto'
+import type { Console } from './console.ts'
+import { DutError } from './lab-error.ts'
+
+/**
+ * Commands over a console that kernel messages share: the output is spooled on the target and sent as base64 lines,
+ * each with index, total and POSIX cksum; lines that do not check are asked for again. Needs sh, base64, sed, wc and
+ * cksum on the target (busybox has them).
+ */
+
+export interface CommandResult {
+  readonly code: number
+  readonly output: string
+}
+
+export interface CommandOptions {
+  readonly timeoutMs?: number
+  readonly signal?: AbortSignal
+}
+
+const LINE_BYTES = 57 * 1024 * 4
+const MAX_ROUNDS = 20
+
+/** POSIX cksum (IEEE Std 1003.1, `cksum`): CRC-32 over the bytes and then their count, complemented. */
+export function posixCksum(bytes: Uint8Array): number {
+  let crc = 0
+  const step = (byte: number) => {
+    crc = ((crc << 8) ^ (CRC_TABLE[((crc >>> 24) ^ byte) & 0xff] ?? 0)) >>> 0
+  }
+  for (const byte of bytes) step(byte)
+  for (let length = bytes.length; length > 0; length = Math.floor(length / 256)) step(length & 0xff)
+  return ~crc >>> 0
+}
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, index) => {
+  let value = index << 24
+  for (let bit = 0; bit < 8; bit++) value = value & 0x80000000 ? (value << 1) ^ 0x04c11db7 : value << 1
+  return value >>> 0
+})
+
+/** Frames of one tag found anywhere in console text: index to payload, total and exit code. */
+export function readFrames(text: string, tag: string): { frames: Map<number, string>; total: number | undefined } {
+  const frames = new Map<number, string>()
+  let total: number | undefined
+  const pattern = new RegExp(`<${tag} (\\d{1,6})/(\\d{1,6}) ([A-Za-z0-9+/=]{0,120}) (\\d{1,10})>`, 'g')
+  for (const [, index, count, payload, sum] of text.matchAll(pattern)) {
+    if (index === undefined || count === undefined || payload === undefined) continue
+    if (posixCksum(Buffer.from(`${index}/${count} ${payload}`)) !== Number(sum)) continue
+    frames.set(Number(index), payload)
+    total = Number(count)
+  }
+  return { frames, total }
+}
+
+function sendFunction(tag: string): string {
+  // Frame 0 holds the exit code, frames 1..n the output. The tag is written in two halves so that the echo of this
+  // very text never looks like a frame. `s` sends the frames whose numbers it is given, or all.
+  const [left, right] = [tag.slice(0, 4), tag.slice(4)]
+  return [
+    `s(){ n=$(wc -l </tmp/${tag}.64);n=$((n+0));for i in \${1:-$(seq 0 $n)};do `,
+    `if [ $i = 0 ];then p=$(printf %s "$r"|base64);else p=$(sed -n "\${i}p" /tmp/${tag}.64);fi;`,
+    `k=$(printf %s "$i/$n $p"|cksum);printf '<%s%s %s %s>\\n' ${left} ${right} "$i/$n $p" "\${k%% *}";done;}`,
+  ].join('')
+}
+
+export class Shell {
+  readonly #console: Console
+
+  constructor(console: Console) {
+    this.#console = console
+  }
+
+  /** Makes the shell quiet and predictable: no line editing, no prompt. Ends when a first framed command answers. */
+  async open(options: { readonly timeoutMs: number; readonly signal?: AbortSignal }): Promise<void> {
+    const deadline = Date.now() + options.timeoutMs
+    for (;;) {
+      await this.#console.write('\n')
+      try {
+        const answer = await this.run('echo ready', {
+          timeoutMs: 10_000,
+          ...(options.signal && { signal: options.signal }),
+        })
+        if (answer.output === 'ready\n') return
+      } catch (error) {
+        if (!(error instanceof DutError) || Date.now() > deadline) throw error
+      }
+    }
+  }
+
+  /** Runs a command line in a child shell; returns its exit code and its output (stdout and stderr, at most 228 KiB). */
+  async run(command: string, options: CommandOptions = {}): Promise<CommandResult> {
+    if (/[^\n\t\x20-\x7e]/.test(command))
+      throw new TypeError('a command may hold only printable ASCII, tabs and newlines')
+    const tag = `F${randomBytes(5).toString('hex').toUpperCase()}`
+    const timeoutMs = options.timeoutMs ?? 30_000
+    const wait = { timeoutMs, ...(options.signal && { signal: options.signal }) }
+    const start = this.#console.position()
+    const script = Buffer.from(command).toString('base64')
+    // Long commands go in several short lines: a tty line buffer holds 4095 bytes.
+    await this.#console.write(`stty -echo 2>/dev/null;PS1=;PS2=;: >/tmp/${tag}.in\n`)
+    for (let at = 0; at < script.length; at += 512)
+      await this.#console.write(`printf %s '${script.slice(at, at + 512)}' >>/tmp/${tag}.in\n`)
+    await this.#console.write(`${sendFunction(tag)}\n`)
+    await this.#console.write(
+      `base64 -d </tmp/${tag}.in >/tmp/${tag}.sh;sh /tmp/${tag}.sh >/tmp/${tag}.out 2>&1 </dev/null;r=$?;head -c ${LINE_BYTES} /tmp/${tag}.out|base64 >/tmp/${tag}.64;s\n`,
+    )
+    let known = readFrames('', tag)
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      try {
+        known = await this.#console.waitForText(
+          (text) => {
+            const seen = readFrames(text, tag)
+            return seen.total !== undefined && seen.frames.size === seen.total + 1 ? seen : undefined
+          },
+          `the output of \`${command.slice(0, 60)}\``,
+          start,
+          round === 0 ? wait : { ...wait, timeoutMs: 3_000 },
+        )
+        await this.#console.write(`rm -f /tmp/${tag}.*\n`)
+        return decode(known)
+      } catch (error) {
+        if (!(error instanceof DutError) || round === MAX_ROUNDS - 1) throw error
+        const seen = readFrames(this.#console.since(start), tag)
+        // Nothing at all within the command's own time: it hangs, or there is no shell.
+        if (seen.total === undefined && round > 1) throw error
+        const missing = seen.total === undefined ? '' : missingOf(seen.frames, seen.total).slice(0, 100).join(' ')
+        await this.#console.write(`\ns "${missing}"\n`)
+      }
+    }
+    throw new DutError(`no answer to \`${command}\``)
+  }
+}
+
+function missingOf(frames: ReadonlyMap<number, string>, total: number): number[] {
+  return Array.from({ length: total + 1 }, (_, i) => i).filter((i) => !frames.has(i))
+}
+
+function decode({ frames, total }: { frames: Map<number, string>; total: number | undefined }): CommandResult {
+  const code = Number(Buffer.from(frames.get(0) ?? '', 'base64').toString())
+  const lines = Array.from({ length: total ?? 0 }, (_, i) => frames.get(i + 1) ?? '')
+  return { code, output: Buffer.from(lines.join(''), 'base64').toString('utf8') }
+}
