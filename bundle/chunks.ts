@@ -1,0 +1,140 @@
+import { fromHex, hex, KiB, MiB, type Sha256 } from '../base/bytes.ts'
+import { bundleErrors } from './errors.ts'
+import { BLOCK } from './tree.ts'
+import type { Chunk, ChunkIndex } from './types.ts'
+
+/** The chunk index (docs/format.md): which pieces an image consists of, in order, and how each is stored. */
+
+export const MAX_CHUNK = MiB
+export const MAX_INDEX_BYTES = 64 * MiB
+const MAGIC = 'BSTIDX01'
+const HEAD = 24
+const ENTRY = 76
+
+const MIN_GROUP = 32 * KiB
+const TARGET_GROUP = 64 * KiB
+const MAX_GROUP = 256 * KiB
+const FIXED = 128 * KiB
+
+/** Bytes of an index of `count` chunks. */
+export function indexSize(count: number): number {
+  return HEAD + count * ENTRY
+}
+
+/** Bytes of the data member that goes with an index. */
+export function storedLength(index: ChunkIndex): number {
+  const last = index.chunks.at(-1)
+  return last === undefined ? 0 : last.storedOffset + last.storedLength
+}
+
+/** Refuses with BUNDLE_INDEX_INVALID what `decodeIndex` would refuse. */
+export function encodeIndex(index: ChunkIndex): Uint8Array {
+  const bytes = Buffer.alloc(indexSize(index.chunks.length))
+  bytes.write(MAGIC, 0, 'latin1')
+  bytes.writeUInt32LE(index.chunks.length, 8)
+  bytes.writeBigUInt64LE(BigInt(index.imageLength), 16)
+  let at = HEAD
+  for (const chunk of index.chunks) {
+    bytes.set(fromHex(chunk.digest), at)
+    bytes.writeUInt32LE(chunk.length, at + 32)
+    bytes.writeUInt32LE(chunk.storedLength, at + 36)
+    bytes.writeUInt32LE(chunk.encoding === 'zstd' ? 1 : 0, at + 40)
+    bytes.set(fromHex(chunk.storedDigest), at + 44)
+    at += ENTRY
+  }
+  decodeIndex(bytes)
+  return bytes
+}
+
+/** Decodes an index whose bytes were verified; every rule of the format is checked. */
+export function decodeIndex(input: Uint8Array): ChunkIndex {
+  const bytes = Buffer.from(input.buffer, input.byteOffset, input.byteLength)
+  if (bytes.length < HEAD || bytes.length > MAX_INDEX_BYTES) throw invalid(`it has ${bytes.length} bytes`)
+  if (bytes.toString('latin1', 0, 8) !== MAGIC) throw invalid(`it does not start with ${MAGIC}`)
+  const count = bytes.readUInt32LE(8)
+  if (bytes.length !== indexSize(count))
+    throw invalid(`it announces ${count} chunks, which take ${indexSize(count)} bytes, and has ${bytes.length}`)
+  if (bytes.readUInt32LE(12) !== 0) throw invalid('bytes 12 to 15 are not zero')
+  const imageLength = Number(bytes.readBigUInt64LE(16))
+  if (!Number.isSafeInteger(imageLength) || imageLength < BLOCK || imageLength % BLOCK !== 0)
+    throw invalid(`image length ${imageLength} is not a multiple of ${BLOCK}`)
+
+  const chunks: Chunk[] = []
+  let offset = 0
+  let storedOffset = 0
+  for (let i = 0; i < count; i++) {
+    const chunk = decodeEntry(bytes.subarray(HEAD + i * ENTRY, HEAD + (i + 1) * ENTRY), i, offset, storedOffset)
+    chunks.push(chunk)
+    offset += chunk.length
+    storedOffset += chunk.storedLength
+  }
+  if (offset !== imageLength) throw invalid(`its chunks hold ${offset} bytes of an image of ${imageLength}`)
+  return { imageLength, chunks }
+}
+
+function decodeEntry(entry: Buffer, i: number, offset: number, storedOffset: number): Chunk {
+  const length = entry.readUInt32LE(32)
+  const storedLength = entry.readUInt32LE(36)
+  const code = entry.readUInt32LE(40)
+  if (length < 1 || length > MAX_CHUNK) throw invalid(`chunk ${i} has ${length} bytes`)
+  if (code > 1) throw invalid(`chunk ${i} has unknown encoding ${code}`)
+  const raw = code === 0
+  const sameDigest = entry.compare(entry, 44, 76, 0, 32) === 0
+  if (raw && (storedLength !== length || !sameDigest)) throw invalid(`chunk ${i} is raw but differs as stored`)
+  if (!raw && (storedLength < 1 || storedLength >= length))
+    throw invalid(`chunk ${i} is compressed from ${length} to ${storedLength} bytes`)
+  const digest = hex(entry.subarray(0, 32)) as Sha256
+  // Raw chunks share one digest string: an index of a large image is mostly digests.
+  const storedDigest = raw ? digest : (hex(entry.subarray(44, 76)) as Sha256)
+  return { digest, offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength, storedDigest }
+}
+
+function invalid(sentence: string) {
+  return bundleErrors.BUNDLE_INDEX_INVALID(`chunk index: ${sentence}`)
+}
+
+/**
+ * Where to cut an image of `length` bytes: yields the end of each chunk, ascending, the last one at `length`.
+ *
+ * `boundaries` are the ends (or starts) of the image's own blocks, strictly ascending in 0 .. length. Blocks are
+ * grouped: a chunk ends behind a block of at least 64 KiB, or, from 32 KiB on, behind a block whose length is 3 modulo
+ * 4; never beyond 256 KiB unless one block is larger. So where a chunk ends follows from the blocks near it, and the
+ * cuts behind a changed file fall into step again. Without boundaries: every 128 KiB.
+ */
+export function* cutChunks(length: number, boundaries?: Iterable<number>): Generator<number> {
+  if (boundaries === undefined) {
+    for (let end = FIXED; end < length; end += FIXED) yield end
+    if (length > 0) yield length
+    return
+  }
+  let start = 0
+  let previous = 0
+  for (const end of endsOf(length, boundaries)) {
+    const block = end - previous
+    if (previous > start && end - start > MAX_GROUP) {
+      yield previous
+      start = previous
+    }
+    while (end - start > MAX_CHUNK) {
+      start += MAX_GROUP
+      yield start
+    }
+    if (block >= TARGET_GROUP || (end - start >= MIN_GROUP && block % 4 === 3) || end === length) {
+      yield end
+      start = end
+    }
+    previous = end
+  }
+}
+
+/** The boundaries as block ends: checked, without a leading 0, with `length` as the last. */
+function* endsOf(length: number, boundaries: Iterable<number>): Generator<number> {
+  let previous = -1
+  for (const boundary of boundaries) {
+    if (!Number.isSafeInteger(boundary) || boundary <= previous || boundary > length)
+      throw bundleErrors.IMAGE_BOUNDARIES(`boundary ${boundary} follows ${previous} in an image of ${length} bytes`)
+    if (boundary > 0) yield boundary
+    previous = boundary
+  }
+  if (previous < length && length > 0) yield length
+}

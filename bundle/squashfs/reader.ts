@@ -1,0 +1,100 @@
+import { constants, type FileHandle, open } from 'node:fs/promises'
+import { MiB } from '../../base/bytes.ts'
+import type { ByteSource } from '../../base/source.ts'
+import { readExactly } from '../../base/source.ts'
+import { squashErrors } from './errors.ts'
+import type { Region } from './superblock.ts'
+
+/** Random access to the bytes of an image. */
+export interface BlockReader {
+  /**
+   * Gives exactly the bytes `offset .. offset+length-1`; `length` is at most about 2 MiB. The result is not changed
+   * afterwards by either side. Fails with its own typed error when they cannot be had.
+   */
+  read(offset: number, length: number): Promise<Uint8Array>
+}
+
+/** The bytes `base .. ` of a source as an image of their own. */
+export function blockReaderOf(source: ByteSource, base = 0): BlockReader {
+  return { read: (offset, length) => readExactly(source, base + offset, length) }
+}
+
+export interface OpenImage extends BlockReader {
+  /** Bytes of the file. */
+  readonly size: number
+  close(): Promise<void>
+}
+
+/**
+ * Opens an image file. System errors of opening pass through with their code (ENOENT, EACCES).
+ * @throws SQUASHFS_FORMAT when it is not a regular file; SQUASHFS_TRUNCATED when the file shrinks while it is read
+ */
+export async function openImageFile(path: string): Promise<OpenImage> {
+  // O_NONBLOCK: opening a fifo must not wait for a writer.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    const stat = await handle.stat()
+    if (!stat.isFile()) throw squashErrors.SQUASHFS_FORMAT(`${path} is not a regular file`)
+    return {
+      size: stat.size,
+      read: (offset, length) => readHandle(handle, path, offset, length),
+      close: () => handle.close(),
+    }
+  } catch (error) {
+    await handle.close()
+    throw error
+  }
+}
+
+async function readHandle(handle: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
+  const out = Buffer.allocUnsafeSlow(length)
+  let at = 0
+  while (at < length) {
+    const { bytesRead } = await handle.read(out, at, length - at, offset + at)
+    if (bytesRead === 0) throw squashErrors.SQUASHFS_TRUNCATED(`${path} ends at byte ${offset + at}`)
+    at += bytesRead
+  }
+  return out
+}
+
+const FIRST_AHEAD = 32 * 1024
+const MAX_AHEAD = MiB
+
+/** One stretch of the image kept in memory; reads ahead, further each time the access turns out to be sequential. */
+export class Window {
+  readonly #reader: BlockReader
+  readonly #region: Region
+  #start = 0
+  #bytes: Uint8Array = new Uint8Array(0)
+  #ahead = FIRST_AHEAD
+
+  constructor(reader: BlockReader, region: Region) {
+    this.#reader = reader
+    this.#region = region
+  }
+
+  /**
+   * The bytes `at .. at+length-1` as a view that must not be changed; `length` is bounded by the caller.
+   * @throws SQUASHFS_CORRUPT when they are not all inside the region
+   */
+  async get(at: number, length: number): Promise<Buffer> {
+    const { start, end } = this.#region
+    if (at < start || at > end || length > end - at)
+      throw squashErrors.SQUASHFS_CORRUPT(`${length} bytes at ${at} are outside of ${start} to ${end}`)
+    const from = at - this.#start
+    if (from >= 0 && from + length <= this.#bytes.length) return asBuffer(this.#bytes, from, length)
+    const sequential = from >= 0 && from <= this.#bytes.length
+    this.#ahead = sequential ? Math.min(this.#ahead * 2, MAX_AHEAD) : FIRST_AHEAD
+    const wanted = Math.min(Math.max(length, this.#ahead), end - at)
+    const bytes = await this.#reader.read(at, wanted)
+    if (bytes.length !== wanted)
+      throw squashErrors.SQUASHFS_TRUNCATED(`${bytes.length} of ${wanted} bytes came at ${at}`)
+    this.#start = at
+    this.#bytes = bytes
+    return asBuffer(bytes, 0, length)
+  }
+}
+
+function asBuffer(bytes: Uint8Array, from: number, length: number): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset + from, length)
+}

@@ -1,0 +1,72 @@
+import binding from 'zstd-napi/binding'
+import { bundleErrors } from './errors.ts'
+
+/**
+ * Zstandard behind three functions. All of it runs on the calling thread; pieces are kept small (chunks of at most
+ * 1 MiB). The library's one-shot call allocates what a frame header claims, so it is never handed an output of its
+ * own choice: every output is bounded here by the caller.
+ */
+
+const PIECE = 128 * 1024
+
+/** One frame with its content size in the header, no checksum. Same bytes for the same input, level and library. */
+export function compress(bytes: Uint8Array, level: number): Uint8Array {
+  const out = Buffer.allocUnsafe(binding.compressBound(bytes.length))
+  return Uint8Array.from(out.subarray(0, new binding.CCtx().compress(out, bytes, level)))
+}
+
+/** Unpacks exactly one frame into exactly `expectedLength` bytes; memory is bounded by that. */
+export function decompressExactly(bytes: Uint8Array, expectedLength: number): Uint8Array {
+  const frame = guard(() => binding.findFrameCompressedSize(bytes))
+  if (frame < bytes.length)
+    throw bundleErrors.ZSTD_TRAILING(`${bytes.length - frame} bytes stand behind a frame of ${frame} bytes`)
+  const announced = guard(() => binding.getFrameContentSize(bytes))
+  if (announced !== null && announced !== expectedLength)
+    throw bundleErrors.ZSTD_LENGTH(`a frame says it unpacks to ${announced} bytes, ${expectedLength} were announced`)
+  const out = Buffer.allocUnsafe(expectedLength)
+  const produced = guard(() => new binding.DCtx().decompress(out, bytes))
+  if (produced !== expectedLength)
+    throw bundleErrors.ZSTD_LENGTH(`a frame unpacks to ${produced} bytes, ${expectedLength} were announced`)
+  return out
+}
+
+/**
+ * Unpacks one frame piece by piece. Fails after `atMost` bytes of output, on a window over 2^windowLogMax bytes, on a
+ * frame cut short and on anything behind it.
+ */
+export async function* decompressStream(
+  source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  limits: { readonly atMost: number; readonly windowLogMax: number },
+): AsyncGenerator<Uint8Array> {
+  const context = new binding.DCtx()
+  context.setParameter(binding.DParameter.windowLogMax, limits.windowLogMax)
+  let total = 0
+  let ended = false
+  for await (const piece of source) {
+    let rest = piece
+    let flushing = false
+    while (rest.length > 0 || flushing) {
+      if (ended) throw bundleErrors.ZSTD_TRAILING('bytes stand behind the end of a compressed frame')
+      const out = Buffer.allocUnsafe(PIECE)
+      const input = rest
+      const [hint, produced, consumed] = guard(() => context.decompressStream(out, input))
+      rest = rest.subarray(consumed)
+      total += produced
+      if (total > limits.atMost)
+        throw bundleErrors.ZSTD_LENGTH(`a frame unpacks to more than the ${limits.atMost} bytes announced`)
+      if (produced > 0) yield out.subarray(0, produced)
+      ended = hint === 0
+      flushing = !ended && produced === out.length
+    }
+  }
+  if (!ended) throw bundleErrors.ZSTD_INVALID(`a compressed frame is cut short after ${total} bytes of output`)
+}
+
+function guard<T>(action: () => T): T {
+  try {
+    return action()
+  } catch (cause) {
+    const said = cause instanceof Error ? cause.message : String(cause)
+    throw bundleErrors.ZSTD_INVALID(`zstd refuses a frame: ${said}`, { cause })
+  }
+}
