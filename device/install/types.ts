@@ -1,0 +1,60 @@
+import type { ByteSource } from '../../base/source.ts'
+import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
+import type { Freshness, SlotDevice } from '../slots/types.ts'
+
+/** Another place whose bytes may serve: the active slot, with the index of the release it holds. Never trusted. */
+export interface ReuseSource {
+  /** For reports. */
+  readonly name: string
+  readonly index: ChunkIndex
+  readonly device: Pick<SlotDevice, 'read' | 'size'>
+}
+
+export type InstallPhase = 'scan' | 'fill' | 'verify' | 'finish'
+
+export interface InstallProgress {
+  readonly phase: InstallPhase
+  readonly image: ImageName | undefined
+  /** Image bytes of this phase and image that are done, and in all. */
+  readonly done: number
+  readonly total: number
+  /** Stored bytes that came through the door so far, over both images. */
+  readonly fetched: number
+}
+
+export interface InstallRequest {
+  readonly source: ByteSource
+  /** From `openBundle`: authenticated, and allowed by `checkApplies`. */
+  readonly head: BundleHead
+  /** The inactive slot, open for writing. The caller closes them. */
+  readonly slot: Readonly<Record<ImageName, SlotDevice>>
+  readonly reuse?: readonly ReuseSource[]
+  readonly signal?: AbortSignal
+  readonly onProgress?: (progress: InstallProgress) => void
+  /**
+   * Called once, before the first write to the slot (not when the slot already holds everything): the boot state must
+   * stop naming this slot (no trial, no spare), durably, and what the device has recorded about the slot is void.
+   */
+  readonly invalidate: () => Promise<void>
+  /** Called after the slot was verified on the medium: persist the release, roots, indexes and inventory of the slot. */
+  readonly beforeArm: () => Promise<void>
+  /** The single boot-state write. Called last, at most once; cancelling has no effect from here on. */
+  readonly arm: () => Promise<void>
+  /** Milliseconds, monotonic. Default: performance.now. */
+  readonly now?: () => number
+}
+
+export interface ImageResult {
+  /** Image bytes that the slot already held, that came from reuse sources, and that came through the door. */
+  readonly kept: number
+  readonly reused: number
+  readonly fetched: number
+}
+
+export interface InstallResult {
+  readonly images: Readonly<Record<ImageName, ImageResult>>
+  /** Stored bytes of chunks that came through the door (headers and indexes, read by `openBundle`, aside). */
+  readonly fetched: number
+  /** The weaker of the two devices: what reading back proves. */
+  readonly freshness: Freshness
+}
