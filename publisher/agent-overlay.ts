@@ -1,0 +1,135 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { compareUtf8, type Sha256 } from '../base/bytes.ts'
+import { systemCode } from '../base/errors.ts'
+import { ROOT_PATH, SYSTEM_PATH } from '../bundle/system.ts'
+import type { AddedFile } from './derive.ts'
+import { publisherErrors } from './errors.ts'
+import type { MergedTree, TreeNode } from './tree.ts'
+
+/** Puts the agent, system.json and root.json into an image that has none: files of the host become tree entries. */
+
+export interface AgentParts {
+  /** A folder as `npm run build` makes it in dist/device: agent files, `bin/bistable`, `systemd/*`. */
+  readonly agent?: string
+  /** A system.json. */
+  readonly system?: string
+  /** A root.json. */
+  readonly root?: string
+}
+
+const AGENT_DIR = 'usr/lib/bistable/agent'
+const UNIT_DIR = 'usr/lib/systemd/system'
+
+/** Mount points that are made when missing, with their modes. */
+const FOLDERS = {
+  data: 0o755,
+  dev: 0o755,
+  etc: 0o755,
+  proc: 0o555,
+  run: 0o755,
+  sys: 0o555,
+  tmp: 0o1777,
+  var: 0o755,
+} as const
+
+/**
+ * Reads the parts and places them. Modes are 0755 or 0644 by the owner's execute bit, owner root, times `time`
+ * (seconds since 1970): the same whoever reads them, with whatever umask.
+ * @throws BUILD_DIR_INVALID when a part is missing or is neither file nor folder
+ */
+export async function agentFiles(tree: MergedTree, parts: AgentParts, time: number): Promise<readonly AddedFile[]> {
+  const added: AddedFile[] = []
+  if (parts.agent !== undefined) {
+    for (const name of await listFiles(parts.agent, ''))
+      for (const path of await placeOf(tree, name, join(parts.agent, name), time, added))
+        added.push(await fileEntry(path, join(parts.agent, name), time))
+    for (const [name, mode] of Object.entries(FOLDERS))
+      if (tree.get(name) === undefined) added.push({ path: name, node: { type: 'dir', ...attributes(mode, time) } })
+  }
+  if (parts.system !== undefined) added.push(await fileEntry(SYSTEM_PATH.slice(1), parts.system, time, 0o644))
+  if (parts.root !== undefined) added.push(await fileEntry(ROOT_PATH.slice(1), parts.root, time, 0o644))
+  return added
+}
+
+/** Where a file of the agent folder goes; none for units without systemd. Adds the links that enable a unit. */
+async function placeOf(
+  tree: MergedTree,
+  name: string,
+  source: string,
+  time: number,
+  added: AddedFile[],
+): Promise<readonly string[]> {
+  if (name === 'bin/bistable') return ['usr/bin/bistable']
+  const unit = /^systemd\/(.+)$/.exec(name)?.[1]
+  if (unit === undefined) return [`${AGENT_DIR}/${name}`]
+  if (tree.resolve(UNIT_DIR)?.node.type !== 'dir') return []
+  for (const [target, kind] of wantedBy(await readFile(source, 'utf8')))
+    added.push({
+      path: `${UNIT_DIR}/${target}.${kind}/${unit}`,
+      node: { type: 'symlink', target: `../${unit}`, ...attributes(0o777, time) },
+    })
+  return [`${UNIT_DIR}/${unit}`]
+}
+
+/**
+ * What "systemctl enable" would link, from a unit's [Install] section. Pure. The links go below /usr, so that the
+ * agent runs whatever a device's own /etc says of other units.
+ */
+export function wantedBy(unit: string): readonly (readonly [target: string, kind: 'wants' | 'requires'])[] {
+  const links: (readonly [string, 'wants' | 'requires'])[] = []
+  let section = ''
+  for (const line of unit.split('\n')) {
+    section = /^\[(.+)\]\s*$/.exec(line)?.[1] ?? section
+    const [, key, value] = /^(WantedBy|RequiredBy)=(.*)$/.exec(line) ?? []
+    if (section !== 'Install' || value === undefined) continue
+    for (const target of value.split(/\s+/).filter(Boolean))
+      links.push([target, key === 'WantedBy' ? 'wants' : 'requires'])
+  }
+  return links
+}
+
+const attributes = (mode: number, time: number) => ({ mode, uid: 0, gid: 0, mtime: time, xattrs: new Map() })
+
+async function fileEntry(path: string, source: string, time: number, mode?: number): Promise<AddedFile> {
+  try {
+    const about = await stat(source)
+    if (!about.isFile()) throw publisherErrors.BUILD_DIR_INVALID(`${source} is not a file`)
+    const hash = createHash('sha256')
+    for await (const piece of createReadStream(source)) hash.update(piece)
+    const node: TreeNode = {
+      type: 'file',
+      size: about.size,
+      content: hash.digest('hex') as Sha256,
+      ...attributes(mode ?? ((about.mode & 0o100) !== 0 ? 0o755 : 0o644), time),
+    }
+    return { path, node, content: { file: source } }
+  } catch (error) {
+    throw systemCode(error) === 'ENOENT' ? publisherErrors.BUILD_DIR_INVALID(`${source} does not exist`) : error
+  }
+}
+
+/** Names of all files under `folder`, relative, in byte order. */
+async function listFiles(folder: string, under: string): Promise<readonly string[]> {
+  let entries: Awaited<ReturnType<typeof readDirectory>>
+  try {
+    entries = await readDirectory(join(folder, under))
+  } catch (error) {
+    throw publisherErrors.BUILD_DIR_INVALID(`${join(folder, under)}: ${systemCode(error)}`, {
+      cause: error,
+      next: "Give the folder that 'npm run build' made: dist/device.",
+    })
+  }
+  const names: string[] = []
+  for (const entry of entries) {
+    const name = under === '' ? entry.name : `${under}/${entry.name}`
+    if (entry.isDirectory()) names.push(...(await listFiles(folder, name)))
+    else if (entry.isFile()) names.push(name)
+    else throw publisherErrors.BUILD_DIR_INVALID(`${join(folder, name)} is neither a file nor a folder`)
+  }
+  return names.sort(compareUtf8)
+}
+
+const readDirectory = (path: string) => readdir(path, { withFileTypes: true })

@@ -1,0 +1,76 @@
+import { parseStrictJson } from '../../base/strict-json.ts'
+import { checkSystem, ROOT_PATH, SYSTEM_MAX_BYTES, SYSTEM_PATH, type System } from '../../bundle/system.ts'
+import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
+import { parseRoot, ROOT_PAYLOAD_TYPE } from '../../keys/root.ts'
+import { matchSignatures } from '../../keys/threshold.ts'
+import type { Root } from '../../keys/types.ts'
+import type { MergedTree } from '../tree.ts'
+import { isFile } from './kernel.ts'
+import type { Report } from './report.ts'
+
+/** What the image says about itself: system.json and the trust anchor root.json. */
+
+/** Parses and validates system.json; `undefined` after having reported why not. */
+export async function lintSystem(tree: MergedTree, report: Report): Promise<System | undefined> {
+  const entry = tree.resolve(SYSTEM_PATH)
+  if (!isFile(entry)) {
+    report(
+      'error',
+      'system-missing',
+      SYSTEM_PATH,
+      'missing; it names the product and its hardware (docs/architecture.md)',
+    )
+    return undefined
+  }
+  if (entry.node.size > SYSTEM_MAX_BYTES) {
+    report('error', 'system-invalid', SYSTEM_PATH, `${entry.node.size} bytes, at most ${SYSTEM_MAX_BYTES} are read`)
+    return undefined
+  }
+  let value: unknown
+  try {
+    value = parseStrictJson(await tree.readSmall(entry.node, SYSTEM_MAX_BYTES), { maxBytes: SYSTEM_MAX_BYTES })
+  } catch (error) {
+    report('error', 'system-invalid', SYSTEM_PATH, error instanceof Error ? error.message : String(error))
+    return undefined
+  }
+  const checked = checkSystem(value)
+  if ('system' in checked) return checked.system
+  for (const problem of checked.problems) report('error', 'system-invalid', SYSTEM_PATH, problem)
+  return undefined
+}
+
+/** Checks that root.json is a root statement of this product, signed by a threshold of its own keys. */
+export async function lintRoot(
+  tree: MergedTree,
+  product: string | undefined,
+  report: Report,
+): Promise<Root | undefined> {
+  const entry = tree.resolve(ROOT_PATH)
+  if (!isFile(entry)) {
+    report('error', 'root-missing', ROOT_PATH, 'missing; it is what devices trust first')
+    return undefined
+  }
+  try {
+    if (entry.node.size > MAX_ENVELOPE_BYTES) throw new RangeError(`${entry.node.size} bytes are no root statement`)
+    const envelope = decodeEnvelope(await tree.readSmall(entry.node, MAX_ENVELOPE_BYTES))
+    if (envelope.payloadType !== ROOT_PAYLOAD_TYPE) throw new TypeError(`it is of type ${envelope.payloadType}`)
+    const root = parseRoot(envelope.payload)
+    const { signers, unknown } = matchSignatures(envelope, root.roles.root.keys)
+    if (signers.size < root.roles.root.threshold)
+      report(
+        'error',
+        'root-unsigned',
+        ROOT_PATH,
+        `${signers.size} of its keys signed it, ${root.roles.root.threshold} must`,
+      )
+    // From version 2 on, keys of the version before sign too: they are unknown here, and only here.
+    if (unknown.length > 0 && root.version === 1)
+      report('error', 'root-unsigned', ROOT_PATH, 'a signature is by none of the keys it lists')
+    if (product !== undefined && root.product !== product)
+      report('error', 'root-product', ROOT_PATH, `it is for product ${root.product}, system.json says ${product}`)
+    return root
+  } catch (error) {
+    report('error', 'root-invalid', ROOT_PATH, error instanceof Error ? error.message : String(error))
+    return undefined
+  }
+}

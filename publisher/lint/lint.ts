@@ -1,0 +1,122 @@
+import type { System } from '../../bundle/system.ts'
+import type { Root } from '../../keys/types.ts'
+import { publisherErrors } from '../errors.ts'
+import type { MergedTree } from '../tree.ts'
+import { lintRoot, lintSystem } from './declaration.ts'
+import { isFile, type Kernel, lintKernel } from './kernel.ts'
+import { type Problem, problemLine, type Report } from './report.ts'
+import { lintPasswd } from './users.ts'
+
+/** The fitness check: everything that would keep an image from working as a release, listed at once. */
+
+/** Folders that something is mounted on at start; a read-only root file system cannot make them later. */
+export const MOUNT_POINTS = ['data', 'proc', 'sys', 'dev', 'run', 'tmp', 'etc', 'var'] as const
+
+/** What the initramfs needs from the image. */
+export interface InitramfsNeeds {
+  readonly modules: readonly string[]
+  /** Each inner list: paths without leading slash, of which one must be there. */
+  readonly programs: readonly (readonly string[])[]
+}
+
+export interface LintResult {
+  readonly problems: readonly Problem[]
+  /** Known when the check for it passed. */
+  readonly kernel: Kernel | undefined
+  readonly system: System | undefined
+  readonly root: Root | undefined
+}
+
+/** Checks a merged tree. Reads it only; never throws for what the image holds. */
+export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise<LintResult> {
+  const problems: Problem[] = []
+  const report: Report = (severity, id, path, sentence) => problems.push({ id, severity, path, sentence })
+
+  const system = await lintSystem(tree, report)
+  const root = await lintRoot(tree, system?.product, report)
+  const kernel = await lintKernel(tree, [...needs.modules, ...(system?.modules ?? [])], report)
+  lintPrograms(tree, needs, report)
+  lintFolders(tree, system, report)
+  lintVar(tree, report)
+  const passwd = tree.resolve('etc/passwd')
+  if (!isFile(passwd) || passwd.node.size > PASSWD_MAX)
+    report('error', 'users-missing', '/etc/passwd', 'missing, or too large')
+  else lintPasswd(Buffer.from(await tree.readSmall(passwd.node, PASSWD_MAX)).toString('utf8'), report)
+  for (const finding of tree.findings) report('fact', finding.kind, `/${finding.path}`, finding.detail)
+  return { problems, kernel, system, root }
+}
+
+const PASSWD_MAX = 1024 * 1024
+
+/** The programs that the agent in the image consists of. */
+const AGENT_FILES = ['usr/lib/bistable/agent/bistable.mjs', 'usr/lib/bistable/agent/node', 'usr/bin/bistable'] as const
+
+function lintPrograms(tree: MergedTree, needs: InitramfsNeeds, report: Report): void {
+  const init = tree.resolve('sbin/init')
+  if (!isFile(init)) report('error', 'init-missing', '/sbin/init', 'missing, or a link that leads nowhere')
+  else if ((init.node.mode & 0o111) === 0) report('error', 'init-not-executable', `/${init.path}`, 'not executable')
+  for (const choices of needs.programs)
+    if (!choices.some((path) => isFile(tree.resolve(path))))
+      report('error', 'program-missing', `/${choices[0]}`, 'missing; the initramfs needs it')
+  for (const path of AGENT_FILES)
+    if (!isFile(tree.resolve(path)))
+      report('error', 'agent-missing', `/${path}`, 'missing; install the agent in the image or build with --agent')
+}
+
+function lintFolders(tree: MergedTree, system: System | undefined, report: Report): void {
+  for (const name of MOUNT_POINTS)
+    if (tree.get(name)?.node.type !== 'dir')
+      report(
+        'error',
+        'mount-point-missing',
+        `/${name}`,
+        'missing, or not a folder; something is mounted there at start',
+      )
+  for (const path of system?.writable ?? []) {
+    const entry = tree.get(path.slice(1))
+    if (entry === undefined) report('error', 'writable-missing', path, 'declared writable, but not in the image')
+    else if (entry.node.type !== 'dir')
+      report('error', 'writable-not-folder', path, `declared writable, but a ${entry.node.type}; only folders can be`)
+  }
+}
+
+/** Parts of /var that a build leaves behind by accident; they would be seeded to every device. */
+const VAR_LITTER = ['var/log', 'var/cache', 'var/tmp', 'var/lib/apt/lists', 'var/lib/systemd/random-seed'] as const
+
+function lintVar(tree: MergedTree, report: Report): void {
+  const top = tree.children('var')
+  if (top.length > 0)
+    report('fact', 'var-seed', '/var', `${countFiles(tree, 'var')} files seed /var, each path once per device`)
+  for (const path of VAR_LITTER) {
+    const files = countFiles(tree, path)
+    if (files > 0)
+      report('warning', 'var-litter', `/${path}`, `${files} files that seed every device; most often left by accident`)
+  }
+}
+
+function countFiles(tree: MergedTree, path: string): number {
+  const own = tree.get(path)
+  if (own === undefined) return 0
+  if (own.node.type !== 'dir') return 1
+  return tree.children(path).reduce((sum, child) => sum + countFiles(tree, child.path), 0)
+}
+
+/**
+ * The parts that a build needs, or a refusal that lists every error.
+ * @throws IMAGE_NO_KERNEL when the kernel is all that is wrong, else IMAGE_UNFIT
+ */
+export function requireFit(result: LintResult): {
+  readonly kernel: Kernel
+  readonly system: System
+  readonly root: Root
+} {
+  const errors = result.problems.filter((problem) => problem.severity === 'error')
+  const { kernel, system, root } = result
+  if (errors.length === 0 && kernel !== undefined && system !== undefined && root !== undefined)
+    return { kernel, system, root }
+  const lines = errors.map(problemLine)
+  const raise = errors.every((error) => error.id.startsWith('kernel-')) ? 'IMAGE_NO_KERNEL' : 'IMAGE_UNFIT'
+  throw publisherErrors[raise](`${errors.length} things are wrong with the image:\n  ${lines.join('\n  ')}`, {
+    details: { problems: errors },
+  })
+}
