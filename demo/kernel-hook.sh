@@ -1,14 +1,21 @@
 #!/bin/sh
-# mmdebstrap extract hook: unpacks Debian's cloud kernel into the root "$1" without its maintainer scripts, so that
-# no initramfs is generated: bistable builds its own. APT_CONFIG, set by mmdebstrap, points apt at that root.
+# mmdebstrap hook: unpacks Debian's cloud kernel into the root "$1" without its maintainer scripts, so that no initramfs
+# is generated: bistable builds its own. With "$2" = slim only the modules a virtual machine needs stay.
+# APT_CONFIG, set by mmdebstrap, points apt at that root.
 set -eu
 root=$1
 meta=linux-image-cloud-$(dpkg --print-architecture)
 image=$(apt-cache depends "$meta" | awk '/Depends: linux-image-/ { print $2; exit }')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-(cd "$work" && apt-get -q download "$image" >/dev/null)
+chmod 755 "$work"
+(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$image" >/dev/null)
 dpkg-deb -x "$work"/linux-image-*.deb "$root"
-# Only /boot/vmlinuz-* and the modules matter; modules.dep is normally made by the maintainer script.
 release=$(basename "$root"/boot/vmlinuz-* | sed 's/^vmlinuz-//')
+rm -rf "$root"/boot/System.map-* "$root"/usr/share/doc/linux-image-*
+if [ "${2:-}" = slim ]; then
+  modules="$root/lib/modules/$release/kernel"
+  find "$modules" -name '*.ko' | grep -Ev '/(drivers/(md|virtio|block|net/virtio_net|net/net_failover|char/hw_random|watchdog)|net/core/failover|fs/(squashfs|ext4|jbd2|mbcache|fat|nls|overlayfs)|lib|crypto|arch/x86/crypto)' | xargs rm -f
+fi
+# modules.dep is normally made by the maintainer script.
 depmod -b "$root" "$release"
