@@ -1,0 +1,31 @@
+import { bootErrors } from './errors.ts'
+
+/**
+ * `boot.cfg` in the boot image: the release and its kernel arguments, as a GRUB environment block.
+ *
+ * GRUB's `load_env` only ever assigns the variables it is told to, so nothing in this file can run; U-Boot reads the
+ * same text with `env import -t`.
+ */
+
+export interface BootCfg {
+  /** "EPOCH.COUNTER". */
+  readonly release: string
+  /** Kernel arguments, starting with the `bistable.*` ones of docs/architecture.md. */
+  readonly args: string
+}
+
+/** x86's COMMAND_LINE_SIZE is 2048; the rest is what grub.cfg adds. */
+export const MAX_ARGS = 1800
+
+/** The exact bytes of `boot.cfg`. Throws BOOT_CFG_INVALID on what GRUB would not read back unchanged. */
+export function encodeBootCfg({ release, args }: BootCfg): Uint8Array {
+  if (!/^(?:0|[1-9][0-9]{0,14})\.(?:0|[1-9][0-9]{0,14})$/.test(release))
+    throw bootErrors.BOOT_CFG_INVALID(`the release is ${JSON.stringify(release)}, EPOCH.COUNTER was wanted`)
+  if (!/^[!-[\]-~]+(?: [!-[\]-~]+)*$/.test(args))
+    throw bootErrors.BOOT_CFG_INVALID('kernel arguments must be printable ASCII without backslashes, one space apart')
+  if (args.length > MAX_ARGS)
+    throw bootErrors.BOOT_CFG_INVALID(`kernel arguments take ${args.length} characters, at most ${MAX_ARGS} fit`)
+  if (!/(?:^| )bistable\.root=[0-9a-f]{64}(?: |$)/.test(args))
+    throw bootErrors.BOOT_CFG_INVALID('kernel arguments must name the root hash: bistable.root=…')
+  return Buffer.from(`# GRUB Environment Block\nbistable_release=${release}\nbistable_args=${args}\n`, 'latin1')
+}

@@ -1,0 +1,71 @@
+import { defineErrors } from '../base/errors.ts'
+
+export const bootErrors = defineErrors({
+  BOOT_STATE_INVALID: {
+    family: 'boot',
+    meaning:
+      'A boot state breaks its own rules (a trial equal to the primary, tries without a trial, a number out of range).',
+    next: 'This is a defect of the caller; report it with the message.',
+  },
+  BOOT_ARM_ACTIVE: {
+    family: 'boot',
+    meaning: 'The primary slot cannot be armed: it boots anyway, and a trial is always the other slot.',
+    next: 'Arm the inactive slot; see bistable status for which one that is.',
+  },
+  BOOT_COMMIT_NOT_TRIED: {
+    family: 'boot',
+    meaning: 'Only the slot that is on trial and was booted can be committed.',
+    next: 'See bistable status for the running slot and what is on trial.',
+  },
+  BOOT_REFUSE_NOT_TRIED: {
+    family: 'boot',
+    meaning: 'Only the slot that is on trial can be refused.',
+    next: 'See bistable status for what is on trial.',
+  },
+  BOOT_NO_SPARE: {
+    family: 'boot',
+    meaning:
+      'The other slot does not hold a complete release that was once committed, so there is nothing to return to.',
+    next: 'Install a release instead; bistable status shows what each slot holds.',
+  },
+  BOOT_GENERATION_SPENT: {
+    family: 'boot',
+    meaning: 'The generation number of the boot state has reached its last value.',
+    next: 'Make the boot state anew with a fresh image of its partition.',
+  },
+  BOOT_STATE_LAYOUT: {
+    family: 'boot',
+    meaning: 'The boot state partition does not have the one layout that the bootloader and the agent share.',
+    next: 'Check that the path is the bootstate partition; if it is, write a fresh boot state image to it.',
+  },
+  BOOT_STATE_READ: {
+    family: 'boot',
+    meaning: 'The boot state partition cannot be opened or read.',
+    next: 'Check the device path, permissions and the kernel log for disk errors.',
+  },
+  BOOT_STATE_WRITE: {
+    family: 'boot',
+    meaning: 'The boot state could not be written; the state from before still counts.',
+    next: 'Check the kernel log for disk errors and whether the disk is read-only.',
+  },
+  BOOT_STATE_NOT_STORED: {
+    family: 'boot',
+    meaning: 'The boot state was written without an error, but reading it back gives something else.',
+    next: 'The storage loses writes: replace it. The next boot follows the last state that reads back.',
+  },
+  BOOT_FLOOR_INVALID: {
+    family: 'boot',
+    meaning: 'The floor file is torn or was altered: its checksum does not match.',
+    next: 'The agent writes it anew from its records at its next start.',
+  },
+  BOOT_CFG_INVALID: {
+    family: 'input',
+    meaning: 'A value for boot.cfg has a form that the bootloader would not read back.',
+    next: 'Use printable ASCII without backslashes in kernel arguments, and EPOCH.COUNTER as the release.',
+  },
+  BOOT_TOOL_MISSING: {
+    family: 'environment',
+    meaning: 'A tool that builds the bootloader image is missing or failed.',
+    next: 'Install grub-common and grub-efi-amd64-bin.',
+  },
+})
