@@ -1,0 +1,44 @@
+import { MiB } from '../../base/bytes.ts'
+import type { SlotDevice } from '../slots/types.ts'
+import { installErrors } from './errors.ts'
+
+const PIECE = MiB
+
+/**
+ * Reads `length` bytes of a device in order, in pieces of 1 MiB that start on 1 MiB steps from `offset`; the next piece
+ * is read while the present one is worked on. A piece is valid until the next one is asked for.
+ */
+export async function* devicePieces(
+  device: Pick<SlotDevice, 'read'>,
+  range: { readonly offset: number; readonly length: number; readonly fresh: boolean },
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  const sizeAt = (at: number): number => Math.min(PIECE, range.length - at)
+  const fetch = (buffer: Uint8Array, at: number) => {
+    const piece = buffer.subarray(0, sizeAt(at))
+    const ready = device.read(range.offset + at, piece, { fresh: range.fresh }).then(() => piece)
+    // Its failure is seen when it is awaited below; if nobody comes for it any more, it does not matter.
+    ready.catch(() => undefined)
+    return ready
+  }
+  let next = fetch(new Uint8Array(sizeAt(0)), 0)
+  let other = new Uint8Array(sizeAt(Math.min(PIECE, range.length)))
+  try {
+    for (let at = 0; at < range.length; at += PIECE) {
+      throwIfCancelled(signal)
+      const piece = await next
+      if (at + PIECE < range.length) {
+        next = fetch(other, at + PIECE)
+        other = new Uint8Array(piece.buffer)
+      }
+      yield piece
+    }
+  } finally {
+    await next.catch(() => undefined)
+  }
+}
+
+export function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true)
+    throw installErrors.INSTALL_CANCELLED('cancelled before arming', { cause: signal.reason })
+}
