@@ -84,6 +84,8 @@ export class Cursor {
 
   /** Where the next byte will come from. */
   get position(): Position {
+    const { bytes, next } = this.#current ?? { bytes: undefined, next: 0 }
+    if (this.#offset === bytes?.length) return { block: next, offset: 0 }
     return { block: this.#block, offset: this.#offset }
   }
 
