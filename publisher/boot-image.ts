@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { encodeBootCfg } from '../bootloader/boot-cfg.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
 import { publisherErrors } from './errors.ts'
 import { makeFat } from './fat.ts'
@@ -34,7 +35,7 @@ export function bootCfg(facts: BootFacts): string {
   ].join(' ')
   if (args.length > MAX_ARGS)
     throw publisherErrors.SYSTEM_INVALID(`the kernel arguments are ${args.length} characters, at most ${MAX_ARGS} fit`)
-  return `set bistable_release="${release}"\nset bistable_args="${args}"\n`
+  return Buffer.from(encodeBootCfg({ release, args })).toString('latin1')
 }
 
 export interface BootParts {
