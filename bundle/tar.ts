@@ -22,7 +22,9 @@ export function tarHeader(name: string, size: number): Uint8Array {
   }
   header.write('00000000000\0', 136, 'latin1')
   header.write('        ', 148, 'latin1')
-  header.write('0' + '\0'.repeat(100) + 'ustar\0' + '00', 156, 'latin1')
+  header.write('0', 156, 'latin1')
+  header.write('ustar\0', 257, 'latin1')
+  header.write('00', 263, 'latin1')
   header.write('0000000\0' + '0000000\0', 329, 'latin1')
   const sum = header.reduce((total, byte) => total + byte, 0)
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1')

@@ -1,4 +1,4 @@
-import binding from 'zstd-napi/binding'
+import binding from 'zstd-napi/binding.js'
 import { bundleErrors } from './errors.ts'
 
 /**

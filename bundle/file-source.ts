@@ -1,0 +1,74 @@
+import { constants } from 'node:fs'
+import { type FileHandle, open, readFile } from 'node:fs/promises'
+import { MiB } from '../base/bytes.ts'
+import { systemCode } from '../base/errors.ts'
+import type { ByteSource } from '../base/source.ts'
+import { bundleErrors } from './errors.ts'
+
+/**
+ * Opens a regular file or a block device as a source. Its size is taken once, when it is opened.
+ * @throws SOURCE_OPEN; reading throws SOURCE_READ
+ */
+export async function fileSource(path: string): Promise<ByteSource> {
+  let file: FileHandle | undefined
+  try {
+    // Non-blocking: opening a FIFO must fail below, not wait for a writer.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const size = await sizeOf(file)
+    return new FileSource(path, file, size)
+  } catch (cause) {
+    await file?.close()
+    const why = systemCode(cause) ?? (cause instanceof Error ? cause.message : String(cause))
+    throw bundleErrors.SOURCE_OPEN(`cannot open ${path}: ${why}`, { cause })
+  }
+}
+
+async function sizeOf(file: FileHandle): Promise<number> {
+  const stat = await file.stat()
+  if (stat.isFile()) return stat.size
+  if (!stat.isBlockDevice()) throw new Error('it is neither a file nor a block device')
+  // fstat tells no size for a block device; sysfs does, in units of 512 bytes. Linux dev_t: 12 bits major in the middle.
+  const major = Math.floor(stat.rdev / 256) % 4096
+  const minor = (stat.rdev % 256) + Math.floor(stat.rdev / 2 ** 20) * 256
+  return Number((await readFile(`/sys/dev/block/${major}:${minor}/size`, 'latin1')).trim()) * 512
+}
+
+class FileSource implements ByteSource {
+  readonly name: string
+  readonly size: number
+  readonly #file: FileHandle
+
+  constructor(name: string, file: FileHandle, size: number) {
+    this.name = name
+    this.size = size
+    this.#file = file
+  }
+
+  async *read(
+    offset: number,
+    length: number,
+    options: { readonly signal?: AbortSignal } = {},
+  ): AsyncGenerator<Uint8Array> {
+    for (let at = 0; at < length; ) {
+      options.signal?.throwIfAborted()
+      const piece = Buffer.allocUnsafe(Math.min(MiB, length - at))
+      const bytesRead = await this.#readAt(piece, offset + at)
+      if (bytesRead === 0)
+        throw bundleErrors.SOURCE_READ(`${this.name} ends at byte ${offset + at}, wanted ${length} from ${offset}`)
+      yield piece.subarray(0, bytesRead)
+      at += bytesRead
+    }
+  }
+
+  async #readAt(piece: Buffer, position: number): Promise<number> {
+    try {
+      return (await this.#file.read(piece, 0, piece.length, position)).bytesRead
+    } catch (cause) {
+      throw bundleErrors.SOURCE_READ(`cannot read ${this.name} at byte ${position}: ${systemCode(cause)}`, { cause })
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close()
+  }
+}

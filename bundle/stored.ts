@@ -1,0 +1,71 @@
+import type { ByteSource } from '../base/source.ts'
+import { sha256 } from './digest.ts'
+import { bundleErrors } from './errors.ts'
+import type { Chunk } from './types.ts'
+import { decompressExactly } from './zstd.ts'
+
+/** Stored chunks: cut out of a data member, checked, unpacked. */
+
+/**
+ * The content of a chunk from its stored bytes: the stored digest is checked before anything is unpacked, the content
+ * digest after. The result may share memory with `stored`.
+ * @throws BUNDLE_DIGEST, ZSTD_INVALID, ZSTD_LENGTH, ZSTD_TRAILING
+ */
+export function unpackChunk(chunk: Chunk, stored: Uint8Array): Uint8Array {
+  checkStored(chunk, stored)
+  if (chunk.encoding === 'raw') return stored
+  const content = decompressExactly(stored, chunk.length)
+  if (sha256(content) !== chunk.digest)
+    throw bundleErrors.BUNDLE_DIGEST(`the chunk at image byte ${chunk.offset} unpacks to other content than signed`)
+  return content
+}
+
+/** Refuses stored bytes that are not those of the chunk. @throws BUNDLE_DIGEST */
+export function checkStored(chunk: Chunk, stored: Uint8Array): void {
+  if (stored.length !== chunk.storedLength || sha256(stored) !== chunk.storedDigest)
+    throw bundleErrors.BUNDLE_DIGEST(
+      `the chunk at image byte ${chunk.offset} is not as signed (${chunk.storedLength} bytes, SHA-256 ${chunk.storedDigest})`,
+    )
+}
+
+/**
+ * Reads consecutive chunks of an index in one go and yields each with its stored bytes, unchecked.
+ * @param dataOffset where the image's data starts in the source
+ */
+export async function* readChunks(
+  source: ByteSource,
+  dataOffset: number,
+  chunks: readonly Chunk[],
+  options: { readonly signal?: AbortSignal } = {},
+): AsyncGenerator<readonly [Chunk, Uint8Array]> {
+  const first = chunks[0]
+  const last = chunks.at(-1)
+  if (first === undefined || last === undefined) return
+  const length = last.storedOffset + last.storedLength - first.storedOffset
+  yield* splitChunks(source.read(dataOffset + first.storedOffset, length, options), chunks)
+}
+
+/** Cuts a stream of stored bytes into chunks. A stream too short or too long is refused. @throws BUNDLE_DIGEST */
+export async function* splitChunks(
+  stream: AsyncIterable<Uint8Array>,
+  chunks: readonly Chunk[],
+): AsyncGenerator<readonly [Chunk, Uint8Array]> {
+  let parts: Uint8Array[] = []
+  let have = 0
+  let next = 0
+  for await (const piece of stream) {
+    parts.push(piece)
+    have += piece.length
+    for (let chunk = chunks[next]; chunk !== undefined && have >= chunk.storedLength; chunk = chunks[next]) {
+      const whole = parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts)
+      yield [chunk, whole.subarray(0, chunk.storedLength)]
+      parts = [whole.subarray(chunk.storedLength)]
+      have -= chunk.storedLength
+      next++
+    }
+    if (next === chunks.length && have > 0)
+      throw bundleErrors.BUNDLE_DIGEST('there are more stored bytes than the chunks of the index take')
+  }
+  if (next < chunks.length)
+    throw bundleErrors.BUNDLE_DIGEST(`the stored bytes end in chunk ${next} of the ${chunks.length} wanted`)
+}
