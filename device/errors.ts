@@ -122,6 +122,41 @@ export const deviceErrors = defineErrors({
     meaning: 'A required health check did not pass.',
     next: "See the results with 'bistable health --json' and the check's own output.",
   },
+  AGENT_INTERRUPTED: {
+    family: 'device',
+    meaning: 'An install was cut short, by a power cut or a stopped agent, before anything was armed.',
+    next: 'Install again; what was already written is kept and checked.',
+  },
+  TRY_TRIES_SPENT: {
+    family: 'device',
+    meaning: 'A new release used up its tries without ever being committed, and left no reason.',
+    next: 'Look at the console of a try: a panic or a hang before the agent starts leaves no other trace.',
+  },
+  TRY_INITRAMFS: {
+    family: 'device',
+    meaning: 'The initramfs gave up a boot and stored why.',
+    next: 'Read the stage in the message: a root hash that does not match means damaged content.',
+  },
+  TRY_COUNTER_UNWRITABLE: {
+    family: 'boot',
+    meaning: 'The bootloader could not write its try counter, so the old slot was booted.',
+    next: 'Check the bootstate partition for write errors.',
+  },
+  TRY_STATE_UNREADABLE: {
+    family: 'boot',
+    meaning: 'The boot state could not be read.',
+    next: 'Check the bootstate partition; the next install writes it anew.',
+  },
+  TRY_PRIMARY_BROKEN: {
+    family: 'boot',
+    meaning: 'The primary slot was started several times and never came up, so the spare was booted.',
+    next: 'Install a release: it rewrites the broken slot.',
+  },
+  TRY_IMAGE_UNREADABLE: {
+    family: 'boot',
+    meaning: 'The bootloader could not load kernel and initramfs of the slot it wanted.',
+    next: 'Install a release: it rewrites the broken slot.',
+  },
   REBOOT_FAILED: {
     family: 'environment',
     meaning: 'The reboot command failed or had no effect.',

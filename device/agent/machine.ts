@@ -1,0 +1,195 @@
+import { formatNumber } from '../../bundle/fields.ts'
+import type { ReleaseNumber } from '../../bundle/types.ts'
+import type { Failure, Job, RecordBody } from '../records/record.ts'
+import { addOutcome, block, factsOf, recordCommit, withSlot } from './body.ts'
+
+/**
+ * The agent's state machine: `idle -> downloading -> verified -> armed -> trying -> committed`, or `-> fallen-back`.
+ * Pure. The runner saves the returned body first, then carries out the effects in order, then prints the lines.
+ */
+
+export type Event =
+  | { readonly kind: 'begin'; readonly job: Job }
+  /** Bytes moved: the stall deadline starts again. */
+  | { readonly kind: 'progress' }
+  /** The first write to the slot comes next: what is recorded about it is void. */
+  | { readonly kind: 'filling' }
+  /** The slot was verified on the medium; arming comes next. */
+  | { readonly kind: 'verified' }
+  /** The boot state was written. */
+  | { readonly kind: 'armed' }
+  /** The work ended without arming. `lasting`: trying the same bytes again cannot help. */
+  | { readonly kind: 'failed'; readonly failure: Failure; readonly lasting: boolean }
+  | { readonly kind: 'healthy' }
+  /** The boot state names the slot as primary now. */
+  | { readonly kind: 'boot-committed'; readonly securityFloor: ReleaseNumber }
+  | { readonly kind: 'unhealthy'; readonly failure: Failure }
+  | { readonly kind: 'reboot-asked' }
+  | { readonly kind: 'tick' }
+
+export type Effect =
+  /**
+   * One boot-state write. `commit` and `refuse`: the slot on trial. `fresh`: both copies are lost, the running slot is
+   * primary. `adopt`: the spare runs because the primary does not come up.
+   */
+  | { readonly do: 'write-boot'; readonly change: 'commit' | 'refuse' | 'fresh' | 'adopt' }
+  /** Stop the install that runs. */
+  | { readonly do: 'stop-work'; readonly failure: Failure }
+  /** Tell the bootloader that the agent came up; what was left there is in the record by now. */
+  | { readonly do: 'came-up' }
+  | { readonly do: 'reboot' }
+
+export interface Now {
+  /** Milliseconds, monotonic, of this boot. */
+  readonly mono: number
+  /** ISO 8601, the device's clock. */
+  readonly wall: string
+  /** Names this boot of the kernel. */
+  readonly bootId: string
+}
+
+/** Milliseconds each state may last without progress. */
+export interface Limits {
+  readonly stall: number
+  /** From the slot being verified to the boot state being written. */
+  readonly arm: number
+  readonly tryFor: number
+  readonly reboot: number
+}
+
+export interface Machine {
+  readonly body: RecordBody
+  /** Monotonic time at which `tick` moves on; undefined where only a person or a new release does. */
+  readonly deadline: number | undefined
+}
+
+export interface Step extends Machine {
+  readonly effects: readonly Effect[]
+  /** For people and tests on the console; stable words. */
+  readonly lines: readonly string[]
+}
+
+/** Takes one event; an event that does not fit the state changes nothing. */
+export function decide(machine: Machine, event: Event, now: Now, limits: Limits): Step {
+  const { body, deadline } = machine
+  const { state } = body
+  const same: Step = { ...machine, effects: [], lines: [] }
+  const to = (next: RecordBody, more: Partial<Step> = {}): Step => {
+    const line = stateLine(next)
+    return { effects: [], lines: line === stateLine(body) ? [] : [line], deadline: undefined, ...more, body: next }
+  }
+  const since = now.wall
+  switch (event.kind) {
+    case 'begin':
+      // While a try runs the other slot is the way back: it must not be written.
+      if (state.name === 'trying' || state.name === 'downloading' || state.name === 'verified') return same
+      return to(
+        { ...body, state: { name: 'downloading', job: event.job, since } },
+        { deadline: now.mono + limits.stall },
+      )
+    case 'progress':
+      return state.name === 'downloading' ? { ...same, deadline: now.mono + limits.stall } : same
+    case 'filling':
+      return state.name === 'downloading'
+        ? { ...same, body: withSlot(body, state.job.slot, undefined), deadline: now.mono + limits.stall }
+        : same
+    case 'verified': {
+      if (state.name !== 'downloading') return same
+      const filled = withSlot(body, state.job.slot, factsOf(state.job, false))
+      const next = { name: 'verified', job: state.job, since, bootId: now.bootId } as const
+      return to({ ...filled, state: next }, { deadline: now.mono + limits.arm })
+    }
+    case 'armed': {
+      if (state.name !== 'verified') return same
+      const armed = { name: 'armed', job: state.job, since, bootId: now.bootId } as const
+      const message = `slot ${state.job.slot} is armed, ${formatNumber(state.job.number)} is tried at the next boot`
+      const outcome = { at: since, what: 'install', ok: true, message, ...nameOf(state.job) }
+      return to(addOutcome({ ...body, state: armed }, outcome))
+    }
+    case 'failed':
+      return state.name === 'downloading' || state.name === 'verified'
+        ? endWork(body, state.job, event.failure, event.lasting, now)
+        : same
+    case 'healthy':
+      return state.name === 'trying' && state.failed === undefined
+        ? { ...same, effects: [{ do: 'write-boot', change: 'commit' }] }
+        : same
+    case 'boot-committed': {
+      if (state.name !== 'trying') return same
+      const next = recordCommit(body, state.job, event.securityFloor, since)
+      const line = `bistable: committed slot=${state.job.slot} release=${formatNumber(state.job.number)}`
+      return to(next, { lines: [line] })
+    }
+    case 'unhealthy':
+      return state.name === 'trying' ? refuse(machine, state.job, event.failure, now, limits) : same
+    case 'reboot-asked':
+      return { ...same, effects: [{ do: 'reboot' }], deadline: now.mono + limits.reboot }
+    case 'tick':
+      return deadline === undefined || now.mono < deadline ? same : overdue(machine, now, limits)
+  }
+}
+
+/** Every state without progress ends with a reason. */
+function overdue(machine: Machine, now: Now, limits: Limits): Step {
+  const { body } = machine
+  const { state } = body
+  switch (state.name) {
+    case 'downloading':
+    case 'verified': {
+      const failure = { code: 'AGENT_STALLED', message: `no progress in state ${state.name}` }
+      const step = endWork(body, state.job, failure, false, now)
+      return { ...step, effects: [{ do: 'stop-work', failure }] }
+    }
+    case 'trying': {
+      if (state.failed !== undefined) return rebootFailed(machine, now, limits)
+      const message = `not committed within ${Math.round(limits.tryFor / 1000)} s`
+      return refuse(machine, state.job, { code: 'HEALTH_FAILED', message }, now, limits)
+    }
+    case 'armed':
+      return rebootFailed(machine, now, limits)
+    default:
+      return { ...machine, deadline: undefined, effects: [], lines: [] }
+  }
+}
+
+function rebootFailed(machine: Machine, now: Now, limits: Limits): Step {
+  const failure = { code: 'REBOOT_FAILED', message: `still running ${Math.round(limits.reboot / 1000)} s after asking` }
+  const told = machine.body.outcomes.at(-1)?.code === failure.code
+  return {
+    // Said once; asked again and again, because nothing else can move this state on.
+    body: told ? machine.body : addOutcome(machine.body, { at: now.wall, what: 'agent', ok: false, ...failure }),
+    deadline: now.mono + limits.reboot,
+    effects: [{ do: 'reboot' }],
+    lines: told ? [] : [`bistable: ${failure.code}: ${failure.message}`],
+  }
+}
+
+function endWork(body: RecordBody, job: Job, failure: Failure, lasting: boolean, now: Now): Step {
+  const kept = lasting ? block(body, job, `${failure.code}: ${failure.message}`, now.wall) : body
+  const outcome = { at: now.wall, what: 'install', ok: false, ...failure, ...nameOf(job) }
+  return {
+    body: addOutcome({ ...kept, state: { name: 'idle' } }, outcome),
+    deadline: undefined,
+    effects: [],
+    lines: [`bistable: install failed release=${formatNumber(job.number)} reason=${failure.code}`],
+  }
+}
+
+/** The verdict is recorded before the trial is refused: a cut in between is finished at the next start. */
+export function refuse(machine: Machine, job: Job, failed: Failure, now: Now, limits: Limits): Step {
+  const line = `bistable: refused slot=${job.slot} release=${formatNumber(job.number)} reason=${failed.code}`
+  return {
+    body: { ...machine.body, state: { name: 'trying', job, since: now.wall, failed } },
+    deadline: now.mono + limits.reboot,
+    effects: [{ do: 'write-boot', change: 'refuse' }, { do: 'reboot' }],
+    lines: [`${line} ${failed.message}`],
+  }
+}
+
+const nameOf = (job: Job) => ({ release: job.number, digest: job.digest })
+
+export function stateLine(body: RecordBody): string {
+  const { state } = body
+  if (state.name === 'idle') return 'bistable: state=idle'
+  return `bistable: state=${state.name} slot=${state.job.slot} release=${formatNumber(state.job.number)}`
+}
