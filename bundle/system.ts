@@ -62,7 +62,7 @@ export const agentSchema = v.strictObject({
 
 const schema = v.strictObject({
   product: name,
-  hardware: v.pipe(v.array(name), v.minLength(1), v.maxLength(64), v.readonly()),
+  hardware: v.pipe(v.array(name), v.minLength(1), v.maxLength(16), v.readonly()),
   kernelArgs: list(kernelArg, 64),
   writable: list(writable, 256),
   owned: list(owned, 256),

@@ -11,9 +11,20 @@ import type { MergedTree, TreeNode } from './tree.ts'
 
 /** Puts the agent, system.json and root.json into an image that has none: files of the host become tree entries. */
 
+export interface AgentFolders {
+  /** Its files go to /usr/lib/bistable/agent. */
+  readonly files: string
+  /** The `node` program for the device; undefined when the folder or the image has it. */
+  readonly node?: string
+  /** Becomes /usr/bin/bistable. */
+  readonly launcher: string
+  /** Its files become systemd units, where the image has systemd. */
+  readonly units: string
+}
+
 export interface AgentParts {
-  /** A folder as `npm run build` makes it in dist/device: agent files, `bin/bistable`, `systemd/*`. */
-  readonly agent?: string
+  /** A folder as `npm run build` makes it in dist/device. */
+  readonly agent?: AgentFolders
   /** A system.json. */
   readonly system?: string
   /** A root.json. */
@@ -43,9 +54,13 @@ const FOLDERS = {
 export async function agentFiles(tree: MergedTree, parts: AgentParts, time: number): Promise<readonly AddedFile[]> {
   const added: AddedFile[] = []
   if (parts.agent !== undefined) {
-    for (const name of await listFiles(parts.agent, ''))
-      for (const path of await placeOf(tree, name, join(parts.agent, name), time, added))
-        added.push(await fileEntry(path, join(parts.agent, name), time))
+    const { files, node, launcher, units } = parts.agent
+    for (const name of await listFiles(files, ''))
+      added.push(await fileEntry(`${AGENT_DIR}/${name}`, join(files, name), time))
+    if (node !== undefined) added.push(await fileEntry(`${AGENT_DIR}/node`, node, time, 0o755))
+    added.push(await fileEntry('usr/bin/bistable', launcher, time, 0o755))
+    if (tree.resolve(UNIT_DIR)?.node.type === 'dir')
+      for (const name of await listFiles(units, '')) added.push(...(await unitEntries(name, join(units, name), time)))
     for (const [name, mode] of Object.entries(FOLDERS))
       if (tree.get(name) === undefined) added.push({ path: name, node: { type: 'dir', ...attributes(mode, time) } })
   }
@@ -54,24 +69,15 @@ export async function agentFiles(tree: MergedTree, parts: AgentParts, time: numb
   return added
 }
 
-/** Where a file of the agent folder goes; none for units without systemd. Adds the links that enable a unit. */
-async function placeOf(
-  tree: MergedTree,
-  name: string,
-  source: string,
-  time: number,
-  added: AddedFile[],
-): Promise<readonly string[]> {
-  if (name === 'bin/bistable') return ['usr/bin/bistable']
-  const unit = /^systemd\/(.+)$/.exec(name)?.[1]
-  if (unit === undefined) return [`${AGENT_DIR}/${name}`]
-  if (tree.resolve(UNIT_DIR)?.node.type !== 'dir') return []
-  for (const [target, kind] of wantedBy(await readFile(source, 'utf8')))
-    added.push({
-      path: `${UNIT_DIR}/${target}.${kind}/${unit}`,
-      node: { type: 'symlink', target: `../${unit}`, ...attributes(0o777, time) },
-    })
-  return [`${UNIT_DIR}/${unit}`]
+/** A systemd unit and the links that enable it. */
+async function unitEntries(name: string, source: string, time: number): Promise<readonly AddedFile[]> {
+  const links = wantedBy(await readFile(source, 'utf8')).map(
+    ([target, kind]): AddedFile => ({
+      path: `${UNIT_DIR}/${target}.${kind}/${name}`,
+      node: { type: 'symlink', target: `../${name}`, ...attributes(0o777, time) },
+    }),
+  )
+  return [await fileEntry(`${UNIT_DIR}/${name}`, source, time, 0o644), ...links]
 }
 
 /**

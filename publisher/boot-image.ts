@@ -2,7 +2,6 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { encodeBootCfg } from '../bootloader/boot-cfg.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
-import { publisherErrors } from './errors.ts'
 import { makeFat } from './fat.ts'
 
 /** The boot image: kernel, initramfs and the command line that names the root file system's root hash. */
@@ -17,14 +16,11 @@ export interface BootFacts {
   readonly kernelArgs: readonly string[]
 }
 
-/** Linux x86 takes 2047 characters; 256 are left for what grub.cfg adds. */
-const MAX_ARGS = 2047 - 256
-
 /**
- * The text of boot.cfg (docs/architecture.md, "Kernel command line"). Pure.
- * @throws SYSTEM_INVALID when the kernel arguments are too long
+ * The bytes of boot.cfg (docs/architecture.md, "Kernel command line"). Pure.
+ * @throws BOOT_CFG_INVALID when the kernel arguments are too long
  */
-export function bootCfg(facts: BootFacts): string {
+export function bootCfg(facts: BootFacts): Uint8Array {
   const release = `${facts.number.epoch}.${facts.number.counter}`
   const floor = `${facts.securityFloor.epoch}.${facts.securityFloor.counter}`
   const args = [
@@ -33,16 +29,14 @@ export function bootCfg(facts: BootFacts): string {
     `bistable.floor=${floor}`,
     ...facts.kernelArgs,
   ].join(' ')
-  if (args.length > MAX_ARGS)
-    throw publisherErrors.SYSTEM_INVALID(`the kernel arguments are ${args.length} characters, at most ${MAX_ARGS} fit`)
-  return Buffer.from(encodeBootCfg({ release, args })).toString('latin1')
+  return encodeBootCfg({ release, args })
 }
 
 export interface BootParts {
-  /** Files on the host. */
+  /** Files on the host; `cfg` is boot.cfg's content. */
   readonly kernel: string
   readonly initrd: string
-  readonly cfg: string
+  readonly cfg: Uint8Array
 }
 
 /** Makes the boot image in the new file `output`; returns its size in bytes. The kernel stands first: it changes least. */

@@ -27,14 +27,9 @@ export const publisherErrors = defineErrors({
     meaning: 'A file to be added to the image would hide something that is not a directory, or lies behind a link.',
     next: 'Remove that path from the image, or build without adding it.',
   },
-  SYSTEM_INVALID: {
-    family: 'input',
-    meaning: 'system.json does not say what it must, or says something unknown.',
-    next: 'Compare it with docs/architecture.md.',
-  },
   IMAGE_READBACK_DIFFERS: {
     family: 'internal',
-    meaning: 'The SquashFS image, read back, is not the tree that was merged.',
+    meaning: 'An image, read back, is not what it was made from.',
     next: 'Report this, with the image if you can; nothing was published.',
   },
   IMAGE_TOO_LARGE: {

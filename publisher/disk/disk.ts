@@ -1,0 +1,147 @@
+import { createReadStream } from 'node:fs'
+import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { createTreeHasher } from '../../bundle/tree.ts'
+import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
+import { publisherErrors } from '../errors.ts'
+import { makeFat } from '../fat.ts'
+import { runTool } from '../tools.ts'
+import { type DataFile, makeData } from './data.ts'
+import { type DiskPlan, type DiskSizes, derivedUuid, partition, planDisk } from './plan.ts'
+
+/** A flashable GPT image: a sparse file made as an ordinary user, without loop devices; equal bytes for equal input. */
+
+export interface DiskImage {
+  /** Bytes. */
+  readonly length: number
+  readonly root: Sha256
+  /** The image from its first byte to its last; read once. */
+  content(): AsyncIterable<Uint8Array>
+}
+
+export interface DiskParts {
+  readonly images: Readonly<Record<ImageName, DiskImage>>
+  /** Go to /bistable/slots/a of the data partition. */
+  readonly slotFiles: readonly DataFile[]
+  /** The GRUB EFI program, on the host. */
+  readonly grub: string
+  /** The content of partition 2. */
+  readonly bootstate: Uint8Array
+  /** Names the release; every GUID follows from it. */
+  readonly identity: string
+  /** Seconds since 1970. */
+  readonly time: number
+}
+
+/** What GRUB needs, and room for a second program during a provisioning update. */
+const ESP_SIZE = 16 * MiB
+
+/**
+ * Makes the disk image at `output`, by rename at the end: a failure leaves nothing there.
+ * @throws IMAGE_TOO_LARGE, DISK_TOO_SMALL, TOOL_MISSING, TOOL_FAILED, IMAGE_READBACK_DIFFERS
+ */
+export async function makeDisk(
+  parts: DiskParts,
+  sizes: DiskSizes,
+  output: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<DiskPlan> {
+  const needs = { boot: parts.images.boot.length, rootfs: parts.images.rootfs.length }
+  // Refused before any work is done.
+  planDisk({ ...needs, esp: ESP_SIZE, bootstate: parts.bootstate.length }, sizes)
+  const work = await mkdtemp(join(dirname(output), '.disk-'))
+  try {
+    const run = { workDir: work, time: parts.time, ...options }
+    const esp = join(work, 'esp')
+    const grub = [{ name: 'EFI/BOOT/BOOTX64.EFI', source: parts.grub }]
+    const espSize = await makeFat(grub, esp, { ...run, label: 'ESP', atLeast: ESP_SIZE })
+    const plan = planDisk({ ...needs, esp: espSize, bootstate: parts.bootstate.length }, sizes)
+    const image = join(work, 'disk')
+    const file = await open(image, 'wx+')
+    try {
+      await file.truncate(plan.size)
+      await writeGpt(image, plan, parts.identity, options.signal)
+      await writeSparse(file, partition(plan, 'esp').start, createReadStream(esp))
+      await writeSparse(file, partition(plan, 'bootstate').start, [parts.bootstate])
+      for (const name of IMAGE_NAMES)
+        await writeSlot(file, partition(plan, `${name}-a`).start, name, parts.images[name])
+      const data = partition(plan, 'data')
+      const slotFiles = parts.slotFiles.map(({ path, bytes }) => ({ path: `bistable/slots/a/${path}`, bytes }))
+      const uuid = derivedUuid(parts.identity, 'data-filesystem')
+      await makeData(image, slotFiles, { ...run, offset: data.start, size: data.size, uuid })
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(image, output)
+    return plan
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}
+
+const SECTOR = 512
+
+async function writeGpt(
+  image: string,
+  plan: DiskPlan,
+  identity: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const args = ['--set-alignment=2048', `--disk-guid=${derivedUuid(identity, 'disk')}`]
+  for (const { number, name, start, size } of plan.partitions)
+    args.push(
+      `--new=${number}:${start / SECTOR}:${(start + size) / SECTOR - 1}`,
+      `--change-name=${number}:${name}`,
+      `--typecode=${number}:${name === 'esp' ? 'EF00' : '8300'}`,
+      `--partition-guid=${number}:${derivedUuid(identity, name)}`,
+    )
+  await runTool('sgdisk', [...args, image], signal === undefined ? {} : { signal })
+}
+
+/** Writes an image and its tree behind it; the root must come out as the signed one. */
+async function writeSlot(file: FileHandle, start: number, name: ImageName, image: DiskImage): Promise<void> {
+  const hasher = createTreeHasher()
+  const length = await writeSparse(file, start, image.content(), (piece) => hasher.update(piece))
+  const tree = hasher.finish()
+  if (length !== image.length || tree.root !== image.root)
+    throw publisherErrors.IMAGE_READBACK_DIFFERS(
+      `the ${name} image is ${length} bytes with root ${tree.root}, the statement says ${image.length} and ${image.root}`,
+    )
+  await writeSparse(file, start + image.length, tree.writeTree())
+}
+
+const HOLE = 4096
+
+/** Writes a stream at `start`, leaving holes for blocks of zeros; returns its length. */
+async function writeSparse(
+  file: FileHandle,
+  start: number,
+  pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  each: (piece: Uint8Array) => void = () => {},
+): Promise<number> {
+  let at = start
+  for await (const piece of pieces) {
+    each(piece)
+    for (let from = 0; from < piece.length; ) {
+      // Runs of zero and of other blocks take turns; only the others are written.
+      let to = from
+      while (to < piece.length && !isZero(piece.subarray(to, to + HOLE))) to += HOLE
+      to = Math.min(to, piece.length)
+      await writeAll(file, piece.subarray(from, to), at + from)
+      while (to < piece.length && isZero(piece.subarray(to, to + HOLE))) to += HOLE
+      from = to
+    }
+    at += piece.length
+  }
+  return at - start
+}
+
+const ZEROS = Buffer.alloc(HOLE)
+const isZero = (bytes: Uint8Array): boolean => ZEROS.subarray(0, bytes.length).equals(bytes)
+
+async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten
+}

@@ -1,0 +1,56 @@
+// Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the
+// native zstd addon beside it.
+import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join, resolve } from 'node:path'
+import { build } from 'esbuild'
+
+const root = resolve(import.meta.dirname, '..')
+const dist = join(root, 'dist')
+const require = createRequire(import.meta.url)
+const addonLoader = require.resolve('zstd-napi/binding.js')
+const addon = join(dirname(addonLoader), 'build', 'Release', 'binding.node')
+
+/** zstd-napi looks for its addon inside its own package; in the bundle it stands beside the file. */
+const addonBeside = {
+  name: 'addon-beside',
+  setup(builder) {
+    builder.onLoad({ filter: /[/\\]zstd-napi[/\\]binding\.js$/ }, () => ({
+      contents: "module.exports = require('./binding.node')",
+      loader: 'js',
+    }))
+    builder.onResolve({ filter: /^\.\/binding\.node$/ }, ({ path }) => ({ path, external: true }))
+  },
+}
+
+async function bundle(entry, folder) {
+  await mkdir(folder, { recursive: true })
+  await build({
+    absWorkingDir: root,
+    entryPoints: [entry],
+    outfile: join(folder, 'bistable.mjs'),
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20.19',
+    // Stack traces stay readable without a source map.
+    keepNames: true,
+    legalComments: 'none',
+    logLevel: 'warning',
+    plugins: [addonBeside],
+    banner: {
+      js: [
+        '#!/usr/bin/env node',
+        "import { createRequire as bistableCreateRequire } from 'node:module'",
+        'const require = bistableCreateRequire(import.meta.url)',
+      ].join('\n'),
+    },
+  })
+  await chmod(join(folder, 'bistable.mjs'), 0o755)
+  await copyFile(addon, join(folder, 'binding.node'))
+}
+
+await rm(dist, { recursive: true, force: true })
+await bundle('main.ts', dist)
+await bundle('device/main.ts', join(dist, 'device'))
+console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')
