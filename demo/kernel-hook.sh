@@ -10,7 +10,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$image" >/dev/null)
-dpkg-deb -x "$work"/linux-image-*.deb "$root"
+# /lib may be a link to usr/lib: unpacking must follow it, not replace it by a folder.
+dpkg-deb --fsys-tarfile "$work"/linux-image-*.deb | tar -x --keep-directory-symlink -C "$root"
 release=$(basename "$root"/boot/vmlinuz-* | sed 's/^vmlinuz-//')
 rm -rf "$root"/boot/System.map-* "$root"/usr/share/doc/linux-image-*
 if [ "${2:-}" = slim ]; then

@@ -14,16 +14,14 @@ echo appliance >"$root/etc/hostname"
 ln -sf /usr/share/zoneinfo/UTC "$root/etc/localtime"
 systemctl --root="$root" enable systemd-networkd >/dev/null 2>&1
 
-mkdir -p "$root/var/cache/extra"
-chroot "$root" apt-get -qq -y --download-only -o Dir::Cache::archives=/var/cache/extra install tree jq >/dev/null
-mv "$root"/var/cache/extra/*.deb "$extra"
-rm -rf "$root/var/cache/extra"
+chmod 755 "$extra"
+(cd "$extra" && apt-get -qq -o APT::Sandbox::User=root download tree jq >/dev/null)
 clean() {
   rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/* "$root"/var/cache/debconf/*-old \
     "$root"/var/lib/dpkg/*-old "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/tmp/*
 }
 clean
-tar -C "$root" --numeric-owner --xattrs --xattrs-include='*' --sort=name --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* -cf "$first" .
+tar -C "$root" --warning=no-file-changed --numeric-owner --xattrs --xattrs-include='*' --sort=name --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* -cf "$first" . || [ $? = 1 ]
 
 mkdir "$root/tmp/extra"
 cp "$extra"/*.deb "$root/tmp/extra"
