@@ -1,0 +1,134 @@
+import { humanBytes } from '../base/bytes.ts'
+import { cliErrors, type Invocation, requiredOption, type Verb } from '../base/cli.ts'
+import { type ByteSource, readExactly } from '../base/source.ts'
+import { decodeEnvelope } from '../keys/dsse.ts'
+import { trustAnchor } from '../keys/root.ts'
+import { rootVersion } from './authentic.ts'
+import { bundleErrors } from './errors.ts'
+import { formatNumber } from './fields.ts'
+import { fileSource } from './file-source.ts'
+import { MAX_ENVELOPE_MEMBER } from './layout.ts'
+import { inspectBundle } from './reader.ts'
+import { unknownReleaseFields } from './release.ts'
+import type { BundleHead, ChunkIndex } from './types.ts'
+import { verifyBundle } from './verify.ts'
+
+export const bundleVerbs: readonly Verb[] = [
+  {
+    name: 'inspect',
+    usage: 'inspect FILE',
+    summary: 'Show what a bundle says. Its signatures are not compared with any key of yours.',
+    run: inspect,
+  },
+  {
+    name: 'verify',
+    usage: 'verify FILE --root root.json',
+    summary: 'Verify every byte of a bundle under a root statement that you trust.',
+    options: { root: { type: 'string', value: 'FILE', help: 'the root statement you trust (an envelope)' } },
+    run: verify,
+  },
+]
+
+async function inspect(call: Invocation): Promise<number> {
+  return await withFile(onlyFile(call), async (source) => {
+    const { head, signedBy } = await inspectBundle(source, { signal: call.signal })
+    const facts = factsOf(head, signedBy)
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, authenticated: false, ...facts }))
+    else for (const line of overview(facts)) call.terminal.out(line)
+    return 0
+  })
+}
+
+async function verify(call: Invocation): Promise<number> {
+  const trusted = trustAnchor(await readSmall(requiredOption(call, 'root')))
+  return await withFile(onlyFile(call), async (source) => {
+    let told = 0
+    const head = await verifyBundle(source, { trusted }, { signal: call.signal, onProgress })
+    const { digest, size, statement } = head
+    if (call.json) {
+      const { product, number, version } = statement
+      call.terminal.out(JSON.stringify({ ok: true, digest, size, product, number, version }))
+    } else call.terminal.out(`OK ${statement.product} ${formatNumber(statement.number)} ${digest}`)
+    return 0
+
+    function onProgress(done: number, total: number): void {
+      const tenths = Math.floor((done / total) * 10)
+      if (call.json || tenths <= told) return
+      told = tenths
+      call.terminal.err(`verified ${tenths * 10}% of ${humanBytes(total)}`)
+    }
+  })
+}
+
+function onlyFile(call: Invocation): string {
+  const [file, ...more] = call.positionals
+  if (file === undefined || more.length > 0) throw cliErrors.USAGE('wanted exactly one FILE')
+  return file
+}
+
+async function withFile<T>(path: string, use: (source: ByteSource) => Promise<T>): Promise<T> {
+  const source = await fileSource(path)
+  try {
+    return await use(source)
+  } finally {
+    await source.close()
+  }
+}
+
+async function readSmall(path: string): Promise<Uint8Array> {
+  return await withFile(path, async (source) => {
+    if (source.size > MAX_ENVELOPE_MEMBER)
+      throw bundleErrors.BUNDLE_TOO_LARGE(
+        `${path} has ${source.size} bytes, a root statement at most ${MAX_ENVELOPE_MEMBER}`,
+      )
+    return await readExactly(source, 0, source.size)
+  })
+}
+
+function factsOf(head: BundleHead, signedBy: readonly string[]) {
+  const { statement, trusted, digest, size, roots, indexes } = head
+  const { type: _, images, attachments, ...release } = statement
+  const { current } = trusted
+  return {
+    ...release,
+    digest,
+    size,
+    images: images.map((image) => ({ ...image, chunks: countChunks(indexes[image.name]) })),
+    attachments,
+    roots: { first: roots[0] === undefined ? 0 : rootVersion(roots[0], trusted), last: current.version },
+    signatures: { by: signedBy, threshold: current.roles.release.threshold },
+    assignment: head.assignment !== undefined,
+    ignored: unknownReleaseFields(decodeEnvelope(head.envelope).payload),
+  }
+}
+
+function countChunks(index: ChunkIndex): { readonly raw: number; readonly zstd: number } {
+  const raw = index.chunks.filter((chunk) => chunk.encoding === 'raw').length
+  return { raw, zstd: index.chunks.length - raw }
+}
+
+function overview(facts: ReturnType<typeof factsOf>): string[] {
+  const { images, attachments, roots, signatures } = facts
+  return [
+    `product      ${facts.product}`,
+    `hardware     ${facts.hardware.join(', ')}`,
+    `release      ${formatNumber(facts.number)}  (version ${facts.version}, issued ${facts.issued})`,
+    `digest       ${facts.digest}`,
+    `security     nothing below ${formatNumber(facts.securityFloor)} boots once this is committed`,
+    `size         ${humanBytes(facts.size)} (${facts.size} bytes)`,
+    ...images.flatMap(({ name, length, root, data, chunks }) => [
+      `image        ${name}: ${humanBytes(length)}, ${humanBytes(data.length)} stored, ${chunks.raw} chunks raw, ${chunks.zstd} zstd`,
+      `             root ${root}`,
+    ]),
+    ...attachments.map(
+      ({ name, length, unpacked }) =>
+        `attachment   ${name}: ${humanBytes(length)} stored, ${humanBytes(unpacked)} unpacked`,
+    ),
+    `roots        ${roots.first} to ${roots.last}; the release asks for ${facts.rootVersion} or newer`,
+    ...signatures.by.map((key) => `signed by    ${key}`),
+    `threshold    ${signatures.threshold} of the release keys`,
+    ...(facts.assignment ? ['assignment   yes'] : []),
+    ...facts.ignored.map((path) => `ignored      unknown field ${JSON.stringify(path)}`),
+    "NOT AUTHENTICATED: the keys are the bundle's own. Use verify --root for more than a look.",
+  ]
+}
