@@ -6,11 +6,6 @@ export const installErrors = defineErrors({
     meaning: 'The slot does not hold what was written and flushed. Nothing was armed.',
     next: 'Install again; if it repeats, the medium is worn out or lies.',
   },
-  INSTALL_SHORT_SOURCE: {
-    family: 'transport',
-    meaning: 'The source ended in the middle of a chunk.',
-    next: 'Fetch the bundle again; what has arrived is kept.',
-  },
   INSTALL_CANCELLED: {
     family: 'device',
     meaning: 'The install was cancelled before arming; the running system is untouched.',

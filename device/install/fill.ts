@@ -1,11 +1,9 @@
 import { MiB } from '../../base/bytes.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { bundleErrors } from '../../bundle/errors.ts'
+import { readChunks, unpackChunk } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex } from '../../bundle/types.ts'
-import { decompressExactly } from '../../bundle/zstd.ts'
 import type { SlotWriter } from '../slots/writer.ts'
-import { installErrors } from './errors.ts'
 import { throwIfCancelled } from './pieces.ts'
 import type { ReuseSource } from './types.ts'
 
@@ -47,7 +45,7 @@ export interface FillJob {
 
 /**
  * Makes every chunk that the slot does not hold true, in image order. Missing neighbours are fetched in one range.
- * A chunk's stored digest is checked before it is unpacked, its content digest before it is written.
+ * `unpackChunk` checks a chunk's stored digest before unpacking and its content digest after: nothing unchecked is written.
  */
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
@@ -58,7 +56,7 @@ export async function fillSlot(job: FillJob): Promise<void> {
     throwIfCancelled(job.signal)
     const chunk = chunks[i]
     if (chunk !== undefined && job.held[i] === 0 && !job.reuse.has(chunk.digest)) continue
-    await fetchRun(job, chunks.slice(first, i), scratch)
+    await fetchRun(job, chunks.slice(first, i))
     first = i + 1
     if (chunk === undefined || job.held[i] === 1) continue
     const bytes = await reusedBytes(job.reuse, chunk, scratch)
@@ -84,55 +82,13 @@ async function reusedBytes(reuse: ReuseMap, chunk: Chunk, scratch: Uint8Array): 
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-async function fetchRun(job: FillJob, run: readonly Chunk[], scratch: Uint8Array): Promise<void> {
-  const start = run[0]
-  const last = run.at(-1)
-  if (start === undefined || last === undefined) return
-  const length = last.storedOffset + last.storedLength - start.storedOffset
-  const chunks = run[Symbol.iterator]()
-  let chunk = chunks.next().value
-  /** Bytes of the present chunk that wait in `scratch`. */
-  let waiting = 0
+async function fetchRun(job: FillJob, run: readonly Chunk[]): Promise<void> {
   const options = job.signal === undefined ? {} : { signal: job.signal }
-  for await (const piece of job.source.read(job.dataOffset + start.storedOffset, length, options)) {
-    job.counts.stored += piece.length
-    let at = 0
-    while (at < piece.length) {
-      // More than was asked for: nothing of it is looked at.
-      if (chunk === undefined) return
-      const take = Math.min(chunk.storedLength - waiting, piece.length - at)
-      const bytes = piece.subarray(at, at + take)
-      at += take
-      if (waiting > 0 || take < chunk.storedLength) scratch.set(bytes, waiting)
-      waiting += take
-      if (waiting < chunk.storedLength) break
-      await writeChunk(job, chunk, take === chunk.storedLength ? bytes : scratch.subarray(0, waiting))
-      chunk = chunks.next().value
-      waiting = 0
-    }
+  for await (const [chunk, stored] of readChunks(job.source, job.dataOffset, run, options)) {
+    job.counts.stored += stored.length
+    await job.writer.write(chunk.offset, unpackChunk(chunk, stored))
+    job.counts.fetched += chunk.length
+    job.onChunk()
     throwIfCancelled(job.signal)
   }
-  if (chunk !== undefined)
-    throw installErrors.INSTALL_SHORT_SOURCE(
-      `${job.source.name} ended inside the chunk at ${job.dataOffset + chunk.storedOffset}, after ${waiting} of ${chunk.storedLength} bytes`,
-    )
-}
-
-async function writeChunk(job: FillJob, chunk: Chunk, stored: Uint8Array): Promise<void> {
-  const place = `the chunk at byte ${job.dataOffset + chunk.storedOffset} of ${job.source.name}`
-  const storedDigest = sha256(stored)
-  if (storedDigest !== chunk.storedDigest)
-    throw bundleErrors.BUNDLE_DIGEST(`${place} has the SHA-256 ${storedDigest}, the index says ${chunk.storedDigest}`)
-  let content = stored
-  if (chunk.encoding === 'zstd') {
-    content = decompressExactly(stored, chunk.length)
-    const digest = sha256(content)
-    if (digest !== chunk.digest)
-      throw bundleErrors.BUNDLE_DIGEST(`${place} unpacks to the SHA-256 ${digest}, the index says ${chunk.digest}`, {
-        next: 'Build and sign the release again; this bundle can never be installed.',
-      })
-  }
-  await job.writer.write(chunk.offset, content)
-  job.counts.fetched += chunk.length
-  job.onChunk()
 }

@@ -1,6 +1,6 @@
-import type { ByteSource } from '../../base/source.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
+import { checkFraming } from '../../bundle/verify.ts'
 import { slotErrors } from '../slots/errors.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import { createSlotWriter } from '../slots/writer.ts'
@@ -19,7 +19,7 @@ import { slotFault, writeTreeAndVerify } from './verify.ts'
  * next install goes on from there. Memory is a few MiB, whatever the image.
  *
  * @throws SLOT_…: too small, or the medium failed; BUNDLE_…: the bytes are not the signed ones; TRANSPORT_…: the door
- *   gave up; INSTALL_READBACK_MISMATCH, INSTALL_CANCELLED, INSTALL_SHORT_SOURCE
+ *   gave up; INSTALL_READBACK_MISMATCH, INSTALL_CANCELLED
  */
 export async function install(request: InstallRequest): Promise<InstallResult> {
   const { head, signal } = request
@@ -27,7 +27,7 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
   for (const image of IMAGE_NAMES) checkFits(images[image], request.slot[image])
   let arming = false
   try {
-    await checkFraming(request.source, head, signal)
+    await checkFraming(request.source, head, signal === undefined ? {} : { signal })
     const guard = guardWrites(request)
     const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
     const totals = { stored: 0 }

@@ -21,15 +21,18 @@ export async function* devicePieces(
     ready.catch(() => undefined)
     return ready
   }
-  let next = fetch(new Uint8Array(sizeAt(0)), 0)
+  let present = new Uint8Array(sizeAt(0))
   let other = new Uint8Array(sizeAt(Math.min(PIECE, range.length)))
+  let next = fetch(present, 0)
   try {
     for (let at = 0; at < range.length; at += PIECE) {
       throwIfCancelled(signal)
       const piece = await next
       if (at + PIECE < range.length) {
         next = fetch(other, at + PIECE)
-        other = new Uint8Array(piece.buffer)
+        const swap = present
+        present = other
+        other = swap
       }
       yield piece
     }
