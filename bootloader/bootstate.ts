@@ -1,6 +1,13 @@
-import type { Starts } from './machine.ts'
-import type { RawDevice } from './raw-device.ts'
+import { bootErrors } from './errors.ts'
+import { BLOCK_BYTES } from './grub-block.ts'
+import { type BootCopy, chooseCopy, decodeCopy, encodeCopy, SECTOR_BYTES } from './grub-env.ts'
+import { FILES, type FileIndex, layoutImage, METADATA_BYTES, metadata, REASON } from './layout.ts'
+import { checkState } from './machine.ts'
+import { openRawDevice, type RawDevice } from './raw-device.ts'
+import { type BootReason, decodeReason, encodeReason, NO_REASON } from './reason.ts'
 import type { BootState, Slot } from './state.ts'
+
+/** The agent's side of the boot state partition: an edge module, over a `RawDevice`. */
 
 export interface BootStateReading {
   /** The state that counts; undefined when no copy can be read. */
@@ -9,31 +16,136 @@ export interface BootStateReading {
   readonly source: 0 | 1 | undefined
   readonly copies: readonly [BootCopy, BootCopy]
 }
-export type BootCopy =
-  | { readonly kind: 'valid'; readonly state: BootState }
-  | { readonly kind: 'torn'; readonly detail: string }
-
-/** What the bootloader and the initramfs left behind since the agent last came up. */
-export interface BootReason {
-  readonly starts: Starts
-  readonly failure: { readonly slot: Slot; readonly stage: string; readonly text: string } | undefined
-}
 
 export interface BootStateDevice {
   read(): Promise<BootStateReading>
+  /**
+   * Stores `state` in the copy that does not count: one write of 512 bytes, flushed and read back.
+   * Its generation must be above what is stored; throws BOOT_STATE_INVALID otherwise, BOOT_STATE_WRITE,
+   * BOOT_STATE_NOT_STORED. After any error the state from before counts, or (lost power, lost answer) the new one.
+   */
   write(state: BootState): Promise<void>
   reason(): Promise<BootReason>
-  /** Says that the agent came up in slot `up`: no starts, no failure. Writes only when something changes. */
+  /** Says that the agent came up in slot `up`: no starts, no failure. Writes only when that changes something. */
   clearReason(up: Slot): Promise<void>
   close(): Promise<void>
 }
 
-export function bootstateImage(_state: BootState): Promise<Uint8Array> {
-  throw new Error('not yet')
+/** The image of the boot state partition (1 MiB) of a device that runs `state.primary` and never failed. */
+export async function bootstateImage(state: BootState): Promise<Uint8Array> {
+  checkState(state)
+  const reason = encodeReason({ ...NO_REASON, starts: { ...NO_REASON.starts, up: state.primary } })
+  // The second copy is a generation older where there is one, so that the first write replaces it.
+  const older = { ...state, generation: Math.max(0, state.generation - 1) }
+  return layoutImage([encodeCopy(state), encodeCopy(older), reason])
 }
-export function openBootState(_path: string): Promise<BootStateDevice> {
-  throw new Error('not yet')
+
+/** Opens the boot state partition at `path`. Throws BOOT_STATE_READ, BOOT_STATE_LAYOUT. */
+export async function openBootState(path: string): Promise<BootStateDevice> {
+  const device = await openRawDevice(path).catch((cause: unknown) => {
+    throw bootErrors.BOOT_STATE_READ(`${path} cannot be opened: ${sentence(cause)}`, { cause })
+  })
+  try {
+    await checkLayout(device)
+  } catch (error) {
+    await device.close()
+    throw error
+  }
+  return bootStateOn(device)
 }
-export function bootStateOn(_device: RawDevice): BootStateDevice {
-  throw new Error('not yet')
+
+/** Throws BOOT_STATE_LAYOUT unless the three files are where the bootloader finds them. */
+export async function checkLayout(device: RawDevice): Promise<void> {
+  const found = await device.read(0, METADATA_BYTES).catch((cause: unknown) => {
+    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${sentence(cause)}`, { cause })
+  })
+  const at = metadata().findIndex((byte, index) => byte !== found[index])
+  if (at !== -1)
+    throw bootErrors.BOOT_STATE_LAYOUT(`${device.name} differs from the boot state file system at byte ${at}`)
+}
+
+/** The boot state on an already checked device. */
+export function bootStateOn(device: RawDevice): BootStateDevice {
+  return {
+    read: () => readBootState(device),
+    write: (state) => writeBootState(device, state),
+    reason: () => readReason(device),
+    clearReason: (up) => clearReason(device, up),
+    close: () => device.close(),
+  }
+}
+
+export async function readBootState(device: RawDevice): Promise<BootStateReading> {
+  const copies = [await readCopy(device, 0), await readCopy(device, 1)] as const
+  const source = chooseCopy(copies)
+  const counting = source === undefined ? undefined : copies[source]
+  return { state: counting?.kind === 'valid' ? counting.state : undefined, source, copies }
+}
+
+/** A copy that cannot be read is a lost one, not a failure: that is what the other is for. */
+async function readCopy(device: RawDevice, index: 0 | 1): Promise<BootCopy> {
+  try {
+    return decodeCopy(await readFile(device, index))
+  } catch (error) {
+    return { kind: 'torn', detail: `cannot be read: ${sentence(error)}` }
+  }
+}
+
+export async function writeBootState(device: RawDevice, state: BootState): Promise<void> {
+  const { state: before, source } = await readBootState(device)
+  if (before !== undefined && checkState(state).generation <= before.generation)
+    throw bootErrors.BOOT_STATE_INVALID(
+      `generation ${state.generation} is to replace ${before.generation}: it must be higher`,
+    )
+  await store(device, source === 0 ? 1 : 0, encodeCopy(state))
+}
+
+/**
+ * Overwrites one file in place. The first sector is the one that counts. The second one is constant and written only
+ * when something damaged it, and then before the first.
+ */
+async function store(device: RawDevice, index: FileIndex, block: Uint8Array): Promise<void> {
+  const { name, offset } = FILES[index]
+  const tail = block.subarray(SECTOR_BYTES)
+  try {
+    const present = await device.read(offset + SECTOR_BYTES, tail.length).catch(() => undefined)
+    if (present === undefined || !equal(present, tail)) {
+      await device.write(offset + SECTOR_BYTES, tail)
+      await device.flush()
+    }
+    await device.write(offset, block.subarray(0, SECTOR_BYTES))
+    await device.flush()
+  } catch (cause) {
+    throw bootErrors.BOOT_STATE_WRITE(`${name} on ${device.name}: ${sentence(cause)}`, { cause })
+  }
+  const back = await readFile(device, index).catch((cause: unknown) => {
+    throw bootErrors.BOOT_STATE_NOT_STORED(`${name} on ${device.name} cannot be read back: ${sentence(cause)}`, {
+      cause,
+    })
+  })
+  if (!equal(back, block))
+    throw bootErrors.BOOT_STATE_NOT_STORED(`${name} on ${device.name} reads back other bytes than were written`)
+}
+
+/** Starts and failure; a record that cannot be read says nothing, as for the bootloader. */
+export async function readReason(device: RawDevice): Promise<BootReason> {
+  return await readFile(device, REASON).then(decodeReason, () => NO_REASON)
+}
+
+export async function clearReason(device: RawDevice, up: Slot): Promise<void> {
+  const wanted = encodeReason({ starts: { a: 0, b: 0, up }, failure: undefined })
+  const present = await readFile(device, REASON).catch(() => undefined)
+  if (present === undefined || !equal(present, wanted)) await store(device, REASON, wanted)
+}
+
+async function readFile(device: RawDevice, index: FileIndex): Promise<Uint8Array> {
+  return await device.read(FILES[index].offset, BLOCK_BYTES)
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0
+}
+
+function sentence(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
