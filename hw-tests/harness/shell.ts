@@ -19,7 +19,8 @@ export interface CommandOptions {
 }
 
 const LINE_BYTES = 57 * 1024 * 4
-const MAX_ROUNDS = 20
+const FIRST_PAUSE_MS = 150
+const LAST_PAUSE_MS = 20_000
 
 /** POSIX cksum (IEEE Std 1003.1, `cksum`): CRC-32 over the bytes and then their count, complemented. */
 export function posixCksum(bytes: Uint8Array): number {
@@ -93,7 +94,7 @@ export class Shell {
       throw new TypeError('a command may hold only printable ASCII, tabs and newlines')
     const tag = `F${randomBytes(5).toString('hex').toUpperCase()}`
     const timeoutMs = options.timeoutMs ?? 30_000
-    const wait = { timeoutMs, ...(options.signal && { signal: options.signal }) }
+    const wait = options.signal === undefined ? {} : { signal: options.signal }
     const start = this.#console.position()
     const script = Buffer.from(command).toString('base64')
     // Long commands go in several short lines: a tty line buffer holds 4095 bytes.
@@ -104,30 +105,37 @@ export class Shell {
     await this.#console.write(
       `base64 -d </tmp/${tag}.in >/tmp/${tag}.sh;sh /tmp/${tag}.sh >/tmp/${tag}.out 2>&1 </dev/null;r=$?;head -c ${LINE_BYTES} /tmp/${tag}.out|base64 >/tmp/${tag}.64;s\n`,
     )
-    let known = readFrames('', tag)
-    for (let round = 0; round < MAX_ROUNDS; round++) {
+    const deadline = Date.now() + timeoutMs
+    let pause = FIRST_PAUSE_MS
+    let seenBefore = 0
+    for (;;) {
+      const left = deadline - Date.now()
       try {
-        known = await this.#console.waitForText(
+        const whole = await this.#console.waitForText(
           (text) => {
             const seen = readFrames(text, tag)
             return seen.total !== undefined && seen.frames.size === seen.total + 1 ? seen : undefined
           },
           `the output of \`${command.slice(0, 60)}\``,
           start,
-          round === 0 ? wait : { ...wait, timeoutMs: 3_000 },
+          { ...wait, timeoutMs: Math.max(1, Math.min(pause, left)) },
         )
         await this.#console.write(`rm -f /tmp/${tag}.*\n`)
-        return decode(known)
+        return decode(whole)
       } catch (error) {
-        if (!(error instanceof DutError) || round === MAX_ROUNDS - 1) throw error
-        const seen = readFrames(this.#console.since(start), tag)
-        // Nothing at all within the command's own time: it hangs, or there is no shell.
-        if (seen.total === undefined && round > 1) throw error
-        const missing = seen.total === undefined ? '' : missingOf(seen.frames, seen.total).slice(0, 100).join(' ')
-        await this.#console.write(`\ns "${missing}"\n`)
+        if (!(error instanceof DutError) || left <= 0) throw error
+        const { frames, total } = readFrames(this.#console.since(start), tag)
+        const growing = frames.size > seenBefore
+        seenBefore = frames.size
+        if (growing) continue
+        // Nothing new: ask for what is missing, or for everything. A command that still runs leaves the question in the
+        // tty's queue, so the pauses grow.
+        await this.#console.write(
+          `s "${total === undefined ? '' : missingOf(frames, total).slice(0, 100).join(' ')}"\n`,
+        )
+        if (total === undefined) pause = Math.min(pause * 2, LAST_PAUSE_MS)
       }
     }
-    throw new DutError(`no answer to \`${command}\``)
   }
 }
 
