@@ -1,0 +1,25 @@
+import { isBistableError } from '../base/errors.ts'
+
+/** The code that `work` is refused with, or 'accepted'; anything that is not one of our errors is thrown on. */
+export function codeOf(work: () => unknown): string {
+  try {
+    work()
+  } catch (error) {
+    return known(error)
+  }
+  return 'accepted'
+}
+
+export async function codeOfAsync(work: () => Promise<unknown>): Promise<string> {
+  try {
+    await work()
+  } catch (error) {
+    return known(error)
+  }
+  return 'accepted'
+}
+
+function known(error: unknown): string {
+  if (isBistableError(error)) return error.code
+  throw error
+}
