@@ -55,7 +55,9 @@ async function tarOf(files: readonly (readonly [string, Uint8Array])[]): Promise
   const tar = pack()
   for (const [name, bytes] of files) tar.entry({ name, mode: 0o644, mtime: new Date(0) }, Buffer.from(bytes))
   tar.finalize()
-  return Buffer.concat(await tar.toArray())
+  const pieces: Buffer[] = []
+  for await (const piece of tar) pieces.push(piece)
+  return Buffer.concat(pieces)
 }
 
 async function run(program: string, args: readonly string[], signal: AbortSignal | undefined): Promise<void> {
