@@ -1,6 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { MiB } from '../../base/bytes.ts'
+import { MiB, roundUp } from '../../base/bytes.ts'
+import { systemCode } from '../../base/errors.ts'
 
 /**
  * Reads that go past the page cache (O_DIRECT).
@@ -29,8 +30,26 @@ export async function openDirectReader(path: string, size: number): Promise<Dire
   } catch {
     return undefined
   }
-  const buffer = await alignedBuffer(handle)
-  if (buffer === undefined) {
+  const memory = new ArrayBuffer(SPAN + BLOCK)
+  let shift = 0
+
+  /** Reads aligned bytes into the buffer and returns what came. */
+  async function readAligned(from: number, length: number): Promise<Uint8Array> {
+    for (;;) {
+      const buffer = new Uint8Array(memory, shift, length)
+      try {
+        return buffer.subarray(0, (await handle.read(buffer, 0, length, from)).bytesRead)
+      } catch (error) {
+        // A hole in a file is read without a look at the address, so the place may prove wrong later than at first.
+        if (systemCode(error) !== 'EINVAL' || shift + STEP >= BLOCK) throw error
+        shift += STEP
+      }
+    }
+  }
+
+  try {
+    await readAligned(0, BLOCK)
+  } catch {
     await handle.close()
     return undefined
   }
@@ -40,28 +59,14 @@ export async function openDirectReader(path: string, size: number): Promise<Dire
       while (at < into.length) {
         const start = offset + at
         const from = start - (start % BLOCK)
-        const length = Math.min(SPAN, Math.ceil((offset + into.length - from) / BLOCK) * BLOCK)
-        const { bytesRead } = await handle.read(buffer, 0, length, from)
-        const usable = Math.min(bytesRead, offset + into.length - from)
-        if (from + usable <= start) throw Object.assign(new Error(`ends before ${size} bytes`), { code: 'EIO' })
-        into.set(buffer.subarray(start - from, usable), at)
-        at = from + usable - offset
+        const end = offset + into.length
+        const bytes = await readAligned(from, Math.min(SPAN, roundUp(end - from, BLOCK)))
+        const usable = bytes.subarray(start - from, end - from)
+        if (usable.length === 0) throw Object.assign(new Error(`ends before its ${size} bytes`), { code: 'EIO' })
+        into.set(usable, at)
+        at += usable.length
       }
     },
     close: () => handle.close(),
   }
-}
-
-async function alignedBuffer(handle: FileHandle): Promise<Uint8Array | undefined> {
-  const memory = new ArrayBuffer(SPAN + BLOCK)
-  for (let shift = 0; shift < BLOCK; shift += STEP) {
-    const candidate = new Uint8Array(memory, shift, SPAN)
-    try {
-      await handle.read(candidate, 0, BLOCK, 0)
-    } catch {
-      continue
-    }
-    return candidate
-  }
-  return undefined
 }
