@@ -87,11 +87,6 @@ export const deviceErrors = defineErrors({
     meaning: 'The channel file is older than one already seen.',
     next: 'Find out why the server offers an old file: a stale mirror, a cache, or an attacker.',
   },
-  CHANNEL_ROOT: {
-    family: 'authenticity',
-    meaning: 'The channel file names a root version that this device does not have and could not learn.',
-    next: 'Install the newest bundle by hand: it carries the root chain.',
-  },
   CHANNEL_BUNDLE: {
     family: 'authenticity',
     meaning: 'The bundle at the announced address is not the release that the channel announced.',

@@ -10,6 +10,10 @@ import { addOutcome, block, factsOf, recordCommit, withSlot } from './body.ts'
 
 export type Event =
   | { readonly kind: 'begin'; readonly job: Job }
+  /** What was once committed is to be tried again. */
+  | { readonly kind: 'begin-rollback'; readonly job: Job }
+  /** A person took back what was armed; the boot state says so already. */
+  | { readonly kind: 'disarmed' }
   /** Bytes moved: the stall deadline starts again. */
   | { readonly kind: 'progress' }
   /** The first write to the slot comes next: what is recorded about it is void. */
@@ -87,6 +91,16 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
         { ...body, state: { name: 'downloading', job: event.job, since } },
         { deadline: now.mono + limits.stall },
       )
+    case 'begin-rollback': {
+      if (['trying', 'downloading', 'verified'].includes(state.name)) return same
+      const next = { name: 'verified', job: event.job, since, bootId: now.bootId } as const
+      return to({ ...body, state: next }, { deadline: now.mono + limits.arm })
+    }
+    case 'disarmed': {
+      if (state.name !== 'armed') return same
+      const outcome = { at: since, what: 'install', ok: false, code: 'AGENT_CANCELLED', message: 'taken back' }
+      return to(addOutcome({ ...body, state: { name: 'idle' } }, { ...outcome, ...nameOf(state.job) }))
+    }
     case 'progress':
       return state.name === 'downloading' ? { ...same, deadline: now.mono + limits.stall } : same
     case 'filling':

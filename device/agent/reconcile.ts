@@ -1,4 +1,4 @@
-import type { BootReason } from '../../bootloader/bootstate.ts'
+import type { BootReason } from '../../bootloader/reason.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'

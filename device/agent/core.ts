@@ -1,0 +1,271 @@
+import { isBistableError } from '../../base/errors.ts'
+import { adopt, claim, commit, freshState, refuse } from '../../bootloader/machine.ts'
+import { type BootState, otherSlot } from '../../bootloader/state.ts'
+import { trustAnchor, walkRoots } from '../../keys/root.ts'
+import type { TrustedRoots } from '../../keys/types.ts'
+import { deviceErrors } from '../errors.ts'
+import type { Failure, RecordBody } from '../records/record.ts'
+import { openRecords, type RecordStore } from '../records/store.ts'
+import { addOutcome } from './body.ts'
+import { type BootLine, parseBootLine } from './cmdline.ts'
+import { decide, type Effect, type Event, type Limits, type Machine, type Now, type Step } from './machine.ts'
+import type { Ports } from './ports.ts'
+import { reconcile } from './reconcile.ts'
+
+/** The one place that carries out what the machine decided: save the record, do the effects, say the lines. */
+
+const REBOOT_MS = 120_000
+const ARM_MS = 60_000
+
+interface Work {
+  readonly what: string
+  readonly since: string
+  readonly abort: AbortController
+}
+
+export class Core {
+  readonly ports: Ports
+  readonly line: BootLine
+  readonly #store: RecordStore
+  #machine: Machine
+  #trusted: TrustedRoots
+  #work: Work | undefined
+  #turn: Promise<unknown> = Promise.resolve()
+
+  private constructor(ports: Ports, line: BootLine, store: RecordStore, trusted: TrustedRoots) {
+    this.ports = ports
+    this.line = line
+    this.#store = store
+    this.#machine = { body: store.body, deadline: undefined }
+    this.#trusted = trusted
+  }
+
+  /** Reads records and roots. Never fails for what they hold; fails only off a device, or with a wrong trust anchor. */
+  static async open(ports: Ports, options: { readonly readOnly?: boolean } = {}): Promise<Core> {
+    const line = parseBootLine(ports.cmdline)
+    if (line === undefined) throw deviceErrors.AGENT_NOT_A_DEVICE('/proc/cmdline names no slot')
+    const running = {
+      number: line.release,
+      securityFloor: line.floor,
+      committed: line.boot !== 'try' && line.boot !== 'menu',
+    }
+    const store = await openRecords(ports.data, running, ports.files, options)
+    const problems = [...store.problems]
+    const trusted = await loadTrust(store, ports.anchor, problems)
+    const core = new Core(ports, line, store, trusted)
+    for (const problem of problems) ports.say(`bistable: ${problem}`)
+    if (options.readOnly === true) return core
+    if (problems.length > 0) await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
+    else if (store.needsSave) await core.#save(core.body)
+    return core
+  }
+
+  get body(): RecordBody {
+    return this.#machine.body
+  }
+  get deadline(): number | undefined {
+    return this.#machine.deadline
+  }
+  get trusted(): TrustedRoots {
+    return this.#trusted
+  }
+  get problems(): readonly string[] {
+    return this.#store.problems
+  }
+  get busyWith(): { readonly what: string; readonly since: string } | undefined {
+    return this.#work
+  }
+  get limits(): Limits {
+    const { agent, health } = this.ports.config
+    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor: health.deadlineSeconds * 1000, reboot: REBOOT_MS }
+  }
+
+  now(): Now {
+    const { clock, bootId } = this.ports
+    return { mono: clock.now(), wall: clock.wall().toISOString(), bootId }
+  }
+
+  /** Finds out what happened since the last record; run once, when the agent or a command starts. */
+  async reconcile(): Promise<void> {
+    const { boot, engine } = this.ports
+    let state: BootState | undefined
+    let bootProblem: Failure | undefined
+    let reason: Awaited<ReturnType<typeof boot.failure>>
+    try {
+      state = await boot.read()
+      reason = await boot.failure()
+    } catch (error) {
+      bootProblem = failureFrom(error)
+    }
+    const onDisk = { a: await engine.storedRelease('a'), b: await engine.storedRelease('b') }
+    await this.#inTurn(async () => {
+      const facts = { body: this.body, boot: state, bootProblem, line: this.line, reason, onDisk: factsOnly(onDisk) }
+      await this.#settle(reconcile(facts, this.now(), this.limits))
+    })
+  }
+
+  /** Gives one event to the machine and carries out what it says. */
+  async apply(event: Event): Promise<void> {
+    await this.#inTurn(() => this.#settle(decide(this.#machine, event, this.now(), this.limits)))
+  }
+
+  /** Changes the record outside the machine: outcomes, freshness, trust. */
+  async update(change: (body: RecordBody) => RecordBody): Promise<void> {
+    await this.#inTurn(() => this.#save(change(this.body)))
+  }
+
+  /** Stores newer roots at once: a bundle may revoke keys even when it is not installed. */
+  async learnRoots(trusted: TrustedRoots): Promise<void> {
+    if (trusted.current.version <= this.#trusted.current.version) return
+    await this.#inTurn(async () => {
+      const first = trusted.current.version - trusted.envelopes.length + 1
+      const roots = trusted.envelopes.map((envelope, i) => ({ version: first + i, envelope }))
+      const trust = await this.#store.saveRoots(roots)
+      await this.#save({ ...this.body, trust })
+      this.#trusted = trusted
+    })
+    this.ports.say(`bistable: root version ${trusted.current.version} is trusted now`)
+  }
+
+  /** Runs one operation; a second one meanwhile gets AGENT_BUSY. Its signal is aborted by `cancel` and by deadlines. */
+  async exclusive<T>(what: string, outer: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    if (this.#work !== undefined) {
+      throw deviceErrors.AGENT_BUSY(`busy with ${this.#work.what} since ${this.#work.since}`)
+    }
+    const abort = new AbortController()
+    this.#work = { what, since: this.now().wall, abort }
+    const stop = () => abort.abort(deviceErrors.AGENT_CANCELLED(`${what} was stopped`))
+    if (outer.aborted) stop()
+    outer.addEventListener('abort', stop, { once: true })
+    try {
+      return await work(abort.signal)
+    } finally {
+      outer.removeEventListener('abort', stop)
+      this.#work = undefined
+    }
+  }
+
+  /** Stops the operation that runs. @returns false when there is none */
+  stopWork(error: Error): boolean {
+    if (this.#work === undefined) return false
+    this.#work.abort.abort(error)
+    return true
+  }
+
+  async claimInactive(): Promise<void> {
+    await this.ports.boot.write(claim(await this.bootState()))
+  }
+
+  /** The boot state, or a fresh one for the running slot when both copies are lost. */
+  async bootState(): Promise<BootState> {
+    return (await this.ports.boot.read()) ?? freshState(this.line.slot)
+  }
+
+  async #settle(step: Step): Promise<void> {
+    let { body } = step
+    try {
+      if (body !== this.body) await this.#save(body)
+      body = this.body
+    } catch (error) {
+      // A full or broken data partition must not keep a bad release alive: giving up a try goes on without a record.
+      if (!step.effects.some((effect) => effect.do === 'reboot')) throw error
+      this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
+    }
+    this.#machine = { body, deadline: step.deadline }
+    for (const line of step.lines) this.ports.say(line)
+    for (const effect of step.effects) await this.#perform(effect)
+  }
+
+  async #perform(effect: Effect): Promise<void> {
+    try {
+      if (effect.do === 'stop-work') {
+        this.stopWork(deviceErrors.AGENT_STALLED(effect.failure.message))
+      } else if (effect.do === 'came-up') {
+        await this.ports.boot.cameUp(this.line.slot)
+      } else if (effect.do === 'reboot') {
+        await this.#reboot()
+      } else {
+        await this.#writeBoot(effect.change)
+        if (effect.change === 'commit') {
+          const event = { kind: 'boot-committed', securityFloor: this.line.floor } as const
+          await this.#settle(decide(this.#machine, event, this.now(), this.limits))
+        }
+      }
+    } catch (error) {
+      // Kept and said; the deadline of the state moves things on.
+      const failure = failureFrom(error)
+      this.ports.say(`bistable: ${failure.code}: ${failure.message}`)
+      await this.#note({ what: 'agent', ok: false, ...failure })
+    }
+  }
+
+  async #writeBoot(change: (Effect & { do: 'write-boot' })['change']): Promise<void> {
+    const { boot } = this.ports
+    const { slot } = this.line
+    const state = await boot.read()
+    if (state === undefined) {
+      const lost = freshState(change === 'refuse' ? otherSlot(slot) : slot)
+      await boot.write(lost)
+    } else if (change === 'commit') {
+      // Committed already: a cut or a restart came between the write and the record.
+      if (state.trial !== undefined || state.primary !== slot) await boot.write(commit(state, slot))
+    } else if (change === 'refuse') {
+      if (state.trial !== undefined && state.left > 0) await boot.write(refuse(state, state.trial))
+    } else if (change === 'adopt') {
+      await boot.write(adopt(state, slot))
+    }
+  }
+
+  async #reboot(): Promise<void> {
+    this.ports.say('bistable: rebooting')
+    const command: [string, ...string[]] = this.ports.systemd ? ['systemctl', 'reboot'] : ['reboot']
+    const { exit, said } = await this.ports.processes.run(command, 60_000)
+    if (exit !== 0) throw deviceErrors.REBOOT_FAILED(`${command.join(' ')} ended with ${exit ?? 'a signal'}: ${said}`)
+  }
+
+  async #note(outcome: Omit<Parameters<typeof addOutcome>[1], 'at'>): Promise<void> {
+    try {
+      await this.#save(addOutcome(this.body, { at: this.now().wall, ...outcome }))
+    } catch (error) {
+      this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
+    }
+  }
+
+  async #save(body: RecordBody): Promise<void> {
+    await this.#store.save(body)
+    this.#machine = { ...this.#machine, body: this.#store.body }
+  }
+
+  /** One change at a time: two interleaved saves would lose one of them. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(work)
+    this.#turn = turn.catch(() => undefined)
+    return turn
+  }
+}
+
+/** What any error looks like in a record. */
+export function failureFrom(error: unknown): Failure {
+  if (isBistableError(error)) return { code: error.code, message: error.message }
+  return { code: 'INTERNAL', message: error instanceof Error ? error.message : String(error) }
+}
+
+/** The anchor of the image, extended by the stored roots. Damaged ones are left out: trust then is older, never wider. */
+async function loadTrust(store: RecordStore, anchorBytes: Uint8Array, problems: string[]): Promise<TrustedRoots> {
+  const anchor = trustAnchor(anchorBytes)
+  try {
+    const stored = await store.roots()
+    return stored.length === 0 ? anchor : walkRoots(stored, anchor)
+  } catch (error) {
+    const { code, message } = failureFrom(error)
+    problems.push(`${code}: ${message}`)
+    return anchor
+  }
+}
+
+function factsOnly(stored: Record<'a' | 'b', { facts: NonNullable<RecordBody['slots']['a']> } | undefined>) {
+  return {
+    ...(stored.a === undefined ? {} : { a: stored.a.facts }),
+    ...(stored.b === undefined ? {} : { b: stored.b.facts }),
+  }
+}

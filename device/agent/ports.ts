@@ -1,0 +1,110 @@
+import type { Files } from '../../base/durable.ts'
+import type { ByteSource } from '../../base/source.ts'
+import type { BootReason } from '../../bootloader/reason.ts'
+import type { BootState, Slot } from '../../bootloader/state.ts'
+import type { System } from '../../bundle/system.ts'
+import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
+import type { TrustedRoots } from '../../keys/types.ts'
+import type { InstallProgress, InstallResult } from '../install/types.ts'
+import type { SlotFacts } from '../records/record.ts'
+
+/** Everything the agent touches outside itself. `real.ts` has the real ones; tests bring their own disk and clock. */
+
+export interface Clock {
+  /** Milliseconds, monotonic. */
+  now(): number
+  wall(): Date
+  /** Resolves after `ms`; rejects with the signal's reason when aborted. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>
+  /** Whether `wall` was set from a trusted source in this boot. */
+  synchronised(): Promise<boolean>
+}
+
+/** The bootstate partition, opened for each use so that nothing is held between two. */
+export interface BootPort {
+  /** Undefined when neither copy is valid. Fails when the partition cannot be read. */
+  read(): Promise<BootState | undefined>
+  write(state: BootState): Promise<void>
+  failure(): Promise<BootReason['failure']>
+  cameUp(slot: Slot): Promise<void>
+}
+
+export interface ProcessResult {
+  /** Undefined when it was ended by a signal or the time limit. */
+  readonly exit: number | undefined
+  readonly timedOut: boolean
+  /** The last 400 bytes of what it said, for people. */
+  readonly said: string
+}
+
+export interface Processes {
+  /** Runs a program without a shell; ends it, and its group, after `ms`. Never rejects. */
+  run(command: readonly [string, ...string[]], ms: number, signal?: AbortSignal): Promise<ProcessResult>
+  /** Executable files that a glob like `/dir/*` names, sorted. */
+  glob(pattern: string): Promise<readonly string[]>
+}
+
+/** What is known of the content of a slot, from the data partition. */
+export interface StoredRelease {
+  readonly facts: SlotFacts
+  readonly statement: ReleaseStatement
+}
+
+export interface InstallCall {
+  readonly source: ByteSource
+  readonly head: BundleHead
+  readonly running: Slot
+  readonly signal: AbortSignal
+  readonly onProgress: (progress: InstallProgress) => void
+  readonly invalidate: () => Promise<void>
+  readonly beforeArm: () => Promise<void>
+  readonly arm: () => Promise<void>
+}
+
+/** Bundles and slots: the rooms that move bytes. */
+export interface Engine {
+  /** Opens a path or an address. */
+  open(source: string, signal: AbortSignal): Promise<ByteSource>
+  head(source: ByteSource, trusted: TrustedRoots, signal: AbortSignal): Promise<BundleHead>
+  verifyWhole(
+    source: ByteSource,
+    trusted: TrustedRoots,
+    signal: AbortSignal,
+    onProgress: (done: number, total: number) => void,
+  ): Promise<void>
+  install(call: InstallCall): Promise<InstallResult>
+  /** What is wrong with a slot, or undefined when it holds exactly these images. */
+  slotFault(slot: Slot, statement: ReleaseStatement, signal: AbortSignal): Promise<string | undefined>
+  storedRelease(slot: Slot): Promise<StoredRelease | undefined>
+  /** Fetches a small file; fails above `limit` bytes. Undefined when the server has none. */
+  fetchSmall(url: URL, limit: number, signal: AbortSignal): Promise<Uint8Array | undefined>
+}
+
+export interface Watchdog {
+  feed(): Promise<void>
+  /** Tells the hardware that the agent stops on purpose. */
+  disarm(): Promise<void>
+}
+
+export interface Ports {
+  readonly files: Files
+  /** /data/bistable */
+  readonly data: string
+  readonly clock: Clock
+  readonly boot: BootPort
+  readonly engine: Engine
+  readonly processes: Processes
+  readonly config: System
+  readonly anchor: Uint8Array
+  readonly cmdline: string
+  readonly bootId: string
+  /** True when systemd runs the system. */
+  readonly systemd: boolean
+  /** Undefined when none is configured, or another program holds it. */
+  readonly watchdog: Watchdog | undefined
+  /** 0 .. 1. */
+  readonly random: () => number
+  /** One line for people, to standard output and the console. */
+  readonly say: (line: string) => void
+}
+

@@ -1,0 +1,142 @@
+import type { Slot } from '../../bootloader/state.ts'
+import { SLOTS } from '../../bootloader/state.ts'
+import { formatNumber } from '../../bundle/fields.ts'
+import type { Core } from './core.ts'
+import { failureFrom } from './core.ts'
+
+/** Everything a person wants to know, from the records, the boot state and the kernel command line. */
+
+export interface SlotStatus {
+  readonly running: boolean
+  /** `primary`, `trial`, `spare` (can be returned to) or `other`; `unknown` when the boot state cannot be read. */
+  readonly role: 'primary' | 'trial' | 'spare' | 'other' | 'unknown'
+  /** "EPOCH.COUNTER"; null when nothing is recorded. */
+  readonly release: string | null
+  readonly version: string | null
+  readonly digest: string | null
+  readonly committed: boolean | null
+  /** Tries left, of the slot on trial. */
+  readonly triesLeft: number | null
+}
+
+export type Status = Awaited<ReturnType<typeof statusOf>>
+
+export async function statusOf(core: Core) {
+  const { body, line, ports } = core
+  const boot = await readBoot(core)
+  const slots = {} as Record<Slot, SlotStatus>
+  for (const slot of SLOTS) slots[slot] = await slotStatus(core, slot, boot.state)
+  const synchronised = await ports.clock.synchronised()
+  const { freshness } = body
+  const lastFailure = body.outcomes.findLast((o) => !o.ok)
+  const lastCheck = body.outcomes.findLast((o) => o.what === 'check')
+  return {
+    product: ports.config.product,
+    hardware: ports.config.hardware,
+    state: body.state.name,
+    since: 'since' in body.state ? body.state.since : null,
+    job: 'job' in body.state ? { ...body.state.job, number: formatNumber(body.state.job.number) } : null,
+    reason: 'failed' in body.state ? (body.state.failed ?? null) : null,
+    busy: core.busyWith === undefined ? null : { what: core.busyWith.what, since: core.busyWith.since },
+    running: { slot: line.slot, release: formatNumber(line.release), boot: line.boot, why: line.why },
+    slots,
+    boot: { generation: boot.state?.generation ?? null, problem: boot.problem ?? null },
+    installFloor: formatNumber(body.installFloor),
+    securityFloor: formatNumber(body.securityFloor),
+    rootVersion: core.trusted.current.version,
+    freshness:
+      freshness === undefined
+        ? null
+        : {
+            channel: freshness.channel,
+            newest: formatNumber(freshness.number),
+            digest: freshness.digest,
+            issued: freshness.issued,
+            expires: freshness.expires,
+            checked: freshness.at,
+            clock: freshness.clock,
+            // Offline, or without a clock to trust, nobody can say: unknown, not stale.
+            fresh: synchronised ? Date.parse(freshness.expires) > ports.clock.wall().getTime() : null,
+          },
+    channel: ports.config.agent.channel ?? null,
+    apply: ports.config.agent.apply,
+    lastCheck: lastCheck ?? null,
+    lastOutcome: body.outcomes.at(-1) ?? null,
+    lastFailure: lastFailure ?? null,
+    blocked: body.blocked.map((entry) => ({
+      ...entry,
+      number: entry.number === undefined ? null : formatNumber(entry.number),
+    })),
+    outcomes: body.outcomes,
+    problems: core.problems,
+  }
+}
+
+async function readBoot(core: Core) {
+  try {
+    const state = await core.ports.boot.read()
+    const problem = state === undefined ? { code: 'TRY_STATE_UNREADABLE', message: 'both copies are damaged' } : undefined
+    return { state, problem }
+  } catch (error) {
+    return { state: undefined, problem: failureFrom(error) }
+  }
+}
+
+async function slotStatus(
+  core: Core,
+  slot: Slot,
+  boot: Awaited<ReturnType<typeof readBoot>>['state'],
+): Promise<SlotStatus> {
+  const facts = core.body.slots[slot] ?? (await core.ports.engine.storedRelease(slot))?.facts
+  const running = core.line.slot === slot
+  const role =
+    boot === undefined
+      ? 'unknown'
+      : boot.primary === slot
+        ? 'primary'
+        : boot.trial === slot
+          ? 'trial'
+          : boot.spare
+            ? 'spare'
+            : 'other'
+  return {
+    running,
+    role,
+    release: facts === undefined ? (running ? formatNumber(core.line.release) : null) : formatNumber(facts.number),
+    version: facts?.version ?? null,
+    digest: facts?.digest ?? null,
+    committed: facts?.committed ?? null,
+    triesLeft: boot?.trial === slot ? boot.left : null,
+  }
+}
+
+/** The same for people. */
+export function statusText(status: Status): string {
+  const lines = [
+    `${status.product}  state ${status.state}${status.busy === null ? '' : `  (${status.busy.what} since ${status.busy.since})`}`,
+  ]
+  if (status.job !== null) lines.push(`  release ${status.job.number} (${status.job.version}) in slot ${status.job.slot}`)
+  if (status.reason !== null) lines.push(`  reason ${status.reason.code}: ${status.reason.message}`)
+  for (const slot of SLOTS) {
+    const s = status.slots[slot]
+    const what = s.release === null ? 'nothing recorded' : `${s.release} ${s.version ?? ''} ${s.digest?.slice(0, 12) ?? ''}`
+    const tries = s.triesLeft === null ? '' : `  tries left ${s.triesLeft}`
+    lines.push(`slot ${slot}  ${s.running ? '*' : ' '} ${s.role.padEnd(8)} ${what.trim()}${tries}`)
+  }
+  const { boot } = status
+  if (boot.problem !== null) lines.push(`boot state: ${boot.problem.code}: ${boot.problem.message}`)
+  lines.push(`floors  install ${status.installFloor}  security ${status.securityFloor}  root version ${status.rootVersion}`)
+  const f = status.freshness
+  const fresh = f === null ? 'never checked' : f.fresh === null ? 'unknown (clock not set)' : f.fresh ? 'fresh' : 'expired'
+  lines.push(`channel ${status.channel ?? 'none'}  apply ${status.apply}  freshness ${fresh}`)
+  if (f !== null) lines.push(`  newest ${f.newest}, issued ${f.issued}, expires ${f.expires}`)
+  const show = (name: string, o: Status['lastOutcome']) => {
+    if (o !== null) lines.push(`${name}  ${o.at}  ${o.what}  ${o.ok ? 'ok' : (o.code ?? 'failed')}: ${o.message}`)
+  }
+  show('last check  ', status.lastCheck)
+  show('last outcome', status.lastOutcome)
+  show('last failure', status.lastFailure)
+  for (const b of status.blocked) lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
+  for (const problem of status.problems) lines.push(`problem: ${problem}`)
+  return lines.join('\n')
+}

@@ -1,0 +1,212 @@
+import type { Sha256 } from '../../base/bytes.ts'
+import { isBistableError } from '../../base/errors.ts'
+import { adopt, arm, rollBack } from '../../bootloader/machine.ts'
+import { otherSlot, type Slot } from '../../bootloader/state.ts'
+import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
+import { checkApplies } from '../../bundle/policy.ts'
+import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
+import { deviceErrors } from '../errors.ts'
+import type { InstallProgress } from '../install/types.ts'
+import { clip, type Job } from '../records/record.ts'
+import { addOutcome } from './body.ts'
+import { type Core, failureFrom } from './core.ts'
+
+/** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
+
+export interface InstallOptions {
+  /** Take a release that is on the block list. Floors, product and hardware are never given up. */
+  readonly force: boolean
+  /** The release that the channel announced. */
+  readonly expect?: Sha256
+  readonly onProgress: (progress: Progress) => void
+}
+
+export interface Progress extends Omit<InstallProgress, 'phase'> {
+  readonly phase: InstallProgress['phase'] | 'check'
+}
+
+export interface InstallDone {
+  readonly slot: Slot
+  readonly number: ReleaseNumber
+  readonly version: string
+  readonly digest: Sha256
+  /** Bytes that came through the door, and that were already on the device. */
+  readonly fetched: number
+  readonly message: string
+}
+
+/** These bytes fail in the same way on every attempt. */
+const LASTING = ['INSTALL_CONTENT_DIGEST', 'INSTALL_ROOT_MISMATCH', 'BUNDLE_ROOT_HASH']
+
+/** Fills and verifies the inactive slot and arms it; the running system is untouched whatever happens. */
+export async function installFrom(core: Core, from: string, options: InstallOptions, signal: AbortSignal) {
+  const { engine } = core.ports
+  try {
+    await requireSteady(core)
+    const source = await engine.open(from, signal)
+    try {
+      const head = await engine.head(source, core.trusted, signal)
+      await core.learnRoots(head.trusted)
+      checkAllowed(core, head, options)
+      if (!/^https?:/.test(from)) {
+        // A stick may be damaged or lie: know it before the old content of the slot is given up.
+        await engine.verifyWhole(source, core.trusted, signal, (done, total) =>
+          options.onProgress({ phase: 'check', image: undefined, done, total, fetched: 0 }),
+        )
+      }
+      return await fillAndArm(core, from, source, head, options, signal)
+    } finally {
+      await source.close()
+    }
+  } catch (error) {
+    const reason = signal.aborted && isBistableError(signal.reason) ? signal.reason : error
+    const { name } = core.body.state
+    if (name === 'downloading' || name === 'verified') {
+      const failure = failureFrom(reason)
+      await core.apply({ kind: 'failed', failure, lasting: LASTING.includes(failure.code) })
+    } else {
+      const failure = failureFrom(reason)
+      const last = core.body.outcomes.at(-1)
+      // A policy that meets the same refusal at every poll says it once.
+      if (last?.code !== failure.code || last.message !== clip(failure.message)) {
+        const at = core.now().wall
+        await core.update((body) => addOutcome(body, { at, what: 'install', ok: false, ...failure }))
+      }
+    }
+    throw reason
+  }
+}
+
+async function fillAndArm(
+  core: Core,
+  from: string,
+  source: Awaited<ReturnType<Core['ports']['engine']['open']>>,
+  head: BundleHead,
+  { force, onProgress }: InstallOptions,
+  signal: AbortSignal,
+): Promise<InstallDone> {
+  const { boot, engine } = core.ports
+  const { number, version } = head.statement
+  const slot = otherSlot(core.line.slot)
+  const started = core.now().wall
+  const job: Job = { kind: 'update', slot, digest: head.digest, number, version, source: clip(from), forced: force, started }
+  await core.apply({ kind: 'begin', job })
+  const result = await engine.install({
+    source,
+    head,
+    running: core.line.slot,
+    signal,
+    onProgress: (progress) => {
+      // Only moves the deadline in memory: nothing is written for it.
+      void core.apply({ kind: 'progress' })
+      onProgress(progress)
+    },
+    invalidate: async () => {
+      await core.claimInactive()
+      await core.apply({ kind: 'filling' })
+    },
+    beforeArm: () => core.apply({ kind: 'verified' }),
+    arm: async () => {
+      await boot.write(arm(await core.bootState(), slot))
+      await core.apply({ kind: 'armed' })
+    },
+  })
+  const message = `release ${formatNumber(number)} (${version}) is armed in slot ${slot}; the next boot tries it`
+  return { slot, number, version, digest: head.digest, fetched: result.fetched, message }
+}
+
+function checkAllowed(core: Core, head: BundleHead, options: InstallOptions): void {
+  const { product, hardware } = core.ports.config
+  const { body } = core
+  if (options.expect !== undefined && head.digest !== options.expect) {
+    throw deviceErrors.CHANNEL_BUNDLE(`the bundle is release ${head.digest}, the channel announced ${options.expect}`)
+  }
+  // One of the names this system answers to, if the release lists any of them; else the first, for the message.
+  const name = hardware.find((h) => head.statement.hardware.includes(h)) ?? hardware[0] ?? ''
+  const { installFloor, securityFloor } = body
+  checkApplies(head.statement, { product, hardware: name, installFloor, securityFloor })
+  const blocked = body.blocked.find((entry) => entry.digest === head.digest)
+  if (blocked !== undefined && !options.force) {
+    throw deviceErrors.RELEASE_BLOCKED(
+      `release ${formatNumber(head.statement.number)} failed here at ${blocked.at}: ${blocked.reason}`,
+    )
+  }
+}
+
+/** The other slot may be written only when it is not needed: this one is primary, and nothing is being tried. */
+async function requireSteady(core: Core): Promise<void> {
+  const { state } = core.body
+  if (state.name === 'trying') {
+    throw deviceErrors.AGENT_STATE(`release ${formatNumber(state.job.number)} is being tried; the other slot is the way back`)
+  }
+  const { slot } = core.line
+  const boot = await core.bootState()
+  if (boot.primary !== slot) {
+    throw deviceErrors.AGENT_STATE(`slot ${slot} runs, but slot ${boot.primary} is primary and must not be written`, {
+      next: "Reboot into the primary slot, or make this one primary with 'bistable commit'.",
+    })
+  }
+}
+
+/** A person vouches for the running slot: commits a try, or adopts a spare that was booted by hand. */
+export async function commitNow(core: Core): Promise<string> {
+  const { slot } = core.line
+  if (core.body.state.name === 'trying') {
+    await core.apply({ kind: 'healthy' })
+    if (core.body.state.name !== 'trying') return `slot ${slot} is committed`
+    const last = core.body.outcomes.at(-1)
+    throw deviceErrors.AGENT_STATE(`slot ${slot} could not be committed: ${last?.code} ${last?.message}`)
+  }
+  const boot = await core.bootState()
+  if (boot.primary === slot) return `slot ${slot} is committed already`
+  await core.ports.boot.write(adopt(boot, slot))
+  const at = core.now().wall
+  await core.update((body) => addOutcome(body, { at, what: 'commit', ok: true, message: `slot ${slot} was adopted` }))
+  return `slot ${slot} is primary now`
+}
+
+/** Arms the other slot when it holds what was once committed. It is tried like any release, so it cannot strand. */
+export async function rollBackNow(core: Core): Promise<string> {
+  const { ports, body } = core
+  const slot = otherSlot(core.line.slot)
+  const boot = await core.bootState()
+  const facts = body.slots[slot] ?? (await ports.engine.storedRelease(slot))?.facts
+  if (body.state.name === 'trying') throw deviceErrors.AGENT_STATE('a try is running; it ends by itself')
+  if (!boot.spare || boot.primary !== core.line.slot || facts === undefined) {
+    throw deviceErrors.ROLLBACK_NO_SPARE(`slot ${slot} holds nothing that was committed here`)
+  }
+  if (compareNumbers(facts.number, body.securityFloor) < 0) {
+    throw deviceErrors.ROLLBACK_FLOOR(
+      `slot ${slot} holds ${formatNumber(facts.number)}, the security floor is ${formatNumber(body.securityFloor)}`,
+    )
+  }
+  const { digest, number, version } = facts
+  const started = core.now().wall
+  const job: Job = { kind: 'rollback', slot, digest, number, version, source: 'rollback', forced: false, started }
+  await core.apply({ kind: 'begin-rollback', job })
+  try {
+    await ports.boot.write(rollBack(boot))
+  } catch (error) {
+    await core.apply({ kind: 'failed', failure: failureFrom(error), lasting: false })
+    throw error
+  }
+  await core.apply({ kind: 'armed' })
+  return `release ${formatNumber(number)} (${version}) in slot ${slot} is armed; the next boot tries it`
+}
+
+/** Stops what runs, or takes back what is armed. */
+export async function cancelNow(core: Core): Promise<string> {
+  if (core.stopWork(deviceErrors.AGENT_CANCELLED('cancelled on request'))) return 'the running work is being stopped'
+  if (core.body.state.name !== 'armed') throw deviceErrors.AGENT_IDLE(`the state is ${core.body.state.name}`)
+  await core.claimInactive()
+  await core.apply({ kind: 'disarmed' })
+  return 'the armed release is not tried; the next boot stays here'
+}
+
+/** Recomputes the root of a slot's images from the medium against the signed statement kept for it. */
+export async function verifySlot(core: Core, slot: Slot, signal: AbortSignal) {
+  const stored = await core.ports.engine.storedRelease(slot)
+  if (stored === undefined) throw deviceErrors.VERIFY_NO_RELEASE(`nothing is recorded about slot ${slot}`)
+  const fault = await core.ports.engine.slotFault(slot, stored.statement, signal)
+  return { slot, ok: fault === undefined, number: stored.facts.number, version: stored.facts.version, fault }
+}
