@@ -30,7 +30,9 @@ export interface BootEvent {
     | 'trying'
     | 'committed'
     | 'fell-back'
-    | 'installed'
+    | 'armed'
+    | 'running'
+    | 'refused'
     | 'agent'
   /** `key=value` words of a line of ours. */
   readonly fields: Readonly<Record<string, string>>
@@ -51,7 +53,9 @@ const RULES: readonly Rule[] = [
   { pattern: /bistable: committed slot=/, kind: 'committed', state: 'userspace' },
   { pattern: /bistable: fell back to slot=/, kind: 'fell-back', state: 'userspace' },
   { pattern: /bistable: state=trying/, kind: 'trying', state: 'userspace' },
-  { pattern: /bistable: state=armed/, kind: 'installed', state: 'userspace' },
+  { pattern: /bistable: state=armed/, kind: 'armed', state: 'userspace' },
+  { pattern: /bistable: refused slot=/, kind: 'refused', state: 'userspace' },
+  { pattern: /bistable: running slot=/, kind: 'running', state: 'userspace' },
   { pattern: /bistable: /, kind: 'agent' },
   { pattern: /Kernel panic - not syncing/, kind: 'panic', state: 'panic' },
   { pattern: /(?:Oops: |BUG: |------------\[ cut here \]|KASAN:|unable to handle)/, kind: 'oops' },

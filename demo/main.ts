@@ -1,0 +1,96 @@
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs, promisify } from 'node:util'
+import { Dut } from '../hw-tests/harness/dut.ts'
+import { type Flavour, imageFactory } from './images.ts'
+import { openWorkshop, serveSite } from './publisher.ts'
+import { type Row, Story } from './story.ts'
+import { Timeline, table } from './timeline.ts'
+
+// npm run demo [-- --fast] [-- --keep]: the main job, end to end, on a virtual device.
+
+const { values } = parseArgs({
+  options: { fast: { type: 'boolean', default: false }, keep: { type: 'boolean', default: false } },
+})
+const flavour: Flavour = values.fast ? 'fast' : 'debian'
+const timeline = new Timeline()
+const root = resolve(import.meta.dirname, '..')
+const work = await mkdtemp(join(tmpdir(), 'bistable-demo-'))
+const transcript = join(work, 'console.log')
+const sizes =
+  flavour === 'fast' ? { rootfs: '192M', boot: '48M', data: '64M' } : { rootfs: '512M', boot: '64M', data: '256M' }
+let dut: Dut | undefined
+let closeServer: (() => Promise<void>) | undefined
+const rows: Row[] = []
+
+try {
+  timeline.chapter('1. two operating systems as OCI images')
+  timeline.say('demo', `working in ${work}; system: ${flavour === 'fast' ? 'busybox' : 'Debian 12 with systemd'}`)
+  await promisify(execFile)(process.execPath, [join(root, 'scripts', 'build.mjs')])
+  timeline.say('demo', 'command line and device agent bundled into one file each')
+  const workshop = await openWorkshop(work, timeline, flavour === 'fast' ? 3 : 9)
+  const images = await imageFactory({
+    flavour,
+    work,
+    rootStatement: workshop.rootStatement,
+    say: (line) => timeline.say('publisher', line),
+  })
+  const first = await images.release({ tag: 'r1', version: '1.0.0', app: 'app' })
+  const second = await images.release({ tag: 'r2', version: '2.0.0', app: 'app', newPackages: true })
+
+  timeline.chapter('2. keys, release 1, a disk image, first boot')
+  const bundle1 = await workshop.makeBundle(first, { version: '1.0.0', counter: 1 })
+  const disk = join(work, 'disk.img')
+  await workshop.makeDisk(bundle1, disk, sizes)
+  await mkdir(workshop.site, { recursive: true })
+  const server = await serveSite(workshop.site)
+  closeServer = () => server.close()
+  timeline.say('server', `plain directory served on 127.0.0.1:${server.port}; the device sees http://10.0.2.100/`)
+  dut = new Dut({ disk, httpPort: server.port, transcript, memoryMiB: flavour === 'fast' ? 512 : 1024 })
+  const story = new Story(dut, timeline, flavour === 'fast' ? 120_000 : 420_000)
+  await story.firstBoot()
+
+  timeline.chapter('3. release 2: found, installed, tried, committed')
+  const bundle2 = await workshop.makeBundle(second, { version: '2.0.0', counter: 2 })
+  await workshop.publish(bundle2)
+  rows.push(await story.commits({ release: '1.2', version: '2.0.0', slot: 'b' }))
+
+  timeline.chapter('4. release 3: its application fails its health check')
+  const third = await images.release({ tag: 'r3', version: '3.0.0', app: 'app-broken', newPackages: true })
+  const bundle3 = await workshop.makeBundle(third, { version: '3.0.0', counter: 3 })
+  await workshop.publish(bundle3)
+  rows.push(await story.fallsBack({ release: '1.3', slot: 'a', home: 'b', homeRelease: '1.2', how: 'health' }))
+
+  timeline.chapter('5. release 4: the kernel panics before user space')
+  const fourth = await images.release({ tag: 'r4', version: '4.0.0', app: 'app', newPackages: true, brokenInit: true })
+  const bundle4 = await workshop.makeBundle(fourth, { version: '4.0.0', counter: 4 })
+  await workshop.publish(bundle4)
+  rows.push(await story.fallsBack({ release: '1.4', slot: 'a', home: 'b', homeRelease: '1.2', how: 'panic' }))
+  await story.lastLook()
+
+  timeline.chapter('6. what happened')
+  console.log(
+    table(
+      ['release', 'slot', 'tries', 'outcome', 'reboot to outcome', 'bytes fetched', 'of bundle'],
+      rows.map((r) => [r.release, r.slot, String(r.tries), r.outcome, `${r.seconds.toFixed(1)} s`, r.fetched, r.total]),
+    ),
+  )
+  console.log(`\ndemo: ok (${timeline.seconds().toFixed(0)} s)`)
+} catch (error) {
+  process.exitCode = 1
+  console.error(`\ndemo: FAILED: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+  try {
+    console.error(`--- the last console lines\n${dut?.console.tail(60) ?? '(the device was never on)'}`)
+  } catch {}
+  const kept = join(root, 'out', 'demo-console.log')
+  await mkdir(join(root, 'out'), { recursive: true })
+  await promisify(execFile)('cp', [transcript, kept]).catch(() => writeFile(kept, ''))
+  console.error(`--- the whole console: ${kept}`)
+} finally {
+  await dut?.powerCut().catch(() => {})
+  await closeServer?.()
+  if (values.keep) console.log(`kept: ${work}`)
+  else await rm(work, { recursive: true, force: true })
+}
