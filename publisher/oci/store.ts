@@ -1,0 +1,149 @@
+import { createHash, hash } from 'node:crypto'
+import { closeSync, openSync, readSync, unlinkSync } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { systemCode } from '../../base/errors.ts'
+import type { TarReader } from '../tar/reader.ts'
+import { ociErrors } from './errors.ts'
+
+/**
+ * The content store: the contents of all files, each once, back to back in one file of the work folder.
+ *
+ * One file with an index in memory instead of a file per content: no name from the image reaches the host, and tens of
+ * thousands of small files cost no directory entries.
+ */
+export class ContentStore {
+  readonly #path: string
+  readonly #file: FileHandle
+  readonly #offsets = new Map<Sha256, number>()
+  readonly #buffer = Buffer.allocUnsafeSlow(MiB)
+  #used = 0
+  /** Position in the file of the buffer's first byte. */
+  #base = 0
+
+  private constructor(path: string, file: FileHandle) {
+    this.#path = path
+    this.#file = file
+  }
+
+  /** Creates `contents.pack` in `workDir`, which must exist. */
+  static async create(workDir: string): Promise<ContentStore> {
+    const path = join(workDir, 'contents.pack')
+    try {
+      return new ContentStore(path, await open(path, 'wx', 0o600))
+    } catch (cause) {
+      throw failed('created', path, cause)
+    }
+  }
+
+  /** Takes over the present file of `tar`, `size` bytes, and names it. */
+  async add(tar: TarReader, size: number): Promise<Sha256> {
+    if (size <= this.#buffer.length / 16) {
+      const bytes = await tar.whole(size)
+      const digest = hash('sha256', bytes, 'hex') as Sha256
+      if (this.#offsets.has(digest)) return digest
+      this.#offsets.set(digest, this.#base + this.#used)
+      await this.#append(bytes)
+      return digest
+    }
+    const start = this.#base + this.#used
+    const sum = createHash('sha256')
+    for (let piece = await tar.piece(); piece !== undefined; piece = await tar.piece()) {
+      sum.update(piece)
+      await this.#append(piece)
+    }
+    const digest = sum.digest('hex') as Sha256
+    if (this.#offsets.has(digest)) this.#rewind(start)
+    else this.#offsets.set(digest, start)
+    return digest
+  }
+
+  /** Ends writing; what comes back reads the contents until it is closed. The pack file is gone afterwards. */
+  async seal(): Promise<SealedStore> {
+    await this.#flush()
+    await this.#file.close()
+    return new SealedStore(this.#path, this.#offsets)
+  }
+
+  /** Ends writing and removes the file: the image was refused. */
+  async abandon(): Promise<void> {
+    await this.#file.close()
+    unlinkSync(this.#path)
+  }
+
+  async #append(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; ) {
+      const part = bytes.subarray(at, at + this.#buffer.length - this.#used)
+      this.#buffer.set(part, this.#used)
+      this.#used += part.length
+      at += part.length
+      if (this.#used === this.#buffer.length) await this.#flush()
+    }
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      for (let at = 0; at < this.#used; ) {
+        const { bytesWritten } = await this.#file.write(this.#buffer, at, this.#used - at, this.#base + at)
+        at += bytesWritten
+      }
+    } catch (cause) {
+      throw failed('written', this.#path, cause)
+    }
+    this.#base += this.#used
+    this.#used = 0
+  }
+
+  /** Forgets all from position `to` on; what was flushed there is overwritten by what comes next. */
+  #rewind(to: number): void {
+    if (to >= this.#base) this.#used = to - this.#base
+    else {
+      this.#base = to
+      this.#used = 0
+    }
+  }
+}
+
+const PIECE = MiB
+
+/** The contents, for reading. */
+export class SealedStore {
+  readonly #path: string
+  readonly #offsets: ReadonlyMap<Sha256, number>
+  readonly #fd: number
+
+  constructor(path: string, offsets: ReadonlyMap<Sha256, number>) {
+    this.#path = path
+    this.#offsets = offsets
+    this.#fd = openSync(path, 'r')
+  }
+
+  /** Streams `size` bytes of one content. Reads are synchronous: most files are far smaller than a thread's detour. */
+  async *read(digest: Sha256, size: number): AsyncGenerator<Uint8Array> {
+    const offset = this.#offsets.get(digest)
+    if (offset === undefined) throw ociErrors.IMAGE_STORE_FAILED(`the content ${digest} is not in '${this.#path}'`)
+    for (let at = 0; at < size; ) {
+      const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, size - at))
+      let got: number
+      try {
+        got = readSync(this.#fd, buffer, 0, buffer.length, offset + at)
+      } catch (cause) {
+        throw failed('read', this.#path, cause)
+      }
+      if (got === 0) throw ociErrors.IMAGE_STORE_FAILED(`'${this.#path}' ends early: another program cut it`)
+      at += got
+      yield buffer.subarray(0, got)
+    }
+  }
+
+  /** Closes and removes the pack file. */
+  close(): void {
+    closeSync(this.#fd)
+    unlinkSync(this.#path)
+  }
+}
+
+function failed(what: string, path: string, cause: unknown): Error {
+  return ociErrors.IMAGE_STORE_FAILED(`'${path}' cannot be ${what}: ${systemCode(cause) ?? String(cause)}`, { cause })
+}
