@@ -49,7 +49,7 @@ const FOLDERS = {
 /**
  * Reads the parts and places them. Modes are 0755 or 0644 by the owner's execute bit, owner root, times `time`
  * (seconds since 1970): the same whoever reads them, with whatever umask.
- * @throws BUILD_DIR_INVALID when a part is missing or is neither file nor folder
+ * @throws AGENT_PARTS_INVALID when a part is missing or is neither file nor folder
  */
 export async function agentFiles(tree: MergedTree, parts: AgentParts, time: number): Promise<readonly AddedFile[]> {
   const added: AddedFile[] = []
@@ -102,7 +102,7 @@ const attributes = (mode: number, time: number) => ({ mode, uid: 0, gid: 0, mtim
 async function fileEntry(path: string, source: string, time: number, mode?: number): Promise<AddedFile> {
   try {
     const about = await stat(source)
-    if (!about.isFile()) throw publisherErrors.BUILD_DIR_INVALID(`${source} is not a file`)
+    if (!about.isFile()) throw publisherErrors.AGENT_PARTS_INVALID(`${source} is not a file`)
     const hash = createHash('sha256')
     for await (const piece of createReadStream(source)) hash.update(piece)
     const node: TreeNode = {
@@ -113,7 +113,7 @@ async function fileEntry(path: string, source: string, time: number, mode?: numb
     }
     return { path, node, content: { file: source } }
   } catch (error) {
-    throw systemCode(error) === 'ENOENT' ? publisherErrors.BUILD_DIR_INVALID(`${source} does not exist`) : error
+    throw systemCode(error) === 'ENOENT' ? publisherErrors.AGENT_PARTS_INVALID(`${source} does not exist`) : error
   }
 }
 
@@ -123,7 +123,7 @@ async function listFiles(folder: string, under: string): Promise<readonly string
   try {
     entries = await readDirectory(join(folder, under))
   } catch (error) {
-    throw publisherErrors.BUILD_DIR_INVALID(`${join(folder, under)}: ${systemCode(error)}`, {
+    throw publisherErrors.AGENT_PARTS_INVALID(`${join(folder, under)}: ${systemCode(error)}`, {
       cause: error,
       next: "Give the folder that 'npm run build' made: dist/device.",
     })
@@ -133,7 +133,7 @@ async function listFiles(folder: string, under: string): Promise<readonly string
     const name = under === '' ? entry.name : `${under}/${entry.name}`
     if (entry.isDirectory()) names.push(...(await listFiles(folder, name)))
     else if (entry.isFile()) names.push(name)
-    else throw publisherErrors.BUILD_DIR_INVALID(`${join(folder, name)} is neither a file nor a folder`)
+    else throw publisherErrors.AGENT_PARTS_INVALID(`${join(folder, name)} is neither a file nor a folder`)
   }
   return names.sort(compareUtf8)
 }

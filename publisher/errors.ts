@@ -47,10 +47,10 @@ export const publisherErrors = defineErrors({
     meaning: 'A file meant for a FAT file system has a name that bootloaders may not find.',
     next: 'Report this.',
   },
-  BUILD_DIR_INVALID: {
+  AGENT_PARTS_INVALID: {
     family: 'input',
-    meaning: 'A folder given as a build is not one, or is not complete.',
-    next: 'Give the folder that the build command wrote, or build again.',
+    meaning: 'A file to be added to the image is missing, or is neither a file nor a folder.',
+    next: "Run 'npm run build', and give files that exist.",
   },
   STATEMENT_INVALID: {
     family: 'input',
@@ -71,6 +71,16 @@ export const publisherErrors = defineErrors({
     family: 'input',
     meaning: 'The channel file in the publish folder is not one that these roots believe.',
     next: 'Find out who wrote it; move it away to start the channel anew.',
+  },
+  PUBLISH_KEY: {
+    family: 'authenticity',
+    meaning: 'The fleet keys given are not enough for the newest root of the bundle.',
+    next: 'Give as many of the fleet keys of that root as its threshold asks for.',
+  },
+  ROOTS_INVALID: {
+    family: 'input',
+    meaning: 'The folder of root statements is not one: N.json, consecutive versions.',
+    next: 'Give the folder that the keys commands keep.',
   },
   OUTPUT_EXISTS: {
     family: 'usage',

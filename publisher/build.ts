@@ -1,0 +1,204 @@
+import { createWriteStream } from 'node:fs'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { MiB, type Sha256 } from '../base/bytes.ts'
+import { systemCode } from '../base/errors.ts'
+import { type Build, buildImagePath, finishBuild } from '../bundle/build.ts'
+import { buildInventory, encodeInventory } from '../bundle/inventory.ts'
+import { MAX_ATTACHMENT_UNPACKED } from '../bundle/release.ts'
+import { openSquashfs } from '../bundle/squashfs/image.ts'
+import { openImageFile } from '../bundle/squashfs/reader.ts'
+import { createTreeHasher } from '../bundle/tree.ts'
+import type { ReleaseNumber } from '../bundle/types.ts'
+import { buildInitramfs, type InitramfsSource } from '../initramfs/build.ts'
+import { type AgentParts, agentFiles } from './agent-overlay.ts'
+import { bootCfg, makeBootImage } from './boot-image.ts'
+import { comparing } from './compare.ts'
+import { deriveTree } from './derive.ts'
+import { publisherErrors } from './errors.ts'
+import { type LintResult, lintTree, requireFit } from './lint/lint.ts'
+import { INITRAMFS_NEEDS } from './lint/needs.ts'
+import { makeSquashfs } from './squashfs.ts'
+import { cleanTar } from './tar/clean.ts'
+import type { MergedTree, TreeNode } from './tree.ts'
+
+/** From a merged tree to a build folder: rootfs image, boot image, unsigned statement. Sees no key. */
+
+export interface BuildRequest {
+  readonly version: string
+  readonly number: ReleaseNumber
+  readonly securityFloor: ReleaseNumber
+  /** Oldest root version whose keys may sign; that of the image's root.json unless told. */
+  readonly rootVersion?: number
+  readonly parts: AgentParts
+  /** Bytes: SquashFS block. */
+  readonly blockSize: number
+  /** zstd level. */
+  readonly level: number
+  /** Seconds since 1970: the time of everything added, and the statement's issue time. The newest file's unless told. */
+  readonly time?: number
+  /** Threads of the SquashFS builder; the result does not depend on it. */
+  readonly processors?: number
+}
+
+export interface BuildEdge {
+  /** One line per step. */
+  readonly say: (line: string) => void
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Builds into the new folder `folder`; when it fails, the folder is removed.
+ * @throws OUTPUT_EXISTS, IMAGE_NO_KERNEL, IMAGE_UNFIT, IMAGE_READBACK_DIFFERS, TOOL_*, and those of the parts
+ */
+export async function buildRelease(
+  merged: MergedTree,
+  request: BuildRequest,
+  folder: string,
+  edge: BuildEdge,
+): Promise<{ readonly build: Build; readonly lint: LintResult }> {
+  const time = request.time ?? newestTime(merged)
+  const tree = deriveTree(merged, { add: await agentFiles(merged, request.parts, time), time })
+  const lint = await lintTree(tree, INITRAMFS_NEEDS)
+  const fit = requireFit(lint)
+  try {
+    await mkdir(folder)
+  } catch (cause) {
+    if (systemCode(cause) !== 'EEXIST') throw cause
+    throw publisherErrors.OUTPUT_EXISTS(`${folder} exists already`)
+  }
+  const work = join(folder, 'work')
+  const signal = edge.signal === undefined ? {} : { signal: edge.signal }
+  try {
+    await mkdir(work)
+    const rootfs = await buildRootfs(tree, fit.kernel.entry.path, request, time, folder, edge)
+
+    edge.say(`boot image: kernel ${fit.kernel.version}`)
+    const kernel = join(work, 'vmlinuz')
+    await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
+    const initrd = join(work, 'initrd.img')
+    const { modules, owned, writable, watchdog, kernelArgs } = fit.system
+    await writeFile(
+      initrd,
+      await buildInitramfs(initramfsSource(tree), {
+        kernel: fit.kernel.version,
+        modules,
+        owned,
+        writable,
+        ...(watchdog === undefined ? {} : { watchdog }),
+      }),
+    )
+    const { number, securityFloor } = request
+    const cfg = bootCfg({ number, securityFloor, root: rootfs.root, length: rootfs.length, kernelArgs })
+    await makeBootImage({ kernel, initrd, cfg }, buildImagePath(folder, 'boot'), { time, workDir: work, ...signal })
+
+    edge.say('chunks and statement')
+    const build = await finishBuild(
+      folder,
+      {
+        release: {
+          product: fit.system.product,
+          hardware: fit.system.hardware,
+          number,
+          version: request.version,
+          securityFloor,
+          rootVersion: request.rootVersion ?? fit.root.version,
+          issued: isoSeconds(time),
+        },
+        boundaries: { rootfs: rootfs.boundaries },
+        attachments: { inventory: rootfs.inventory },
+      },
+      signal,
+    )
+    await rm(work, { recursive: true })
+    return { build, lint }
+  } catch (error) {
+    await rm(folder, { recursive: true, force: true })
+    throw error
+  }
+}
+
+interface Rootfs {
+  readonly root: Sha256
+  readonly length: number
+  readonly boundaries: readonly number[]
+  readonly inventory: Uint8Array
+}
+
+/** Builds the SquashFS image, proves that it is the tree, and makes the inventory in the same pass. */
+async function buildRootfs(
+  tree: MergedTree,
+  kernelPath: string,
+  request: BuildRequest,
+  time: number,
+  folder: string,
+  edge: BuildEdge,
+): Promise<Rootfs> {
+  // The boot image carries the kernel; a second copy in every slot and every download is of no use to anyone.
+  const drop = (path: string): boolean => path.startsWith('boot/') || path === kernelPath
+  const content = deriveTree(tree, { drop, time })
+  const root = content.get('')?.node ?? { mode: 0o755, uid: 0, gid: 0, mtime: time }
+  const output = buildImagePath(folder, 'rootfs')
+  edge.say('root file system: SquashFS')
+  await makeSquashfs(cleanTar(content), output, {
+    ...request,
+    time,
+    rootDirectory: root,
+    ...(edge.signal === undefined ? {} : { signal: edge.signal }),
+  })
+  edge.say('root file system: read back and compared')
+  const file = await openImageFile(output)
+  try {
+    const image = await openSquashfs(file, file.size)
+    const inventory = await collect(encodeInventory(buildInventory(comparing(content, image))))
+    const boundaries = await image.contentBoundaries()
+    const hasher = createTreeHasher({ onPage: () => undefined })
+    for (let at = 0; at < file.size; at += MiB) hasher.update(await file.read(at, Math.min(MiB, file.size - at)))
+    return { root: hasher.finish().root, length: file.size, boundaries, inventory }
+  } finally {
+    await file.close()
+  }
+}
+
+async function collect(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  const all: Uint8Array[] = []
+  let length = 0
+  for await (const piece of pieces) {
+    all.push(piece)
+    length += piece.length
+    if (length > MAX_ATTACHMENT_UNPACKED)
+      throw publisherErrors.IMAGE_TOO_LARGE(`the inventory takes more than ${MAX_ATTACHMENT_UNPACKED} bytes`)
+  }
+  return new Uint8Array(Buffer.concat(all))
+}
+
+/** The largest file that goes into an initramfs whole: a kernel module or a library. */
+const MAX_INITRAMFS_FILE = 64 * MiB
+
+/** What the initramfs builder sees of a tree. */
+export function initramfsSource(tree: MergedTree): InitramfsSource {
+  return {
+    resolve: (path) => {
+      const entry = tree.resolve(path)
+      return entry?.node.type === 'file' || entry?.node.type === 'dir' ? entry.path : undefined
+    },
+    read: async (path) => {
+      const node: TreeNode | undefined = tree.get(path)?.node
+      if (node?.type !== 'file') throw new RangeError(`${path} is not a file of the tree`)
+      return await tree.readSmall(node, MAX_INITRAMFS_FILE)
+    },
+    list: (path) => tree.children(path).map((entry) => entry.path.slice(entry.path.lastIndexOf('/') + 1)),
+  }
+}
+
+/** The newest modification time in the tree: the same for the same input, whenever it is built. Pure. */
+export function newestTime(tree: MergedTree): number {
+  let newest = 0
+  for (const { node } of tree.entries()) newest = Math.max(newest, node.mtime)
+  // SquashFS and ext4's oldest form hold 32 bits.
+  return Math.min(newest, 0xffffffff)
+}
+
+/** "2026-11-21T00:00:00Z" */
+export const isoSeconds = (time: number): string => new Date(time * 1000).toISOString().replace('.000Z', 'Z')

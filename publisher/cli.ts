@@ -1,0 +1,14 @@
+import type { Verb } from '../base/cli.ts'
+import { buildVerb, lintVerb } from './verbs/image.ts'
+import { diskVerb, packVerb, publishVerb, serveVerb, signVerb } from './verbs/release.ts'
+
+/** The publisher's commands, in the order of a release's life. */
+export const publisherVerbs: readonly Verb[] = [
+  lintVerb,
+  buildVerb,
+  signVerb,
+  packVerb,
+  publishVerb,
+  serveVerb,
+  diskVerb,
+]

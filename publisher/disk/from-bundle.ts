@@ -1,0 +1,74 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { type ByteSource, readExactly } from '../../base/source.ts'
+import { bootstateImage } from '../../bootloader/bootstate.ts'
+import { grubEfiImage } from '../../bootloader/grub-image.ts'
+import { fileSource } from '../../bundle/file-source.ts'
+import { readChunks, unpackChunk } from '../../bundle/stored.ts'
+import type { BundleHead, ImageEntry, ImageName } from '../../bundle/types.ts'
+import { verifyBundle } from '../../bundle/verify.ts'
+import type { TrustedRoots } from '../../keys/types.ts'
+import type { DataFile } from './data.ts'
+import { type DiskImage, makeDisk } from './disk.ts'
+import type { DiskPlan, DiskSizes } from './plan.ts'
+
+/**
+ * A disk image with a bundle's release committed in slot a and slot b empty.
+ * @throws the errors of `verifyBundle`, of `makeDisk`, and of the boot program's builder
+ */
+export async function diskFromBundle(
+  bundle: string,
+  trusted: TrustedRoots,
+  sizes: DiskSizes,
+  output: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<{ readonly plan: DiskPlan; readonly head: BundleHead }> {
+  const source = await fileSource(bundle)
+  const work = await mkdtemp(join(dirname(output), '.grub-'))
+  try {
+    const head = await verifyBundle(source, { trusted }, options)
+    const grub = join(work, 'grub.efi')
+    await grubEfiImage(grub)
+    const parts = {
+      images: { boot: imageOf(source, head, 'boot'), rootfs: imageOf(source, head, 'rootfs') },
+      slotFiles: await slotFiles(source, head),
+      grub,
+      bootstate: await bootstateImage({ generation: 1, primary: 'a', trial: undefined, left: 0, spare: false }),
+      identity: head.digest,
+      time: Date.parse(head.statement.issued) / 1000,
+    }
+    return { plan: await makeDisk(parts, sizes, output, options), head }
+  } finally {
+    await rm(work, { recursive: true, force: true })
+    await source.close()
+  }
+}
+
+function imageOf(source: ByteSource, head: BundleHead, name: ImageName): DiskImage {
+  const entry: ImageEntry | undefined = head.statement.images.find((image) => image.name === name)
+  if (entry === undefined) throw new RangeError(`no image ${name}`)
+  return {
+    length: entry.length,
+    root: entry.root,
+    content: async function* () {
+      for await (const [chunk, stored] of readChunks(source, head.offsets.data[name], head.indexes[name].chunks))
+        yield unpackChunk(chunk, stored)
+    },
+  }
+}
+
+/** What the device keeps about the release in a slot (docs/architecture.md, "/data"). */
+async function slotFiles(source: ByteSource, head: BundleHead): Promise<readonly DataFile[]> {
+  const first = head.trusted.current.version - head.roots.length + 1
+  const files: DataFile[] = [
+    { path: 'release.json', bytes: head.envelope },
+    ...head.roots.map((bytes, i) => ({ path: `roots/${first + i}.json`, bytes })),
+    { path: 'boot.idx', bytes: head.indexBytes.boot },
+    { path: 'rootfs.idx', bytes: head.indexBytes.rootfs },
+  ]
+  const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
+  const at = head.offsets.attachments.inventory
+  if (inventory !== undefined && at !== undefined)
+    files.push({ path: 'inventory.zst', bytes: await readExactly(source, at, inventory.length) })
+  return files
+}

@@ -1,0 +1,36 @@
+import { join } from 'node:path'
+import { nodeFiles } from '../base/durable.ts'
+import { openBuild } from '../bundle/build.ts'
+import { bundleErrors } from '../bundle/errors.ts'
+import { fileSource } from '../bundle/file-source.ts'
+import type { BundleHead } from '../bundle/types.ts'
+import { verifyBundle } from '../bundle/verify.ts'
+import { writeBundle } from '../bundle/writer.ts'
+import { MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
+import { walkRoots } from '../keys/root.ts'
+
+/**
+ * Puts a build folder, its signed envelope (release.json) and a root chain into a bundle, then reads the whole bundle
+ * back as a device would.
+ * @throws BUILD_FOLDER, the errors of `writeBundle` and `verifyBundle`
+ */
+export async function packBundle(
+  folder: string,
+  roots: readonly Uint8Array[],
+  output: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<BundleHead> {
+  const envelope = await nodeFiles.read(join(folder, 'release.json'), MAX_ENVELOPE_BYTES)
+  if (envelope === undefined)
+    throw bundleErrors.BUILD_FOLDER(`${folder} has no release.json: it is not signed yet`, {
+      next: "Sign it with 'bistable sign'.",
+    })
+  const { parts } = await openBuild(folder)
+  await writeBundle({ ...parts, roots, envelope }, output, options)
+  const source = await fileSource(output)
+  try {
+    return await verifyBundle(source, { trusted: walkRoots(roots) }, options)
+  } finally {
+    await source.close()
+  }
+}

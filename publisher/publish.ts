@@ -1,0 +1,180 @@
+import { createReadStream, createWriteStream } from 'node:fs'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { nodeFiles, writeFileDurably } from '../base/durable.ts'
+import { isBistableError } from '../base/errors.ts'
+import { compareNumbers, formatNumber } from '../bundle/fields.ts'
+import { fileSource } from '../bundle/file-source.ts'
+import {
+  encodeFreshness,
+  FRESHNESS_PAYLOAD_TYPE,
+  type FreshnessStatement,
+  parseFreshness,
+} from '../bundle/freshness.ts'
+import { inspectBundle } from '../bundle/reader.ts'
+import type { BundleHead } from '../bundle/types.ts'
+import { verifyBundle } from '../bundle/verify.ts'
+import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
+import { signStatement } from '../keys/statement.ts'
+import { verifyEnvelope } from '../keys/threshold.ts'
+import type { Signer, TrustedRoots } from '../keys/types.ts'
+import { publisherErrors } from './errors.ts'
+
+/** Publishing: bundles are copied first, the channel file that points to one of them is written last. */
+
+export interface PublishRequest {
+  readonly bundles: readonly string[]
+  /** The publish folder. */
+  readonly to: string
+  readonly channel: string
+  readonly signers: readonly Signer[]
+  /** What is trusted before the bundles are read; without it each bundle's own chain, which must list the signers. */
+  readonly trusted?: TrustedRoots
+  /** Milliseconds since 1970. */
+  readonly now: number
+  /** How long devices may believe this statement. */
+  readonly validSeconds: number
+}
+
+export interface PublishEdge {
+  readonly say: (line: string) => void
+  readonly signal?: AbortSignal
+}
+
+/** "demo-1.7-0123456789ab.bundle" */
+export function bundleName(head: BundleHead): string {
+  return `${head.statement.product}-${formatNumber(head.statement.number)}-${head.digest.slice(0, 12)}.bundle`
+}
+
+/**
+ * Verifies and copies the bundles, then points the channel to the newest of them. Until the last rename nothing that
+ * devices look at has changed.
+ * @throws PUBLISH_*, the errors of `verifyBundle`, FILE_*
+ */
+export async function publish(request: PublishRequest, edge: PublishEdge): Promise<FreshnessStatement> {
+  const folder = join(request.to, 'bundles')
+  await mkdir(folder, { recursive: true })
+  await mkdir(join(request.to, 'channels'), { recursive: true })
+  let newest: BundleHead | undefined
+  for (const path of request.bundles) {
+    const head = await copyBundle(path, folder, request.trusted, edge)
+    if (newest !== undefined && newest.statement.product !== head.statement.product)
+      throw publisherErrors.PUBLISH_PRODUCT(`${path} is of ${head.statement.product}, not ${newest.statement.product}`)
+    if (newest === undefined || compareNumbers(head.statement.number, newest.statement.number) > 0) newest = head
+  }
+  if (newest === undefined) throw new RangeError('nothing to publish')
+  const channelFile = join(request.to, 'channels', `${request.channel}.json`)
+  const present = await readChannel(channelFile, newest.trusted)
+  if (present !== undefined) checkSuccessor(present, newest, request.channel)
+  const statement = freshness(newest, request)
+  const envelope = await signStatement(FRESHNESS_PAYLOAD_TYPE, encodeFreshness(statement), request.signers)
+  try {
+    verifyEnvelope(envelope, 'fleet', newest.trusted)
+  } catch (cause) {
+    if (!isBistableError(cause)) throw cause
+    throw publisherErrors.PUBLISH_KEY(`root ${newest.trusted.current.version} does not accept it: ${cause.message}`, {
+      cause,
+    })
+  }
+  await writeFileDurably(channelFile, encodeEnvelope(envelope))
+  edge.say(`channel ${request.channel}: ${formatNumber(statement.number)} until ${statement.expires}`)
+  return statement
+}
+
+/** What the channel will say. Pure. */
+export function freshness(head: BundleHead, request: PublishRequest): FreshnessStatement {
+  const seconds = (ms: number): string => new Date(ms).toISOString().replace(/\.\d{3}Z$/, 'Z')
+  return {
+    type: 'freshness',
+    product: head.statement.product,
+    channel: request.channel,
+    number: head.statement.number,
+    release: head.digest,
+    path: `bundles/${bundleName(head)}`,
+    size: head.size,
+    rootVersion: head.trusted.current.version,
+    issued: seconds(request.now),
+    expires: seconds(request.now + request.validSeconds * 1000),
+  }
+}
+
+/**
+ * Refuses to point a channel back. The same release again renews its expiry. Pure.
+ * @throws PUBLISH_PRODUCT, PUBLISH_LOWER
+ */
+export function checkSuccessor(present: FreshnessStatement, next: BundleHead, channel: string): void {
+  const { product, number } = next.statement
+  if (present.product !== product || present.channel !== channel)
+    throw publisherErrors.PUBLISH_PRODUCT(
+      `the channel file is of ${present.product}/${present.channel}, the bundle goes to ${product}/${channel}`,
+    )
+  const order = compareNumbers(number, present.number)
+  if (order < 0 || (order === 0 && next.digest !== present.release))
+    throw publisherErrors.PUBLISH_LOWER(
+      `the channel announces ${formatNumber(present.number)}, the bundle is ${order < 0 ? '' : 'another '}${formatNumber(number)}`,
+    )
+}
+
+async function readChannel(path: string, trusted: TrustedRoots): Promise<FreshnessStatement | undefined> {
+  const bytes = await nodeFiles.read(path, MAX_ENVELOPE_BYTES)
+  if (bytes === undefined) return undefined
+  try {
+    const envelope = decodeEnvelope(bytes)
+    if (envelope.payloadType !== FRESHNESS_PAYLOAD_TYPE) throw new TypeError(`a ${envelope.payloadType}`)
+    // Signed by keys that were fleet keys once: a rotation must not lose the channel's number.
+    verifyOnce(envelope, trusted)
+    return parseFreshness(envelope.payload)
+  } catch (cause) {
+    const sentence = cause instanceof Error ? cause.message : String(cause)
+    throw publisherErrors.PUBLISH_CHANNEL_INVALID(`${path}: ${sentence}`, { cause })
+  }
+}
+
+function verifyOnce(envelope: ReturnType<typeof decodeEnvelope>, trusted: TrustedRoots): void {
+  const keys = [...new Set([...trusted.everListed.fleet, ...trusted.current.roles.fleet.keys])]
+  const fleet = { threshold: 1, keys }
+  verifyEnvelope(envelope, 'fleet', {
+    ...trusted,
+    current: { ...trusted.current, roles: { ...trusted.current.roles, fleet } },
+  })
+}
+
+/** Copies a bundle durably. What is verified is the copy: the original may change meanwhile. */
+async function copyBundle(
+  path: string,
+  folder: string,
+  trusted: TrustedRoots | undefined,
+  edge: PublishEdge,
+): Promise<BundleHead> {
+  const source = await fileSource(path)
+  await source.close()
+  const copy = join(folder, `.${process.pid}.new`)
+  const signal = edge.signal === undefined ? {} : { signal: edge.signal }
+  try {
+    await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'w', flush: true }), signal)
+    const head = await verifyCopy(copy, trusted, signal)
+    const name = bundleName(head)
+    await rename(copy, join(folder, name))
+    const directory = await open(folder, 'r')
+    await directory.sync().finally(() => directory.close())
+    edge.say(`bundle ${name}: verified, ${head.size} bytes`)
+    return head
+  } finally {
+    await rm(copy, { force: true })
+  }
+}
+
+async function verifyCopy(
+  path: string,
+  trusted: TrustedRoots | undefined,
+  options: { readonly signal?: AbortSignal },
+): Promise<BundleHead> {
+  const source = await fileSource(path)
+  try {
+    const trust = trusted ?? (await inspectBundle(source, options)).head.trusted
+    return await verifyBundle(source, { trusted: trust }, options)
+  } finally {
+    await source.close()
+  }
+}

@@ -1,0 +1,172 @@
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { humanBytes } from '../../base/bytes.ts'
+import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
+import { formatNumber } from '../../bundle/fields.ts'
+import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
+import { loadSigner } from '../../keys/file-signer.ts'
+import { readRequired } from '../../keys/files.ts'
+import { passphraseFrom, passphraseOptions } from '../../keys/passphrase.ts'
+import { trustAnchor } from '../../keys/root.ts'
+import type { Signer } from '../../keys/types.ts'
+import { diskFromBundle } from '../disk/from-bundle.ts'
+import { publisherErrors } from '../errors.ts'
+import { packBundle } from '../pack.ts'
+import { publish } from '../publish.ts'
+import { readRoots } from '../roots.ts'
+import { serveFolder } from '../serve.ts'
+import { signFile, signPaths } from '../sign.ts'
+import { listOption, numberOption, onePositional, sizeOption } from './options.ts'
+
+/** The verbs behind build: sign, pack, publish, serve, disk. */
+
+const keyOptions = {
+  key: { type: 'string', value: 'FILE', multiple: true, help: 'a private key; may be given several times' },
+  ...passphraseOptions,
+} as const
+
+export const signVerb: Verb = {
+  name: 'sign',
+  usage: 'sign BUILD_DIR|STATEMENT|ENVELOPE --key FILE…',
+  summary: 'Sign a statement. Reads the statement and the keys, nothing else.',
+  options: { ...keyOptions, output: { type: 'string', value: 'FILE', help: 'the envelope (BUILD_DIR/release.json)' } },
+  run: async (call) => {
+    const signers = await loadSigners(call)
+    const paths = await signPaths(onePositional(call, 'PATH'), stringOption(call, 'output'))
+    const envelope = await signFile(paths, signers)
+    const keys = signers.map(({ publicKey }) => publicKey)
+    const signatures = envelope.signatures.length
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, output: paths.output, keys, signatures }))
+    else call.terminal.out(`${paths.output}: ${signatures} signatures`)
+    return 0
+  },
+}
+
+export const packVerb: Verb = {
+  name: 'pack',
+  usage: 'pack BUILD_DIR --roots DIR --output FILE',
+  summary: 'Put a signed build and the root chain into a bundle, and verify it.',
+  options: {
+    roots: { type: 'string', value: 'DIR', help: 'folder of N.json root statements' },
+    output: { type: 'string', value: 'FILE', help: 'the bundle' },
+  },
+  run: async (call) => {
+    const output = resolve(requiredOption(call, 'output'))
+    const roots = await readRoots(requiredOption(call, 'roots'))
+    const head = await packBundle(onePositional(call, 'BUILD_DIR'), roots, output, { signal: call.signal })
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, size: head.size }))
+    else call.terminal.out(`${output}: ${humanBytes(head.size)}, release ${head.digest}`)
+    return 0
+  },
+}
+
+export const publishVerb: Verb = {
+  name: 'publish',
+  usage: 'publish BUNDLE… --to DIR --channel NAME --key FLEET.key',
+  summary: 'Verify bundles, copy them to a publish folder, and point a channel to the newest.',
+  options: {
+    ...keyOptions,
+    to: { type: 'string', value: 'DIR', help: 'the publish folder' },
+    channel: { type: 'string', value: 'NAME', help: 'the channel (stable)' },
+    root: { type: 'string', value: 'FILE', help: 'the root statement you trust; without it the chain of the bundle' },
+    days: { type: 'string', value: 'N', help: 'how long the channel file is fresh (30)' },
+  },
+  run: async (call) => {
+    if (call.positionals.length === 0) throw cliErrors.USAGE('wanted at least one BUNDLE')
+    const channel = stringOption(call, 'channel') ?? 'stable'
+    if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(channel)) throw cliErrors.USAGE(`'${channel}' is no channel name`)
+    const root = stringOption(call, 'root')
+    const trusted = root === undefined ? undefined : trustAnchor(await readRequired(root, MAX_ENVELOPE_BYTES))
+    const request = {
+      bundles: call.positionals,
+      to: requiredOption(call, 'to'),
+      channel,
+      signers: await loadSigners(call),
+      now: Date.now(),
+      validSeconds: numberOption(call, 'days', 1, 30) * 86_400,
+      ...(trusted === undefined ? {} : { trusted }),
+    }
+    const say = (line: string): void => (call.json ? undefined : call.terminal.out(line))
+    const statement = await publish(request, { say, signal: call.signal })
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, ...statement }))
+    return 0
+  },
+}
+
+export const serveVerb: Verb = {
+  name: 'serve',
+  usage: 'serve DIR [--port N] [--host ADDRESS]',
+  summary: 'Serve a publish folder over HTTP until interrupted. For trials and small fleets.',
+  options: {
+    port: { type: 'string', value: 'N', help: 'TCP port; 0 takes a free one (8080)' },
+    host: { type: 'string', value: 'ADDRESS', help: 'address to listen on (127.0.0.1)' },
+    quiet: { type: 'boolean', help: 'print no line per request' },
+  },
+  run: async (call) => {
+    const folder = onePositional(call, 'DIR')
+    if (!existsSync(folder)) throw cliErrors.USAGE(`${folder} does not exist`)
+    const log = call.options['quiet'] === true ? {} : { log: (line: string) => call.terminal.err(line) }
+    const host = stringOption(call, 'host') ?? '127.0.0.1'
+    const server = await serveFolder(folder, { port: numberOption(call, 'port', 0, 8080), host, ...log })
+    const address = server.address()
+    const port = typeof address === 'object' ? address?.port : undefined
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, host, port }))
+    else call.terminal.out(`serving ${folder} at http://${host}:${port}/`)
+    if (!call.signal.aborted) await once(call.signal, 'abort')
+    server.close()
+    server.closeAllConnections()
+    return 0
+  },
+}
+
+export const diskVerb: Verb = {
+  name: 'disk',
+  usage: 'disk BUNDLE --root root.json --output disk.img',
+  summary: 'Make a flashable disk image with the release in slot a.',
+  options: {
+    root: { type: 'string', value: 'FILE', help: 'the root statement you trust (an envelope)' },
+    output: { type: 'string', value: 'FILE', help: 'the disk image, a sparse file' },
+    size: { type: 'string', value: 'SIZE', help: 'the whole disk; data takes what is left' },
+    'slot-rootfs': { type: 'string', value: 'SIZE', help: 'each rootfs slot (twice what this release needs)' },
+    'slot-boot': { type: 'string', value: 'SIZE', help: 'each boot slot (twice what this release needs)' },
+    data: { type: 'string', value: 'SIZE', help: 'the data partition (512M)' },
+  },
+  run: async (call) => {
+    const output = resolve(requiredOption(call, 'output'))
+    if (existsSync(output)) throw publisherErrors.OUTPUT_EXISTS(`${output} exists already`)
+    const trusted = trustAnchor(await readRequired(requiredOption(call, 'root'), MAX_ENVELOPE_BYTES))
+    const sizes = definedOnly({
+      disk: sizeOption(call, 'size'),
+      boot: sizeOption(call, 'slot-boot'),
+      rootfs: sizeOption(call, 'slot-rootfs'),
+      data: sizeOption(call, 'data'),
+    })
+    const { plan, head } = await diskFromBundle(onePositional(call, 'BUNDLE'), trusted, sizes, output, {
+      signal: call.signal,
+    })
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, ...plan }))
+    else {
+      for (const { name, start, size } of plan.partitions)
+        call.terminal.out(`${name.padEnd(10)} ${humanBytes(size).padStart(9)} at ${humanBytes(start)}`)
+      const { product, number } = head.statement
+      call.terminal.out(`${output}: ${humanBytes(plan.size)}, ${product} ${formatNumber(number)} in slot a`)
+    }
+    return 0
+  },
+}
+
+async function loadSigners(call: Invocation): Promise<readonly Signer[]> {
+  const files = listOption(call, 'key')
+  if (files.length === 0) throw cliErrors.USAGE('--key is missing')
+  const passphrase = passphraseFrom(call)
+  const signers: Signer[] = []
+  for (const file of files) signers.push(await loadSigner(file, passphrase))
+  return signers
+}
+
+function definedOnly<K extends string>(values: Readonly<Record<K, number | undefined>>): Partial<Record<K, number>> {
+  const out: Partial<Record<K, number>> = {}
+  for (const key of Object.keys(values) as K[]) if (values[key] !== undefined) out[key] = values[key]
+  return out
+}
