@@ -115,7 +115,7 @@ class HttpDoor implements ByteSource {
     for await (const piece of this.#guarded(answer, signal)) {
       first.set(piece.subarray(0, first.length - at), at)
       at = Math.min(first.length, at + piece.length)
-      if (at === first.length) break
+      if (at === first.length && !endsItself(answer, first.length)) break
     }
     if (at < first.length) throw new Transient('TRANSPORT_LOST', `${this.name} stopped after ${at} bytes`)
     if (isWebPage(first, facts.html))
@@ -168,14 +168,12 @@ class HttpDoor implements ByteSource {
       this.#startCursor(answer)
       return
     }
-    const announced = Number(answer.headers['content-length'] ?? Number.NaN)
     let left = end - at
-    const exact = announced === left
+    const exact = endsItself(answer, left)
     for await (const piece of this.#guarded(answer, signal)) {
       const wanted = piece.subarray(0, left)
       left -= wanted.length
       if (wanted.length > 0) yield wanted
-      // With an exact length the body ends by itself, and the connection can serve the next request.
       if (left === 0 && !exact) return
     }
     // A server may cap its parts, but a crumb a time is a failure: it is counted, and answered with a pause.
@@ -308,6 +306,11 @@ class HttpDoor implements ByteSource {
       throw doorErrors[error.code](`${error.message}, again and again without progress`, { cause: error })
     await this.#connection.clock.sleep(pause, signal)
   }
+}
+
+/** With an exact length the body ends by itself; read to that end, its connection serves the next request. */
+function endsItself(answer: Answer, wanted: number): boolean {
+  return answer.headers['content-length'] === String(wanted)
 }
 
 function accept(answer: Answer, offset: number, last: number): Part {
