@@ -56,7 +56,7 @@ async function tarOf(files: readonly (readonly [string, Uint8Array])[]): Promise
   for (const [name, bytes] of files) tar.entry({ name, mode: 0o644, mtime: new Date(0) }, Buffer.from(bytes))
   tar.finalize()
   const pieces: Buffer[] = []
-  for await (const piece of tar) pieces.push(piece)
+  for await (const piece of tar) pieces.push(Buffer.from(piece as Uint8Array))
   return Buffer.concat(pieces)
 }
 

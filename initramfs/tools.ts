@@ -1,0 +1,23 @@
+/** The programs in the initramfs: where they may stand in an image, and the busybox applets that `init` calls. */
+
+export interface Tool {
+  readonly name: string
+  /** In order of preference, without leading slash. */
+  readonly paths: readonly string[]
+  /** Left out when the image has none. */
+  readonly optional?: boolean
+}
+
+export const TOOLS: readonly Tool[] = [
+  { name: 'busybox', paths: ['bin/busybox', 'usr/bin/busybox', 'sbin/busybox', 'usr/sbin/busybox'] },
+  { name: 'dmsetup', paths: ['sbin/dmsetup', 'usr/sbin/dmsetup', 'bin/dmsetup', 'usr/bin/dmsetup'] },
+  // Repairs a data partition that does not mount.
+  { name: 'e2fsck', paths: ['sbin/e2fsck', 'usr/sbin/e2fsck'], optional: true },
+]
+
+/** Everything that `initramfs/init` calls by name and that its shell does not have built in. */
+export const APPLETS = [
+  ...['cat', 'cp', 'cttyhack', 'cut', 'dd', 'dirname', 'dmesg', 'find', 'grep', 'head', 'insmod', 'ls', 'mkdir'],
+  ...['mount', 'mv', 'printf', 'reboot', 'rm', 'sed', 'setsid', 'sh', 'sha256sum', 'sleep', 'sort', 'switch_root'],
+  ...['sync', 'tail', 'tr', 'umount'],
+] as const
