@@ -81,6 +81,12 @@ export async function makeBundle(plan: Plan = {}): Promise<Made> {
   return { dir, path, parts, bytes: readFileSync(path), trusted: walkRoots(parts.roots) }
 }
 
+/** An envelope signed by fleet key 21 (or others): stands in for an assignment. */
+export async function fleetSigned(by: readonly number[] = [21]): Promise<Uint8Array> {
+  const type = 'application/vnd.bistable.assignment.v1+json'
+  return encodeEnvelope(await signStatement(type, Buffer.from('{"type":"assignment"}'), by.map(signer)))
+}
+
 /** A source over bytes in memory; `bytes` may be changed between reads. */
 export function memorySource(bytes: Uint8Array, name = 'memory'): ByteSource & { reads: [number, number][] } {
   const reads: [number, number][] = []

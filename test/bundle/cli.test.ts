@@ -1,0 +1,66 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { runCli } from '../../base/cli.ts'
+import { bundleVerbs } from '../../bundle/cli.ts'
+import { signedRoot } from '../keys/helpers.ts'
+import { makeBundle } from './fixture.ts'
+import { noise } from './tools.ts'
+
+async function cli(...argv: string[]) {
+  const out: string[] = []
+  const err: string[] = []
+  const terminal = { out: (line: string) => out.push(line), err: (line: string) => err.push(line), interactive: false }
+  const code = await runCli(bundleVerbs, argv, terminal, new AbortController().signal)
+  return { code, out: out.join('\n'), err: err.join('\n') }
+}
+
+test('inspect: for people and as JSON', async () => {
+  const { path } = await makeBundle({ edit: (statement) => ({ ...statement, colour: '\u001b[2J' }) })
+  const { code, out } = await cli('inspect', path)
+  expect(code).toBe(0)
+  for (const fact of ['demo', '0.7', '2.0.0', 'qemu-x86_64', 'rootfs', 'inventory', 'signed by', 'NOT AUTHENTICATED'])
+    expect(out).toContain(fact)
+  expect(out).toContain('unknown field "colour"')
+  expect(out).not.toContain('\u001b')
+  const json = JSON.parse((await cli('inspect', path, '--json')).out)
+  expect(json).toMatchObject({
+    ok: true,
+    authenticated: false,
+    product: 'demo',
+    number: { epoch: 0, counter: 7 },
+    roots: { first: 1, last: 1 },
+    images: [{ name: 'boot' }, { name: 'rootfs', chunks: { raw: 1, zstd: 0 } }],
+    ignored: ['colour'],
+  })
+})
+
+test('verify: OK with the digest, or the code of the refusal', async () => {
+  const made = await makeBundle({ rootfs: noise(3000 * 4096) })
+  const root = join(made.dir, 'root.json')
+  writeFileSync(root, made.parts.roots[0] ?? '')
+  const good = await cli('verify', made.path, '--root', root)
+  expect(good.code).toBe(0)
+  expect(good.out).toMatch(/^OK demo 0\.7 [0-9a-f]{64}$/)
+  expect(good.err).toContain('verified 100% of 12 MiB')
+  expect(JSON.parse((await cli('verify', made.path, '--root', root, '--json')).out)).toMatchObject({ ok: true })
+
+  const bytes = Buffer.from(made.bytes)
+  bytes[bytes.length - 2000] = (bytes[bytes.length - 2000] ?? 0) ^ 1
+  writeFileSync(made.path, bytes)
+  const bad = await cli('verify', made.path, '--root', root)
+  expect(bad.code).toBe(4)
+  expect(bad.err).toContain('BUNDLE_DIGEST')
+
+  writeFileSync(root, await signedRoot({ root: [4, 5, 6] }, [4, 5]))
+  expect((await cli('verify', made.path, '--root', root)).err).toContain('SIGNATURE_THRESHOLD')
+  writeFileSync(root, noise(20_000))
+  expect((await cli('verify', made.path, '--root', root)).err).toContain('BUNDLE_TOO_LARGE')
+})
+
+test('usage', async () => {
+  expect((await cli('inspect')).code).toBe(2)
+  expect((await cli('inspect', 'a', 'b')).code).toBe(2)
+  expect((await cli('verify', 'a')).err).toContain('--root is missing')
+  expect((await cli('verify', '/nowhere', '--root', '/nowhere')).err).toContain('SOURCE_OPEN')
+})
