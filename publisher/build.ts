@@ -46,6 +46,8 @@ export interface BuildEdge {
   /** One line per step. */
   readonly say: (line: string) => void
   readonly signal?: AbortSignal
+  /** Packs the initramfs; ours unless told. */
+  readonly initramfs?: typeof buildInitramfs
 }
 
 /**
@@ -81,7 +83,7 @@ export async function buildRelease(
     const { modules, owned, writable, watchdog, kernelArgs } = fit.system
     await writeFile(
       initrd,
-      await buildInitramfs(initramfsSource(tree), {
+      await (edge.initramfs ?? buildInitramfs)(initramfsSource(tree), {
         kernel: fit.kernel.version,
         modules,
         owned,

@@ -1,0 +1,208 @@
+import { describe, expect, it } from 'vitest'
+import { checkSystem } from '../../bundle/system.ts'
+import { kernelRelease, parseModulesDep, vermagic } from '../../publisher/lint/kernel.ts'
+import { lintTree, requireFit } from '../../publisher/lint/lint.ts'
+import { INITRAMFS_NEEDS } from '../../publisher/lint/needs.ts'
+import { signedRoot } from '../keys/helpers.ts'
+import { fakeKernel, fakeModule, fitSpecs, memoryTree, type Spec, VERSION } from './memory-tree.ts'
+
+async function problems(change: (specs: Record<string, Spec>) => void): Promise<string[]> {
+  const specs = await fitSpecs()
+  change(specs)
+  const { problems: found } = await lintTree(memoryTree(specs), INITRAMFS_NEEDS)
+  return found.map(({ severity, id, path }) => `${severity} ${id} ${path}`)
+}
+
+describe('lint', () => {
+  it('finds nothing wrong with a fit image, and says what was found', async () => {
+    const result = await lintTree(memoryTree(await fitSpecs()), INITRAMFS_NEEDS)
+    expect(result.problems).toEqual([])
+    const fit = requireFit(result)
+    expect(fit.kernel.version).toBe(VERSION)
+    expect(fit.system.product).toBe('demo')
+    expect(fit.root.version).toBe(1)
+  })
+
+  const modules = `usr/lib/modules/${VERSION}`
+  const cases: [string, (specs: Record<string, Spec>) => void, string[]][] = [
+    ['no kernel', (s) => delete s[`boot/vmlinuz-${VERSION}`], ['error kernel-missing /boot']],
+    [
+      'two kernels',
+      (s) => {
+        s['usr/lib/modules/6.9.0/vmlinuz'] = fakeKernel('6.9.0')
+      },
+      ['error kernel-ambiguous /boot'],
+    ],
+    [
+      'the same kernel in both places',
+      (s) => {
+        s[`${modules}/vmlinuz`] = fakeKernel(VERSION)
+      },
+      [],
+    ],
+    [
+      'a kernel that is not what its name says',
+      (s) => {
+        s[`boot/vmlinuz-${VERSION}`] = fakeKernel('6.6.6')
+      },
+      [`error kernel-version /boot/vmlinuz-${VERSION}`],
+    ],
+    [
+      'a kernel named without a version',
+      (s) => {
+        s['boot/vmlinuz-virt'] = fakeKernel(VERSION)
+        delete s[`boot/vmlinuz-${VERSION}`]
+      },
+      [],
+    ],
+    [
+      'a module of another kernel',
+      (s) => {
+        s[`${modules}/kernel/dm-verity.ko`] = fakeModule('6.1.0-other')
+      },
+      [`error module-vermagic /${modules}/kernel/dm-verity.ko`],
+    ],
+    [
+      'a listed module whose file is missing',
+      (s) => delete s[`${modules}/kernel/dm-mod.ko`],
+      [`error module-missing /lib/modules/${VERSION}/kernel/dm-mod.ko`],
+    ],
+    [
+      'a needed module that nobody lists',
+      (s) => {
+        s[`${modules}/modules.builtin`] = 'kernel/fs/ext4/ext4.ko\n'
+      },
+      [`error module-missing /lib/modules/${VERSION}`],
+    ],
+    [
+      'no modules.dep',
+      (s) => delete s[`${modules}/modules.dep`],
+      [`error modules-dep-missing /lib/modules/${VERSION}/modules.dep`],
+    ],
+    [
+      'an init that is not executable',
+      (s) => {
+        s['usr/lib/systemd/systemd'] = 'x'
+      },
+      ['error init-not-executable /usr/lib/systemd/systemd'],
+    ],
+    ['an init link that leads nowhere', (s) => delete s['usr/lib/systemd/systemd'], ['error init-missing /sbin/init']],
+    ['no agent', (s) => delete s['usr/lib/bistable/agent/node'], ['error agent-missing /usr/lib/bistable/agent/node']],
+    [
+      'no system.json',
+      (s) => delete s['usr/lib/bistable/system.json'],
+      ['error system-missing /usr/lib/bistable/system.json'],
+    ],
+    [
+      'system.json with a duplicate key',
+      (s) => {
+        s['usr/lib/bistable/system.json'] = '{"product":"demo","product":"evil","hardware":["x"]}'
+      },
+      ['error system-invalid /usr/lib/bistable/system.json'],
+    ],
+    [
+      'root.json that is no envelope',
+      (s) => {
+        s['usr/lib/bistable/root.json'] = '{}'
+      },
+      ['error root-invalid /usr/lib/bistable/root.json'],
+    ],
+    ['no mount point', (s) => delete s['data'], ['error mount-point-missing /data']],
+    [
+      'a declared writable path that is missing',
+      (s) => delete s['opt/app/logs'],
+      ['error writable-missing /opt/app/logs'],
+    ],
+    [
+      'two users with one uid',
+      (s) => {
+        s['etc/passwd'] = 'root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\nbroken\n'
+      },
+      ['error users-duplicate /etc/passwd', 'error users-malformed /etc/passwd'],
+    ],
+    [
+      'what /var holds',
+      (s) => {
+        s['var/lib/app/seed'] = 'x'
+        s['var/log/dpkg.log'] = 'x'
+      },
+      ['fact var-seed /var', 'warning var-litter /var/log'],
+    ],
+  ]
+  for (const [name, change, wanted] of cases)
+    it(name, async () => {
+      expect(await problems(change)).toEqual(wanted)
+    })
+
+  it('the root statement must be of the same product', async () => {
+    const other = await signedRoot({ product: 'other' }, [1, 2])
+    expect(
+      await problems((s) => {
+        s['usr/lib/bistable/root.json'] = other
+      }),
+    ).toEqual(['error root-product /usr/lib/bistable/root.json'])
+  })
+
+  it('lists all missing pieces of an empty image at once, and refuses it', async () => {
+    const result = await lintTree(memoryTree({}), INITRAMFS_NEEDS)
+    const ids = new Set(result.problems.map(({ id }) => id))
+    expect([...ids].sort()).toEqual(
+      'agent-missing init-missing kernel-missing mount-point-missing program-missing root-missing system-missing users-missing'.split(
+        ' ',
+      ),
+    )
+    expect(() => requireFit(result)).toThrow(expect.objectContaining({ code: 'IMAGE_UNFIT', exitCode: 3 }))
+  })
+
+  it('an image that lacks only the kernel is refused as that', async () => {
+    const specs = await fitSpecs()
+    delete specs[`boot/vmlinuz-${VERSION}`]
+    const result = await lintTree(memoryTree(specs), INITRAMFS_NEEDS)
+    expect(() => requireFit(result)).toThrow(expect.objectContaining({ code: 'IMAGE_NO_KERNEL' }))
+  })
+})
+
+describe('parsers of the check', () => {
+  it('modules.dep, with names that have "-" and compression', () => {
+    const modules = parseModulesDep('kernel/a/dm-verity.ko.xz: kernel/b/dm-mod.ko.xz\nkernel/b/dm-mod.ko.xz:\nnoise\n')
+    expect([...modules]).toEqual([
+      ['dm_verity', ['kernel/a/dm-verity.ko.xz', 'kernel/b/dm-mod.ko.xz']],
+      ['dm_mod', ['kernel/b/dm-mod.ko.xz']],
+    ])
+  })
+
+  it('vermagic and kernel release, and neither where there is none', () => {
+    expect(vermagic(fakeModule('6.1.0'))).toBe('6.1.0 SMP mod_unload ')
+    expect(vermagic(Buffer.from('nothing'))).toBeUndefined()
+    expect(kernelRelease(fakeKernel('6.1.0-9-amd64'))).toBe('6.1.0-9-amd64')
+    expect(kernelRelease(Buffer.alloc(0x210))).toBeUndefined()
+  })
+})
+
+describe('system.json', () => {
+  const base = { product: 'p', hardware: ['h'] }
+  const refused = (extra: object): readonly string[] => {
+    const checked = checkSystem({ ...base, ...extra })
+    return 'problems' in checked ? checked.problems : []
+  }
+
+  it('fills in the defaults', () => {
+    const checked = checkSystem(base)
+    expect('system' in checked && checked.system).toMatchObject({
+      writable: [],
+      health: { deadlineSeconds: 120 },
+      agent: { apply: 'manual', pollSeconds: 3600 },
+    })
+  })
+
+  it('names unknown keys, bad paths and dangerous kernel arguments', () => {
+    expect(refused({ writeable: [] })).toHaveLength(1)
+    for (const path of ['relative', '/a/../b', '/a/', '//a', '/var/x', '/etc/x', '/data/x', '/a\nb'])
+      expect(refused({ writable: [path] }), path).toHaveLength(1)
+    expect(refused({ writable: ['/opt/a', '/opt/a/b'] })).toHaveLength(1)
+    expect(refused({ owned: ['/usr/x'] })).toHaveLength(1)
+    for (const arg of ['a b', 'a"', '$x', 'bistable.root=1', '`x`', "a'", 'a\\'])
+      expect(refused({ kernelArgs: [arg] }), arg).toHaveLength(1)
+    expect(refused({ product: '../x', hardware: [] })).toHaveLength(2)
+  })
+})
