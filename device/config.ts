@@ -12,6 +12,8 @@ export interface Paths {
   readonly system: string
   /** The device's own settings: the fields of `agent` in system.json. Never product, hardware or health checks. */
   readonly override: string
+  /** Slots and boot state given by path (agent/places.ts). */
+  readonly places: string
   readonly anchor: string
   readonly cmdline: string
   readonly data: string
@@ -30,6 +32,7 @@ export function pathsUnder(root: string): Paths {
     root,
     system: at(SYSTEM_PATH),
     override: at('/etc/bistable/agent.json'),
+    places: at('/etc/bistable/places.json'),
     anchor: at(ROOT_PATH),
     cmdline: at('/proc/cmdline'),
     data: at('/data/bistable'),

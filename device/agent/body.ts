@@ -47,10 +47,7 @@ export function recordCommit(body: RecordBody, job: Job, securityFloor: ReleaseN
   }
   const left = body.slots[otherSlot(job.slot)]
   // Left on purpose: a policy must not bring it back by itself.
-  const kept =
-    job.kind === 'rollback' && left !== undefined
-      ? block(next, left, 'rolled back', at)
-      : next
+  const kept = job.kind === 'rollback' && left !== undefined ? block(next, left, 'rolled back', at) : next
   return addOutcome(kept, {
     at,
     what: job.kind === 'rollback' ? 'rollback' : 'commit',

@@ -99,7 +99,10 @@ export function decideUpdate(
     return { decision: 'blocked', message: `${shown} is blocked since ${blocked.at}: ${blocked.reason}` }
   }
   if (compareNumbers(statement.number, body.installFloor) < 0) {
-    return { decision: 'older', message: `${shown} is older than ${formatNumber(body.installFloor)}, which is committed` }
+    return {
+      decision: 'older',
+      message: `${shown} is older than ${formatNumber(body.installFloor)}, which is committed`,
+    }
   }
   if (here === undefined && compareNumbers(statement.number, running.number) === 0) {
     return { decision: 'up-to-date', message: `${shown} is running` }

@@ -16,6 +16,8 @@ import { reconcile } from './reconcile.ts'
 
 const REBOOT_MS = 120_000
 const ARM_MS = 60_000
+/** Behind the health checks' own deadline: only a verdict that does not come at all meets this one. */
+const TRY_BACKSTOP_MS = 15_000
 
 interface Work {
   readonly what: string
@@ -55,7 +57,8 @@ export class Core {
     const core = new Core(ports, line, store, trusted)
     for (const problem of problems) ports.say(`bistable: ${problem}`)
     if (options.readOnly === true) return core
-    if (problems.length > 0) await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
+    if (problems.length > 0)
+      await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
     else if (store.needsSave) await core.#save(core.body)
     return core
   }
@@ -77,7 +80,8 @@ export class Core {
   }
   get limits(): Limits {
     const { agent, health } = this.ports.config
-    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor: health.deadlineSeconds * 1000, reboot: REBOOT_MS }
+    const tryFor = health.deadlineSeconds * 1000 + TRY_BACKSTOP_MS
+    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, reboot: REBOOT_MS }
   }
 
   now(): Now {
@@ -130,7 +134,9 @@ export class Core {
   /** Runs one operation; a second one meanwhile gets AGENT_BUSY. Its signal is aborted by `cancel` and by deadlines. */
   async exclusive<T>(what: string, outer: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     if (this.#work !== undefined) {
-      throw deviceErrors.AGENT_BUSY(`busy with ${this.#work.what} since ${this.#work.since}`)
+      throw deviceErrors.AGENT_BUSY(
+        `process ${this.ports.pid} is busy with ${this.#work.what} since ${this.#work.since}`,
+      )
     }
     const abort = new AbortController()
     this.#work = { what, since: this.now().wall, abort }
@@ -183,7 +189,7 @@ export class Core {
       } else if (effect.do === 'came-up') {
         await this.ports.boot.cameUp(this.line.slot)
       } else if (effect.do === 'reboot') {
-        await this.#reboot()
+        await this.reboot()
       } else {
         await this.#writeBoot(effect.change)
         if (effect.change === 'commit') {
@@ -216,7 +222,8 @@ export class Core {
     }
   }
 
-  async #reboot(): Promise<void> {
+  /** Asks the system to go down. @throws REBOOT_FAILED */
+  async reboot(): Promise<void> {
     this.ports.say('bistable: rebooting')
     const command: [string, ...string[]] = this.ports.systemd ? ['systemctl', 'reboot'] : ['reboot']
     const { exit, said } = await this.ports.processes.run(command, 60_000)

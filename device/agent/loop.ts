@@ -1,4 +1,4 @@
-import { healthFailure, type HealthReport, waitHealthy } from '../health/health.ts'
+import { type HealthReport, healthFailure, waitHealthy } from '../health/health.ts'
 import { clip } from '../records/record.ts'
 import { addOutcome } from './body.ts'
 import { checkChannel } from './channel.ts'
@@ -14,8 +14,8 @@ const WEDGED_MS = 300_000
 /** First pause after a failed check; doubles up to the poll interval. */
 const RETRY_MS = 30_000
 
+/** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
-  await core.reconcile()
   await Promise.all([ticker(core, signal), main(core, signal)])
 }
 
@@ -43,15 +43,18 @@ export function pauseMs(interval: number, failures: number, random: number): num
 export async function bringToVerdict(core: Core, signal: AbortSignal): Promise<HealthReport | undefined> {
   const { state } = core.body
   if (state.name !== 'trying' || state.failed !== undefined) return undefined
-  const { config, clock } = core.ports
-  const left = (core.deadline ?? clock.now()) - clock.now()
-  const report = await waitHealthy(core.ports, config.health, left, signal)
+  const { health } = core.ports.config
+  const report = await waitHealthy(core.ports, health, health.deadlineSeconds * 1000, signal)
   for (const check of report.checks) {
     const kind = check.required ? 'required' : 'wanted'
-    core.ports.say(`bistable: health ${check.ok ? 'ok' : 'failed'} ${kind} ${check.name} ${check.ms} ms ${clip(check.said)}`)
+    core.ports.say(
+      `bistable: health ${check.ok ? 'ok' : 'failed'} ${kind} ${check.name} ${check.ms} ms ${clip(check.said)}`,
+    )
   }
   const failure = report.ok ? undefined : failureFrom(healthFailure(report))
-  const summary = report.checks.map((c) => `${c.name.split('/').at(-1)} ${c.ok ? 'ok' : 'failed'} ${c.ms} ms`).join(', ')
+  const summary = report.checks
+    .map((c) => `${c.name.split('/').at(-1)} ${c.ok ? 'ok' : 'failed'} ${c.ms} ms`)
+    .join(', ')
   const outcome = { at: core.now().wall, what: 'health', ok: report.ok, message: summary || 'no checks' }
   await guarded(core, 'health', () => core.update((body) => addOutcome(body, outcome)))
   await core.apply(failure === undefined ? { kind: 'healthy' } : { kind: 'unhealthy', failure })
@@ -82,7 +85,9 @@ export async function noteCheck(core: Core, ok: boolean, code: string | undefine
   const last = core.body.outcomes.findLast((outcome) => outcome.what === 'check')
   if (last?.ok === ok && last.code === code && last.message === clip(message)) return
   const at = core.now().wall
-  await core.update((body) => addOutcome(body, { at, what: 'check', ok, message, ...(code === undefined ? {} : { code }) }))
+  await core.update((body) =>
+    addOutcome(body, { at, what: 'check', ok, message, ...(code === undefined ? {} : { code }) }),
+  )
 }
 
 /** A line whenever another tenth is done: enough for a console, little for a log. */

@@ -135,7 +135,9 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
       return to(next, { lines: [line] })
     }
     case 'unhealthy':
-      return state.name === 'trying' ? refuse(machine, state.job, event.failure, now, limits) : same
+      return state.name === 'trying' && state.failed === undefined
+        ? refuse(machine, state.job, event.failure, now, limits)
+        : same
     case 'reboot-asked':
       return { ...same, effects: [{ do: 'reboot' }], deadline: now.mono + limits.reboot }
     case 'tick':

@@ -98,6 +98,7 @@ export interface Ports {
   readonly anchor: Uint8Array
   readonly cmdline: string
   readonly bootId: string
+  readonly pid: number
   /** True when systemd runs the system. */
   readonly systemd: boolean
   /** Undefined when none is configured, or another program holds it. */
@@ -107,4 +108,3 @@ export interface Ports {
   /** One line for people, to standard output and the console. */
   readonly say: (line: string) => void
 }
-

@@ -116,7 +116,10 @@ function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: Boo
   }
   if (job === undefined) {
     const failure = failureOf(body, trial, facts)
-    return { ...steady(addOutcome(body, { at: now.wall, what: 'fall-back', ok: false, ...failure }), facts, now), effects }
+    return {
+      ...steady(addOutcome(body, { at: now.wall, what: 'fall-back', ok: false, ...failure }), facts, now),
+      effects,
+    }
   }
   return fellBack(body, job, facts, now, effects)
 }

@@ -75,7 +75,8 @@ export async function statusOf(core: Core) {
 async function readBoot(core: Core) {
   try {
     const state = await core.ports.boot.read()
-    const problem = state === undefined ? { code: 'TRY_STATE_UNREADABLE', message: 'both copies are damaged' } : undefined
+    const problem =
+      state === undefined ? { code: 'TRY_STATE_UNREADABLE', message: 'both copies are damaged' } : undefined
     return { state, problem }
   } catch (error) {
     return { state: undefined, problem: failureFrom(error) }
@@ -115,19 +116,24 @@ export function statusText(status: Status): string {
   const lines = [
     `${status.product}  state ${status.state}${status.busy === null ? '' : `  (${status.busy.what} since ${status.busy.since})`}`,
   ]
-  if (status.job !== null) lines.push(`  release ${status.job.number} (${status.job.version}) in slot ${status.job.slot}`)
+  if (status.job !== null)
+    lines.push(`  release ${status.job.number} (${status.job.version}) in slot ${status.job.slot}`)
   if (status.reason !== null) lines.push(`  reason ${status.reason.code}: ${status.reason.message}`)
   for (const slot of SLOTS) {
     const s = status.slots[slot]
-    const what = s.release === null ? 'nothing recorded' : `${s.release} ${s.version ?? ''} ${s.digest?.slice(0, 12) ?? ''}`
+    const what =
+      s.release === null ? 'nothing recorded' : `${s.release} ${s.version ?? ''} ${s.digest?.slice(0, 12) ?? ''}`
     const tries = s.triesLeft === null ? '' : `  tries left ${s.triesLeft}`
     lines.push(`slot ${slot}  ${s.running ? '*' : ' '} ${s.role.padEnd(8)} ${what.trim()}${tries}`)
   }
   const { boot } = status
   if (boot.problem !== null) lines.push(`boot state: ${boot.problem.code}: ${boot.problem.message}`)
-  lines.push(`floors  install ${status.installFloor}  security ${status.securityFloor}  root version ${status.rootVersion}`)
+  lines.push(
+    `floors  install ${status.installFloor}  security ${status.securityFloor}  root version ${status.rootVersion}`,
+  )
   const f = status.freshness
-  const fresh = f === null ? 'never checked' : f.fresh === null ? 'unknown (clock not set)' : f.fresh ? 'fresh' : 'expired'
+  const fresh =
+    f === null ? 'never checked' : f.fresh === null ? 'unknown (clock not set)' : f.fresh ? 'fresh' : 'expired'
   lines.push(`channel ${status.channel ?? 'none'}  apply ${status.apply}  freshness ${fresh}`)
   if (f !== null) lines.push(`  newest ${f.newest}, issued ${f.issued}, expires ${f.expires}`)
   const show = (name: string, o: Status['lastOutcome']) => {
@@ -136,7 +142,8 @@ export function statusText(status: Status): string {
   show('last check  ', status.lastCheck)
   show('last outcome', status.lastOutcome)
   show('last failure', status.lastFailure)
-  for (const b of status.blocked) lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
+  for (const b of status.blocked)
+    lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
   for (const problem of status.problems) lines.push(`problem: ${problem}`)
   return lines.join('\n')
 }

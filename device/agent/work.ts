@@ -89,7 +89,16 @@ async function fillAndArm(
   const { number, version } = head.statement
   const slot = otherSlot(core.line.slot)
   const started = core.now().wall
-  const job: Job = { kind: 'update', slot, digest: head.digest, number, version, source: clip(from), forced: force, started }
+  const job: Job = {
+    kind: 'update',
+    slot,
+    digest: head.digest,
+    number,
+    version,
+    source: clip(from),
+    forced: force,
+    started,
+  }
   await core.apply({ kind: 'begin', job })
   const result = await engine.install({
     source,
@@ -137,7 +146,9 @@ function checkAllowed(core: Core, head: BundleHead, options: InstallOptions): vo
 async function requireSteady(core: Core): Promise<void> {
   const { state } = core.body
   if (state.name === 'trying') {
-    throw deviceErrors.AGENT_STATE(`release ${formatNumber(state.job.number)} is being tried; the other slot is the way back`)
+    throw deviceErrors.AGENT_STATE(
+      `release ${formatNumber(state.job.number)} is being tried; the other slot is the way back`,
+    )
   }
   const { slot } = core.line
   const boot = await core.bootState()

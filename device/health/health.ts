@@ -1,5 +1,5 @@
-import { deviceErrors } from '../errors.ts'
 import type { Clock, Processes } from '../agent/ports.ts'
+import { deviceErrors } from '../errors.ts'
 
 /** Health checks: executables of the image; exit 0 is healthy. Every result is kept, with its duration. */
 
@@ -139,5 +139,12 @@ async function runOne(
   const ok = exit === 0
   const why = timedOut ? `no answer within ${Math.round(ms / 1000)} s` : `exit ${exit ?? 'by a signal'}`
   const text = said.trim()
-  return { name, required, ok, ms: Math.round(clock.now() - start), runs, said: ok ? text : [why, text].filter(Boolean).join(': ') }
+  return {
+    name,
+    required,
+    ok,
+    ms: Math.round(clock.now() - start),
+    runs,
+    said: ok ? text : [why, text].filter(Boolean).join(': '),
+  }
 }

@@ -136,7 +136,11 @@ export const EMPTY_BODY: RecordBody = {
 export function clip(value: string): string {
   const clean = value.replace(/[\u0000-\u001f\u007f]+/g, ' ')
   // Array.from: never half of a surrogate pair.
-  return clean.length <= MAX_TEXT ? clean : `${Array.from(clean.slice(0, MAX_TEXT - 2)).slice(0, -1).join('')}…`
+  return clean.length <= MAX_TEXT
+    ? clean
+    : `${Array.from(clean.slice(0, MAX_TEXT - 2))
+        .slice(0, -1)
+        .join('')}…`
 }
 
 export function encodeRecord(record: StateRecord): Uint8Array {

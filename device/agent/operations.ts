@@ -1,0 +1,75 @@
+import { cliErrors } from '../../base/cli.ts'
+import { SLOTS } from '../../bootloader/state.ts'
+import type { Message } from '../control/client.ts'
+import { runChecks } from '../health/health.ts'
+import { checkChannel } from './channel.ts'
+import { type Core, failureFrom } from './core.ts'
+import { noteCheck } from './loop.ts'
+import { statusOf } from './status.ts'
+import { cancelNow, commitNow, installFrom, rollBackNow, verifySlot } from './work.ts'
+
+/** The operations by name: what the control socket serves, and what a command does by itself when no agent runs. */
+export async function operate(
+  core: Core,
+  verb: string,
+  args: Readonly<Record<string, unknown>>,
+  emit: (message: Message) => void,
+  outer: AbortSignal,
+): Promise<unknown> {
+  const alone = <T>(work: (signal: AbortSignal) => Promise<T>) => core.exclusive(verb, outer, work)
+  switch (verb) {
+    case 'status':
+      return statusOf(core)
+    case 'cancel':
+      return { message: await cancelNow(core) }
+    case 'check':
+      return alone((signal) => check(core, textOf(args, 'url'), signal))
+    case 'install': {
+      const source = textOf(args, 'source')
+      if (source === undefined) throw cliErrors.USAGE('there is no file or address to install')
+      const onProgress = (progress: unknown) => emit({ progress })
+      return alone((signal) => installFrom(core, source, { force: args['force'] === true, onProgress }, signal))
+    }
+    case 'commit':
+      return alone(async () => ({ message: await commitNow(core) }))
+    case 'rollback':
+      return alone(async () => ({ message: await rollBackNow(core) }))
+    case 'reboot':
+      return alone(async () => {
+        await core.reboot()
+        return { message: 'the system is going down' }
+      })
+    case 'verify': {
+      const wanted = textOf(args, 'slot')
+      const slots = SLOTS.filter((slot) => wanted === undefined || slot === wanted)
+      if (slots.length === 0) throw cliErrors.USAGE(`there is no slot '${wanted}'`)
+      return alone(async (signal) => {
+        const results = []
+        for (const slot of slots) results.push(await verifySlot(core, slot, signal))
+        return { slots: results }
+      })
+    }
+    case 'health':
+      return alone((signal) => runChecks(core.ports, core.ports.config.health, signal))
+    default:
+      throw cliErrors.USAGE(`'${verb}' is not an operation`)
+  }
+}
+
+async function check(core: Core, url: string | undefined, signal: AbortSignal) {
+  const { agent } = core.ports.config
+  try {
+    const found = await checkChannel(core, url ?? agent.channel, signal)
+    await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
+    return { ...found, apply: agent.apply }
+  } catch (error) {
+    const { code, message } = failureFrom(error)
+    await noteCheck(core, false, code, message)
+    throw error
+  }
+}
+
+function textOf(args: Readonly<Record<string, unknown>>, name: string): string | undefined {
+  const value = args[name]
+  return typeof value === 'string' ? value : undefined
+}

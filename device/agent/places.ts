@@ -1,0 +1,31 @@
+import * as v from 'valibot'
+import { KiB } from '../../base/bytes.ts'
+import type { Files } from '../../base/durable.ts'
+import { deviceErrors } from '../errors.ts'
+
+/**
+ * `/etc/bistable/places.json`: slots and boot state given by path, for a device whose slots are files or whose
+ * partitions have other names. Without it they are found by GPT partition name.
+ */
+const path = v.pipe(v.string(), v.startsWith('/'))
+const images = v.strictObject({ boot: path, rootfs: path })
+const schema = v.strictObject({ bootstate: path, slots: v.strictObject({ a: images, b: images }) })
+
+export type GivenPlaces = v.InferOutput<typeof schema>
+
+export async function readPlaces(file: string, files: Files): Promise<GivenPlaces | undefined> {
+  const bytes = await files.read(file, 16 * KiB)
+  if (bytes === undefined) return undefined
+  let json: unknown
+  try {
+    json = JSON.parse(Buffer.from(bytes).toString('utf8'))
+  } catch (cause) {
+    throw deviceErrors.CONFIG_INVALID(`${file} is not JSON`, { cause })
+  }
+  const result = v.safeParse(schema, json)
+  if (!result.success) {
+    const wrong = result.issues.map((issue) => `${v.getDotPath(issue) ?? '(top)'}: ${issue.message}`)
+    throw deviceErrors.CONFIG_INVALID(`${file}: ${wrong.join('; ')}`, { details: { path: file, wrong } })
+  }
+  return result.output
+}

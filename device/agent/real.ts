@@ -1,0 +1,159 @@
+import { spawn } from 'node:child_process'
+import { appendFile, type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { KiB } from '../../base/bytes.ts'
+import { nodeFiles } from '../../base/durable.ts'
+import { systemCode } from '../../base/errors.ts'
+import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
+import { type Paths, readConfig } from '../config.ts'
+import { deviceErrors } from '../errors.ts'
+import { makeBoot, makeEngine } from './engine.ts'
+import { readPlaces } from './places.ts'
+import type { Clock, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
+
+/** The agent's real surroundings: this machine's files, clock, processes and watchdog. */
+
+export async function realPorts(
+  paths: Paths,
+  say: (line: string) => void,
+  options: { readonly daemon: boolean },
+): Promise<Ports> {
+  const files = nodeFiles
+  const config = await readConfig(paths, files)
+  const anchor = await files.read(paths.anchor, MAX_ENVELOPE_BYTES)
+  if (anchor === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.anchor} does not exist`)
+  const given = await readPlaces(paths.places, files)
+  const text = async (path: string) => Buffer.from((await files.read(path, 64 * KiB)) ?? '').toString('utf8')
+  const copyTo = options.daemon ? config.agent.console : undefined
+  return {
+    files,
+    data: paths.data,
+    clock: realClock(paths.synchronised),
+    boot: makeBoot(given),
+    engine: makeEngine(paths.data, files, given),
+    processes: realProcesses(paths.root),
+    config,
+    anchor,
+    cmdline: await text(paths.cmdline),
+    bootId: (await text('/proc/sys/kernel/random/boot_id')).trim(),
+    pid: process.pid,
+    systemd: await exists(paths.systemd),
+    watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
+    random: Math.random,
+    say: (line) => {
+      say(line)
+      // A console that is not there, or full, must not stop an update.
+      if (copyTo !== undefined) void appendFile(copyTo, `${line}\r\n`).catch(() => undefined)
+    },
+  }
+}
+
+function realClock(synchronised: string): Clock {
+  return {
+    now: () => performance.now(),
+    wall: () => new Date(),
+    sleep: async (ms, signal) => {
+      await sleep(ms, undefined, signal === undefined ? {} : { signal })
+    },
+    synchronised: () => exists(synchronised),
+  }
+}
+
+const SAID_BYTES = 400
+
+/** @param root prefix for the paths of checks, in tests */
+export function realProcesses(root: string): Processes {
+  return {
+    run: ([program, ...args], ms, signal) =>
+      new Promise<ProcessResult>((resolve) => {
+        // A group of its own: a check that hangs is ended with everything it started.
+        const child = spawn(program, args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+        let said = Buffer.alloc(0)
+        let timedOut = false
+        const end = () => {
+          try {
+            if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+          } catch {
+            // Gone already.
+          }
+        }
+        const timer = setTimeout(() => {
+          timedOut = true
+          end()
+        }, ms)
+        signal?.addEventListener('abort', end, { once: true })
+        const hear = (piece: Buffer) => {
+          said = Buffer.concat([said, piece]).subarray(-SAID_BYTES)
+        }
+        child.stdout.on('data', hear)
+        child.stderr.on('data', hear)
+        const done = (exit: number | undefined, words?: string) => {
+          clearTimeout(timer)
+          signal?.removeEventListener('abort', end)
+          resolve({ exit, timedOut, said: words ?? said.toString('utf8') })
+          // Something it left running may hold the pipes open for ever.
+          child.stdout.destroy()
+          child.stderr.destroy()
+        }
+        child.on('error', (error) => done(undefined, `cannot be run: ${systemCode(error) ?? error.message}`))
+        // "exit" and a moment for the last words, not "close": see above.
+        child.on('exit', (code) => setImmediate(() => done(code ?? undefined)))
+      }),
+    glob: async (pattern) => {
+      const path = root === '' ? pattern : join(root, pattern)
+      const wild = basename(path)
+      if (!wild.includes('*')) return (await isExecutable(path)) ? [path] : []
+      const parts = wild.split('*').map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))
+      const matcher = new RegExp(`^${parts.join('.*')}$`)
+      const names = await readdir(dirname(path)).catch(() => [])
+      const found: string[] = []
+      for (const name of names.sort()) {
+        const full = join(dirname(path), name)
+        if (!name.startsWith('.') && matcher.test(name) && (await isExecutable(full))) found.push(full)
+      }
+      return found
+    },
+  }
+}
+
+async function isExecutable(path: string): Promise<boolean> {
+  try {
+    const found = await stat(path)
+    return found.isFile() && (found.mode & 0o111) !== 0
+  } catch {
+    return false
+  }
+}
+
+export async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+/** Opening a watchdog starts it; "V" before closing stops it, where the hardware allows that. */
+export async function openWatchdog(
+  path: string | undefined,
+  say: (line: string) => void,
+): Promise<Watchdog | undefined> {
+  if (path === undefined) return undefined
+  let device: FileHandle
+  try {
+    device = await open(path, 'r+')
+  } catch (error) {
+    // Busy: systemd or another program feeds it already, and resets a hung system just as well.
+    say(`bistable: the watchdog ${path} is not used: ${systemCode(error)}`)
+    return undefined
+  }
+  return {
+    feed: async () => {
+      await device.write('1')
+    },
+    disarm: async () => {
+      await device.write('V')
+      await device.close()
+    },
+  }
+}

@@ -1,0 +1,89 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Files, writeFileDurably } from '../../base/durable.ts'
+import { type ByteSource, readExactly } from '../../base/source.ts'
+import type { Slot } from '../../bootloader/state.ts'
+import { MAX_INDEX_BYTES } from '../../bundle/chunks.ts'
+import { sha256 } from '../../bundle/digest.ts'
+import { readIndex } from '../../bundle/reader.ts'
+import { parseRelease } from '../../bundle/release.ts'
+import { type BundleHead, type ChunkIndex, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
+import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
+import type { StoredRelease } from './ports.ts'
+
+/** `/data/bistable/slots/a|b/`: what the device keeps about the content of a slot. */
+
+const RELEASE = 'release.json'
+const INVENTORY = 'inventory.zst'
+
+/**
+ * Writes everything a bundle says about a slot. The release comes last: while it is missing, nothing is known about
+ * the slot, so a cut in between leaves no mixture.
+ */
+export async function storeSlot(
+  files: Files,
+  folder: string,
+  head: BundleHead,
+  source: ByteSource,
+  signal: AbortSignal,
+): Promise<void> {
+  await forgetSlot(files, folder)
+  await files.makeDir(join(folder, 'roots'))
+  const first = head.trusted.current.version - head.trusted.envelopes.length + 1
+  for (const [i, root] of head.trusted.envelopes.entries())
+    await writeFileDurably(join(folder, 'roots', `${first + i}.json`), root, files)
+  for (const name of IMAGE_NAMES) await writeFileDurably(join(folder, `${name}.idx`), head.indexBytes[name], files)
+  const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
+  const at = head.offsets.attachments.inventory
+  if (inventory !== undefined && at !== undefined) {
+    const bytes = await readExactly(source, at, inventory.length, { signal })
+    // A door is not believed: what does not have the signed digest is not kept, the bundle is still installable.
+    if (sha256(bytes) === inventory.sha256) await writeFileDurably(join(folder, INVENTORY), bytes, files)
+  }
+  await writeFileDurably(join(folder, RELEASE), head.envelope, files)
+}
+
+/** Before a slot is written: what was known about it is void. */
+export async function forgetSlot(files: Files, folder: string): Promise<void> {
+  await files.makeDir(folder)
+  await files.remove(join(folder, RELEASE))
+  await files.syncDir(folder)
+  await rm(join(folder, 'roots'), { recursive: true, force: true })
+  for (const name of [...IMAGE_NAMES.map((image) => `${image}.idx`), INVENTORY]) await files.remove(join(folder, name))
+}
+
+/**
+ * The release statement kept for a slot; undefined when there is none or it cannot be read. It was verified before it
+ * was kept, and what matters is checked again at boot by dm-verity; here it only names the content.
+ */
+export async function readSlotRelease(files: Files, folder: string): Promise<StoredRelease | undefined> {
+  try {
+    const bytes = await files.read(join(folder, RELEASE), MAX_ENVELOPE_BYTES)
+    if (bytes === undefined) return undefined
+    const { payload } = decodeEnvelope(bytes)
+    const statement = parseRelease(payload)
+    const { number, version } = statement
+    return { facts: { digest: sha256(payload), number, version, committed: false }, statement }
+  } catch {
+    return undefined
+  }
+}
+
+/** A chunk index kept for a slot, for reuse; undefined when it is not there or damaged. */
+export async function readSlotIndex(
+  files: Files,
+  folder: string,
+  stored: StoredRelease,
+  name: ImageName,
+): Promise<ChunkIndex | undefined> {
+  const image = stored.statement.images.find((entry) => entry.name === name)
+  if (image === undefined) return undefined
+  try {
+    const bytes = await files.read(join(folder, `${name}.idx`), Math.min(image.index.length, MAX_INDEX_BYTES))
+    return bytes === undefined ? undefined : readIndex(bytes, image)
+  } catch {
+    return undefined
+  }
+}
+
+export const slotFolder = (data: string, slot: Slot): string => join(data, 'slots', slot)

@@ -1,0 +1,189 @@
+import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
+import { pathsUnder } from './config.ts'
+
+/**
+ * The device's verbs. Each asks whoever holds the control socket (the agent, normally); when nobody does, it takes the
+ * socket and does the work itself. So everything works without the agent and without systemd.
+ *
+ * Heavy rooms are imported by the verb that needs them: `status` starts in a fraction of a second on slow boards.
+ */
+
+type Args = Readonly<Record<string, unknown>>
+
+const paths = () => pathsUnder(process.env['BISTABLE_ROOT'] ?? '')
+
+export const deviceVerbs: readonly Verb[] = [
+  {
+    name: 'status',
+    usage: 'status',
+    summary: 'Show both slots, the state, floors, freshness, the last outcome and the last failure. Needs no root.',
+    run: async (call) => {
+      noMore(call, 0)
+      const { answerStatus } = await import('./control/local.ts')
+      const { statusText } = await import('./agent/status.ts')
+      return print(call, statusText)(await answerStatus(paths(), call.signal))
+    },
+  },
+  {
+    name: 'check',
+    usage: 'check [--url URL]',
+    summary: 'Ask the channel what is newest and say what would be done. Changes no slot.',
+    options: { url: { type: 'string', value: 'URL', help: 'ask this channel instead of the configured one' } },
+    run: (call) => {
+      noMore(call, 0)
+      const url = stringOption(call, 'url')
+      return perform(call, 'check', url === undefined ? {} : { url }, checkText)
+    },
+  },
+  {
+    name: 'install',
+    usage: 'install FILE|URL [--force]',
+    summary: 'Fill and verify the other slot from a bundle and arm it. The next boot tries it.',
+    options: { force: { type: 'boolean', help: 'take a release that failed here before' } },
+    run: async (call) => {
+      const [given] = noMore(call, 1)
+      if (given === undefined) throw cliErrors.USAGE('there is no file or address to install')
+      const { resolve } = await import('node:path')
+      // The agent has another working directory.
+      const source = /^https?:/i.test(given) ? given : resolve(given)
+      return perform(call, 'install', { source, force: call.options['force'] === true }, (r: Said) => r.message)
+    },
+  },
+  simple('commit', 'Make the running slot primary without waiting for its health checks.'),
+  simple('rollback', 'Arm the release in the other slot again, if it was committed here before.'),
+  simple('cancel', 'Stop the running install, or take back what is armed.'),
+  simple('reboot', 'Reboot; an armed release is tried.'),
+  {
+    name: 'verify',
+    usage: 'verify [a|b]',
+    summary: 'Read slots from the medium and compare them with their signed statements.',
+    run: (call) => {
+      const [slot] = noMore(call, 1)
+      return perform(call, 'verify', slot === undefined ? {} : { slot }, verifyText, (r: Verified) =>
+        r.slots.every((s) => s.ok) ? 0 : 8,
+      )
+    },
+  },
+  {
+    name: 'health',
+    usage: 'health',
+    summary: 'Run every health check once and show the results. Decides nothing.',
+    run: (call) => {
+      noMore(call, 0)
+      return perform(call, 'health', {}, healthText, (r: Health) => (r.ok ? 0 : 6))
+    },
+  },
+  {
+    name: 'agent',
+    usage: 'agent',
+    summary: 'Run the agent: bring a try to its verdict, then follow the channel.',
+    run: async (call) => {
+      noMore(call, 0)
+      const { runDaemon } = await import('./control/local.ts')
+      await runDaemon(paths(), call.terminal.out, call.signal)
+      return 0
+    },
+  },
+]
+
+interface Said {
+  readonly message: string
+}
+interface Verified {
+  readonly slots: readonly { slot: string; ok: boolean; version: string; fault?: string }[]
+}
+interface Health {
+  readonly ok: boolean
+  readonly checks: readonly { name: string; required: boolean; ok: boolean; ms: number; said: string }[]
+}
+interface Checked extends Said {
+  readonly decision: string
+  readonly apply: string
+  readonly bundle: string
+  readonly size: number
+  readonly freshness: { readonly clock: string; readonly expires: string }
+}
+
+function simple(name: string, summary: string): Verb {
+  return {
+    name,
+    usage: name,
+    summary,
+    run: (call) => {
+      noMore(call, 0)
+      return perform(call, name, {}, (result: Said) => result.message)
+    },
+  }
+}
+
+/** Positionals, at most `most`. @throws USAGE */
+function noMore(call: Invocation, most: number): readonly string[] {
+  const extra = call.positionals[most]
+  if (extra !== undefined) throw cliErrors.USAGE(`'${extra}' is too much`)
+  return call.positionals
+}
+
+async function perform<T>(
+  call: Invocation,
+  verb: string,
+  args: Args,
+  text: (result: T) => string,
+  exit: (result: T) => number = () => 0,
+): Promise<number> {
+  const { answer } = await import('./control/local.ts')
+  const progress = await makeProgress(call)
+  const onMessage = (message: object) => {
+    if ('progress' in message) progress.show(message.progress)
+    else if ('line' in message && !call.json) call.terminal.err(String(message.line))
+  }
+  try {
+    const result = (await answer(paths(), verb, args, onMessage, call.signal)) as T
+    progress.end()
+    print(call, text)(result)
+    return exit(result)
+  } finally {
+    progress.end()
+  }
+}
+
+function print<T>(call: Invocation, text: (result: T) => string): (result: T) => number {
+  return (result) => {
+    call.terminal.out(call.json ? JSON.stringify({ ok: true, ...result }) : text(result))
+    return 0
+  }
+}
+
+async function makeProgress(call: Invocation) {
+  if (call.json) return { show: () => undefined, end: () => undefined }
+  const { progressBar } = await import('./control/progress.ts')
+  return progressBar(call.terminal)
+}
+
+function checkText(found: Checked): string {
+  const would = {
+    'up-to-date': 'nothing to do',
+    older: 'nothing to do',
+    blocked: "not tried again by itself; 'bistable install --force' would",
+    armed: found.apply === 'reboot' ? 'the agent would reboot' : "'bistable reboot' tries it",
+    update:
+      found.apply === 'manual'
+        ? `'bistable install ${found.bundle}' installs it`
+        : `the agent would install it${found.apply === 'reboot' ? ' and reboot' : ''}`,
+  }[found.decision]
+  const clock =
+    found.freshness.clock === 'synchronised' ? '' : ' (the clock is not set: judged by the newest verified time)'
+  return [`${found.decision}: ${found.message}`, `  ${would}`, `  fresh until ${found.freshness.expires}${clock}`].join(
+    '\n',
+  )
+}
+
+function verifyText(result: Verified): string {
+  return result.slots.map((s) => `slot ${s.slot}  ${s.version}  ${s.ok ? 'ok' : `DAMAGED: ${s.fault}`}`).join('\n')
+}
+
+function healthText(report: Health): string {
+  const lines = report.checks.map(
+    (c) => `${c.ok ? 'ok    ' : 'failed'}  ${c.required ? 'required' : 'wanted  '}  ${c.ms} ms  ${c.name}  ${c.said}`,
+  )
+  return [...lines, report.ok ? 'healthy' : 'not healthy'].join('\n')
+}

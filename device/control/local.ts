@@ -1,0 +1,104 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { KiB } from '../../base/bytes.ts'
+import { nodeFiles } from '../../base/durable.ts'
+import { isBistableError } from '../../base/errors.ts'
+import { refuse } from '../../bootloader/machine.ts'
+import { formatNumber } from '../../bundle/fields.ts'
+import { parseBootLine } from '../agent/cmdline.ts'
+import { Core, failureFrom } from '../agent/core.ts'
+import { makeBoot } from '../agent/engine.ts'
+import { runAgent } from '../agent/loop.ts'
+import { operate } from '../agent/operations.ts'
+import { readPlaces } from '../agent/places.ts'
+import type { Ports } from '../agent/ports.ts'
+import { exists, realPorts, realProcesses } from '../agent/real.ts'
+import { type Status, statusOf } from '../agent/status.ts'
+import type { Paths } from '../config.ts'
+import { deviceErrors } from '../errors.ts'
+import type { Failure } from '../records/record.ts'
+import { ask, FORBIDDEN, type Message, NOBODY } from './client.ts'
+import { serveControl } from './server.ts'
+
+/** Does an operation where it belongs: in the process that holds the socket, or here, holding it meanwhile. */
+export async function answer(
+  paths: Paths,
+  verb: string,
+  args: Readonly<Record<string, unknown>>,
+  onMessage: (message: Message) => void,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const answered = await ask(paths.control, verb, args, onMessage, signal)
+  if (answered === FORBIDDEN) throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
+  if (answered !== NOBODY) return answered
+  if (process.getuid?.() !== 0 && paths.root === '') throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
+  const ports = await realPorts(paths, (line) => onMessage({ line }), { daemon: false })
+  return await underLock(paths, ports, (core) => operate(core, verb, args, onMessage, signal))
+}
+
+/** Status from the agent, or straight from the records: a reader needs no lock. */
+export async function answerStatus(paths: Paths, signal: AbortSignal): Promise<Status> {
+  for (const socket of [paths.control, paths.status]) {
+    const answered = await ask(socket, 'status', {}, () => undefined, signal)
+    if (answered !== NOBODY && answered !== FORBIDDEN) return answered as Status
+  }
+  const ports = await realPorts(paths, () => undefined, { daemon: false })
+  return await statusOf(await Core.open(ports, { readOnly: true }))
+}
+
+/** A command may hold the lock when the agent starts: seconds, rarely more. */
+const LOCK_TRIES = 30
+const LOCK_PAUSE_MS = 2000
+
+/** The daemon. Ends when the signal is aborted. */
+export async function runDaemon(paths: Paths, say: (line: string) => void, signal: AbortSignal): Promise<void> {
+  try {
+    const ports = await realPorts(paths, say, { daemon: true })
+    for (let tries = 1; ; tries++) {
+      try {
+        return await underLock(paths, ports, (core) => runAgent(core, signal))
+      } catch (error) {
+        if (!isBistableError(error, 'AGENT_BUSY') || tries === LOCK_TRIES || signal.aborted) throw error
+        await sleep(LOCK_PAUSE_MS)
+      }
+    }
+  } catch (error) {
+    if (!isBistableError(error, 'AGENT_BUSY')) await giveUpTry(paths, say, failureFrom(error))
+    throw error
+  }
+}
+
+/** Holds the control socket while records are open: nobody else may write them. */
+async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Promise<T>): Promise<T> {
+  let ready: (core: Core) => void = () => undefined
+  const core = new Promise<Core>((resolve) => {
+    ready = resolve
+  })
+  const lock = await serveControl(paths, async (...call) => operate(await core, ...call))
+  try {
+    const opened = await Core.open(ports)
+    await opened.reconcile()
+    ready(opened)
+    return await work(opened)
+  } finally {
+    await lock[Symbol.asyncDispose]()
+  }
+}
+
+/** An agent that cannot even start can never find this try healthy: it is given up at once, with what still works. */
+async function giveUpTry(paths: Paths, say: (line: string) => void, failure: Failure): Promise<void> {
+  try {
+    const line = parseBootLine(Buffer.from((await nodeFiles.read(paths.cmdline, 64 * KiB)) ?? '').toString('utf8'))
+    if (line?.boot !== 'try') return
+    const boot = makeBoot(await readPlaces(paths.places, nodeFiles).catch(() => undefined))
+    const state = await boot.read()
+    if (state?.trial !== line.slot) return
+    say(
+      `bistable: refused slot=${line.slot} release=${formatNumber(line.release)} reason=${failure.code} ${failure.message}`,
+    )
+    if (state.left > 0) await boot.write(refuse(state, line.slot))
+    await realProcesses(paths.root).run((await exists(paths.systemd)) ? ['systemctl', 'reboot'] : ['reboot'], 60_000)
+  } catch (error) {
+    // The bootloader's counter still ends the try when the watchdog or a person resets the device.
+    say(`bistable: the try cannot be given up: ${failureFrom(error).message}`)
+  }
+}

@@ -1,0 +1,15 @@
+import { runCli } from '../base/cli.ts'
+import { deviceVerbs } from './cli.ts'
+
+/** Entry of the device's command, bundled into one file: `/usr/lib/bistable/agent/bistable.mjs`. */
+
+const abort = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abort.abort())
+
+const terminal = {
+  out: (line: string) => void process.stdout.write(`${line}\n`),
+  err: (line: string) => void process.stderr.write(`${line}\n`),
+  interactive: process.stderr.isTTY === true,
+}
+
+process.exitCode = await runCli(deviceVerbs, process.argv.slice(2), terminal, abort.signal)
