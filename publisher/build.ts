@@ -15,7 +15,7 @@ import { buildInitramfs, type InitramfsSource } from '../initramfs/build.ts'
 import { type AgentParts, agentFiles } from './agent-overlay.ts'
 import { bootCfg, makeBootImage } from './boot-image.ts'
 import { comparing } from './compare.ts'
-import { deriveTree } from './derive.ts'
+import { type AddedFile, deriveTree } from './derive.ts'
 import { publisherErrors } from './errors.ts'
 import { type LintResult, lintTree, requireFit } from './lint/lint.ts'
 import { INITRAMFS_NEEDS } from './lint/needs.ts'
@@ -61,6 +61,10 @@ export async function buildRelease(
   edge: BuildEdge,
 ): Promise<{ readonly build: Build; readonly lint: LintResult }> {
   const time = request.time ?? newestTime(merged)
+  if (time * 1000 > Date.now())
+    throw publisherErrors.IMAGE_FROM_FUTURE(
+      `the newest file is of ${isoSeconds(time)}, later than this machine's clock`,
+    )
   const tree = deriveTree(merged, { add: await agentFiles(merged, request.parts, time), time })
   const lint = await lintTree(tree, INITRAMFS_NEEDS)
   const fit = requireFit(lint)
@@ -139,14 +143,19 @@ async function buildRootfs(
 ): Promise<Rootfs> {
   // The boot image carries the kernel; a second copy in every slot and every download is of no use to anyone.
   const drop = (path: string): boolean => path.startsWith('boot/') || path === kernelPath
-  const content = deriveTree(tree, { drop, time })
-  const root = content.get('')?.node ?? { mode: 0o755, uid: 0, gid: 0, mtime: time }
+  // What the SquashFS builder makes of the root directory (squashfs.ts), so that the comparison can be exact.
+  const rootMode = tree.get('')?.node.mode ?? 0o755
+  const top: AddedFile = {
+    path: '',
+    node: { type: 'dir', mode: rootMode, uid: 0, gid: 0, mtime: time, xattrs: new Map() },
+  }
+  const content = deriveTree(tree, { drop, add: [top], time })
   const output = buildImagePath(folder, 'rootfs')
   edge.say('root file system: SquashFS')
   await makeSquashfs(cleanTar(content), output, {
     ...request,
     time,
-    rootDirectory: root,
+    rootMode,
     ...(edge.signal === undefined ? {} : { signal: edge.signal }),
   })
   edge.say('root file system: read back and compared')

@@ -27,6 +27,11 @@ export const publisherErrors = defineErrors({
     meaning: 'A file to be added to the image would hide something that is not a directory, or lies behind a link.',
     next: 'Remove that path from the image, or build without adding it.',
   },
+  IMAGE_FROM_FUTURE: {
+    family: 'input',
+    meaning: 'The image holds a file that is newer than the clock of this machine.',
+    next: 'Set the clock, or cap the times with SOURCE_DATE_EPOCH.',
+  },
   IMAGE_READBACK_DIFFERS: {
     family: 'internal',
     meaning: 'An image, read back, is not what it was made from.',

@@ -10,7 +10,7 @@ import { publisherErrors } from './errors.ts'
 
 /** The Debian package of every program that is run, for the message when it is missing. */
 const PACKAGES = {
-  sqfstar: 'squashfs-tools',
+  mksquashfs: 'squashfs-tools',
   'mkfs.fat': 'dosfstools',
   mcopy: 'mtools',
   mmd: 'mtools',

@@ -1,0 +1,184 @@
+import { execFileSync } from 'node:child_process'
+import { createHash, randomBytes } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type BuildRequest, buildRelease } from '../../publisher/build.ts'
+import { fitSpecs, memoryTree, type Spec, TIME } from './memory-tree.ts'
+
+const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
+const run = (tool: string, ...args: string[]): string => execFileSync(tool, args, { env, encoding: 'utf8' })
+const sha = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
+const initramfs = async (): Promise<Uint8Array> => Buffer.from('initramfs')
+
+const request: BuildRequest = {
+  version: '1.0.0',
+  number: { epoch: 1, counter: 7 },
+  securityFloor: { epoch: 1, counter: 3 },
+  parts: {},
+  blockSize: 128 * 1024,
+  level: 3,
+}
+
+/** Everything that file systems know, and names and contents at their edges. */
+async function manySpecs(): Promise<Record<string, Spec>> {
+  const noise = randomBytes(0)
+  const big = Buffer.alloc(700_000, 'The quick brown fox. ')
+  return {
+    ...(await fitSpecs()),
+    'a/empty': '',
+    'a/one': 'x',
+    'a/big': big,
+    'a/big-link': { type: 'link', to: 'a/big' },
+    'b/small-link': { type: 'link', to: 'a/one' },
+    'a/sparse': Buffer.alloc(400_000),
+    'a/noise': createHash('sha256').update(noise).digest(),
+    'a/setuid': { type: 'file', bytes: 'su', mode: 0o4755 },
+    'a/owned': { type: 'file', bytes: 'o', uid: 70_000, gid: 4_000_000_000, mtime: 1 },
+    'a/caps': {
+      type: 'file',
+      bytes: 'ping',
+      xattrs: {
+        'security.capability': Buffer.from('0100000200200000000000000000000000000000', 'hex'),
+        'user.a': Buffer.from([0, 10, 255]),
+      },
+    },
+    'a/dir-xattr': { type: 'dir', mode: 0o2775, gid: 50, xattrs: { 'user.dir': Buffer.from('yes') } },
+    'a/fifo': { type: 'fifo' },
+    'a/dangling': { type: 'symlink', target: '../../nowhere' },
+    [`a/${'n'.repeat(255)}`]: 'long name',
+    [`a/${'d'.repeat(120)}/${'e'.repeat(120)}/${'f'.repeat(120)}`]: 'long path',
+    'a/Grüße 日本 \u{1f600}': 'names are bytes',
+    'a/ space and \'quote" ': 'shell?',
+    'a-b': { type: 'dir' },
+  }
+}
+
+describe('build', () => {
+  let work: string
+  beforeAll(() => {
+    work = mkdtempSync(join(tmpdir(), 'bistable-build-'))
+  })
+  afterAll(() => rmSync(work, { recursive: true, force: true }))
+
+  it('makes images that other tools read, without the kernel in the root file system', async () => {
+    const folder = join(work, 'first')
+    const said: string[] = []
+    const tree = memoryTree(await manySpecs())
+    const { build } = await buildRelease(tree, request, folder, { say: (line) => said.push(line), initramfs })
+    expect(readdirSync(folder).sort()).toEqual(
+      ['boot.data', 'boot.idx', 'boot.img', 'inventory.zst', 'rootfs.idx', 'rootfs.img', 'statement.json'].sort(),
+    )
+    const { statement } = build
+    expect(statement.issued).toBe(new Date(TIME * 1000).toISOString().replace('.000Z', 'Z'))
+    expect(statement.hardware).toEqual(['qemu-x86_64'])
+    expect(statement.rootVersion).toBe(1)
+
+    const rootfs = statement.images[1]
+    const out = run(
+      'veritysetup',
+      'format',
+      '--no-superblock',
+      '--salt=-',
+      join(folder, 'rootfs.img'),
+      join(work, 'tree'),
+    )
+    expect(out).toContain(rootfs?.root)
+    const list = run('unsquashfs', '-lc', join(folder, 'rootfs.img'))
+    expect(list).not.toContain('/vmlinuz')
+    expect(list).toContain('/a/big-link')
+    expect(run('unsquashfs', '-cat', join(folder, 'rootfs.img'), 'a/caps')).toBe('ping')
+
+    const boot = join(folder, 'boot.img')
+    expect(run('mdir', '-b', '-i', boot, '::')).toBe('::/vmlinuz\n::/initrd.img\n::/boot.cfg\n')
+    expect(run('mtype', '-i', boot, '::/initrd.img')).toBe('initramfs')
+    const cfg = run('mtype', '-i', boot, '::/boot.cfg')
+    expect(cfg).toContain('1.7')
+    expect(cfg).toContain(
+      `bistable.root=${rootfs?.root} bistable.length=${rootfs?.length} bistable.floor=1.3 console=ttyS0`,
+    )
+    run('fsck.fat', '-n', boot)
+  })
+
+  it('gives the same bytes in another folder, time zone, umask and with another number of threads', async () => {
+    const before = { tz: process.env['TZ'], cwd: process.cwd(), umask: process.umask(0o077) }
+    const folder = join(work, 'elsewhere', 'second')
+    mkdirSync(join(work, 'elsewhere'))
+    try {
+      process.env['TZ'] = 'Pacific/Chatham'
+      process.chdir(join(work, 'elsewhere'))
+      const tree = memoryTree(await manySpecs())
+      await buildRelease(tree, { ...request, processors: 1 }, folder, { say: () => {}, initramfs })
+    } finally {
+      process.chdir(before.cwd)
+      process.umask(before.umask)
+      if (before.tz === undefined) delete process.env['TZ']
+      else process.env['TZ'] = before.tz
+    }
+    for (const name of readdirSync(join(work, 'first')))
+      expect([name, sha(join(folder, name))]).toEqual([name, sha(join(work, 'first', name))])
+  })
+
+  it('adds the agent, system.json and root.json from files, and enables its units', async () => {
+    const specs = await fitSpecs()
+    for (const path of Object.keys(specs)) if (path.includes('bistable') || path === 'data') delete specs[path]
+    specs['usr/lib/systemd/system/multi-user.target'] = ''
+    const host = join(work, 'agent')
+    mkdirSync(join(host, 'dist'), { recursive: true })
+    mkdirSync(join(host, 'units'))
+    const file = (name: string, bytes: string | Uint8Array): string => {
+      writeFileSync(join(host, name), bytes)
+      return join(host, name)
+    }
+    file('dist/bistable.mjs', 'agent')
+    file('dist/binding.node', 'addon')
+    file('units/bistable.service', '[Install]\nWantedBy=multi-user.target\n')
+    const full = await fitSpecs()
+    const parts = {
+      agent: {
+        files: join(host, 'dist'),
+        units: join(host, 'units'),
+        launcher: file('launcher', '#!'),
+        node: file('node', 'n'),
+      },
+      system: file('system.json', full['usr/lib/bistable/system.json'] as string),
+      root: file('root.json', full['usr/lib/bistable/root.json'] as Uint8Array),
+    }
+    const folder = join(work, 'with-agent')
+    await buildRelease(memoryTree(specs), { ...request, parts }, folder, { say: () => {}, initramfs })
+    const list = run('unsquashfs', '-lln', join(folder, 'rootfs.img'))
+    expect(list).toMatch(/-rwxr-xr-x 0\/0 +1 .*\/usr\/lib\/bistable\/agent\/node\n/)
+    expect(list).toMatch(/-rw-r--r-- 0\/0 +5 .*\/usr\/lib\/bistable\/agent\/binding\.node\n/)
+    expect(list).toContain('/multi-user.target.wants/bistable.service -> ../bistable.service')
+    expect(list).toMatch(/drwxr-xr-x .*squashfs-root\/data\n/)
+
+    const missing = { ...parts, system: join(host, 'nowhere.json') }
+    await expect(
+      buildRelease(memoryTree(specs), { ...request, parts: missing }, join(work, 'x'), { say: () => {}, initramfs }),
+    ).rejects.toMatchObject({ code: 'AGENT_PARTS_INVALID' })
+    specs['usr/lib/bistable'] = 'a file in the way'
+    await expect(
+      buildRelease(memoryTree(specs), { ...request, parts }, join(work, 'x'), { say: () => {}, initramfs }),
+    ).rejects.toMatchObject({ code: 'IMAGE_PATH_TAKEN' })
+    expect(existsSync(join(work, 'x'))).toBe(false)
+  })
+
+  it('leaves nothing behind when it fails, and touches no folder that was there', async () => {
+    const tree = memoryTree(await fitSpecs())
+    const broken = join(work, 'broken')
+    await expect(
+      buildRelease(tree, request, broken, {
+        say: () => {},
+        initramfs: async () => {
+          throw new Error('no initramfs today')
+        },
+      }),
+    ).rejects.toThrow('no initramfs today')
+    expect(existsSync(broken)).toBe(false)
+    await expect(buildRelease(tree, request, join(work, 'first'), { say: () => {}, initramfs })).rejects.toMatchObject({
+      code: 'OUTPUT_EXISTS',
+    })
+    expect(existsSync(join(work, 'first', 'statement.json'))).toBe(true)
+  })
+})
