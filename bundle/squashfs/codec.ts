@@ -10,7 +10,7 @@ import { type Compression, corrupt } from './superblock.ts'
 export type Unpack = (stored: Uint8Array, atMost: number, at: number) => Buffer
 
 export function unpacker(compression: Compression): Unpack {
-  const unpack = compression === 'zstd' ? zstdUnpacker() : inflate
+  const unpack = compression === 'zstd' ? unzstd : inflate
   return (stored, atMost, at) => {
     try {
       return unpack(stored, atMost)
@@ -24,12 +24,12 @@ function inflate(stored: Uint8Array, atMost: number): Buffer {
   return inflateSync(stored, { maxOutputLength: atMost, chunkSize: Math.max(64, atMost) })
 }
 
-/** One context for all blocks of an image: making one costs more than a small block. */
-function zstdUnpacker(): (stored: Uint8Array, atMost: number) => Buffer {
-  const context = new binding.DCtx()
-  return (stored, atMost) => {
-    const out = Buffer.allocUnsafeSlow(atMost)
-    const length = context.decompress(out, stored)
-    return length === atMost ? out : out.subarray(0, length)
-  }
+// One context for all blocks: making one costs more than a small block. Each call starts anew, also after a failure.
+let context: InstanceType<typeof binding.DCtx> | undefined
+
+function unzstd(stored: Uint8Array, atMost: number): Buffer {
+  context ??= new binding.DCtx()
+  const out = Buffer.allocUnsafeSlow(atMost)
+  const length = context.decompress(out, stored)
+  return length === atMost ? out : out.subarray(0, length)
 }
