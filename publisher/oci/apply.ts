@@ -2,17 +2,18 @@ import { show } from '../tar/names.ts'
 import type { TreeNode } from '../tree.ts'
 import type { Finding } from './attributes.ts'
 import { ociErrors } from './errors.ts'
-import { findItem, type Item, type Layer } from './layer.ts'
+import { findItem, type Item, type Layer, type Whiteout } from './layer.ts'
 
 /**
  * Applies a layer to the tree of the layers below it, in place. Pure but for that tree.
  *
- * Order, whatever the tar said: opaque marks, whiteouts, entries, then hard links into lower layers. `lower` takes over
+ * Order, whatever the tar said: whiteouts and opaque marks, entries, then hard links into lower layers. `lower` takes over
  * the layer's items.
  * @param made for directories that no layer describes
  * @throws LAYER_PARENT, LAYER_LINK
  */
 export function applyLayer(lower: Item, layer: Layer, made: TreeNode, findings: Finding[]): void {
+  for (const whiteout of layer.whiteouts) hide(lower, whiteout)
   merge(lower, layer.root, '', made, findings)
   for (const { item, path, target } of layer.lowerLinks) {
     const there = findItem(lower, target)
@@ -24,12 +25,17 @@ export function applyLayer(lower: Item, layer: Layer, made: TreeNode, findings: 
   }
 }
 
+/** Links are not followed; a whiteout of nothing has no effect. */
+function hide(lower: Item, { path, opaque }: Whiteout): void {
+  const name = path.at(-1)
+  if (opaque) findItem(lower, path)?.children?.clear()
+  else if (name !== undefined) findItem(lower, path.slice(0, -1))?.children?.delete(name)
+}
+
 function merge(lower: Item, layer: Item, path: string, made: TreeNode, findings: Finding[]): void {
   const children = lower.children
   if (children === undefined) return
   lower.node = layer.node ?? lower.node ?? { ...made }
-  if (layer.hides?.opaque === true) children.clear()
-  for (const name of layer.hides?.names ?? []) children.delete(name)
   for (const [name, item] of layer.children ?? []) {
     const there = children.get(name)
     const full = path === '' ? name : `${path}/${name}`
@@ -50,13 +56,12 @@ function merge(lower: Item, layer: Item, path: string, made: TreeNode, findings:
   }
 }
 
-/** Makes a layer's subtree part of the merged tree where nothing lies below: its whiteouts have done their work. */
+/** Makes a layer's subtree part of the merged tree where nothing lies below. */
 function settle(item: Item, path: string, made: TreeNode, findings: Finding[]): Item {
   if (item.node === undefined) {
     item.node = { ...made }
     findings.push({ kind: 'implied-directory', path, detail: 'no layer describes it; made as root, 0755' })
   }
-  item.hides = undefined
   for (const [name, child] of item.children ?? [])
     if (child.children !== undefined) settle(child, `${path}/${name}`, made, findings)
   return item

@@ -9,7 +9,7 @@ export const ociErrors = defineErrors({
   },
   IMAGE_NOT_FOUND: {
     family: 'input',
-    meaning: 'The image file or folder cannot be opened.',
+    meaning: 'The image file or folder cannot be opened or read.',
     next: 'Check the path and that it can be read.',
   },
   IMAGE_UNKNOWN_FORM: {

@@ -37,19 +37,34 @@ export async function wholeFile(path: string): Promise<FileRange> {
   }
 }
 
-/** Streams the range from byte `from` of it on; ends early when the file does. */
+/** Streams the range from byte `from` of it on, one piece ahead of the taker; ends early when the file does. */
 export async function* readRange(range: FileRange, from = 0, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
   const handle = await openFile(range.path)
+  const read = async (at: number): Promise<Uint8Array> => {
+    const buffer = Buffer.allocUnsafeSlow(Math.max(0, Math.min(PIECE, range.size - at)))
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, range.offset + at)
+    return buffer.subarray(0, bytesRead)
+  }
+  const start = (at: number): Promise<Uint8Array> => {
+    const reading = read(at)
+    // It is awaited when the taker comes back; until then a failure must not count as unhandled.
+    reading.catch(() => {})
+    return reading
+  }
+  let at = from
+  let ahead = start(at)
   try {
-    for (let at = from; at < range.size; ) {
+    for (let piece = await ahead; piece.length > 0; piece = await ahead) {
       signal?.throwIfAborted()
-      const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, range.size - at))
-      const { bytesRead } = await handle.read(buffer, 0, buffer.length, range.offset + at)
-      if (bytesRead === 0) return
-      at += bytesRead
-      yield buffer.subarray(0, bytesRead)
+      at += piece.length
+      ahead = start(at)
+      yield piece
     }
+  } catch (cause) {
+    if (systemCode(cause) === undefined || signal?.aborted === true) throw cause
+    throw ociErrors.IMAGE_NOT_FOUND(`'${range.path}' cannot be read: ${systemCode(cause)}`, { cause })
   } finally {
+    await Promise.allSettled([ahead])
     await handle.close()
   }
 }

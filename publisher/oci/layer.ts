@@ -18,8 +18,6 @@ export class Item {
   node: TreeNode | undefined = undefined
   /** Defined for directories only. */
   children: Map<string, Item> | undefined
-  /** What this directory hides of the lower layers. */
-  hides: { opaque: boolean; readonly names: Set<string> } | undefined = undefined
 
   constructor(kind: 'dir' | 'leaf', node?: TreeNode) {
     this.children = kind === 'dir' ? new Map() : undefined
@@ -34,8 +32,16 @@ export interface LowerLink {
   readonly target: readonly string[]
 }
 
+/** A path below which, or at which, lower layers are hidden. */
+export interface Whiteout {
+  readonly path: readonly string[]
+  /** True: the directory at `path` is emptied. False: what is at `path` is removed. */
+  readonly opaque: boolean
+}
+
 export interface Layer {
   readonly root: Item
+  readonly whiteouts: readonly Whiteout[]
   readonly lowerLinks: readonly LowerLink[]
 }
 
@@ -80,6 +86,7 @@ export function findItem(root: Item, parts: readonly string[]): Item | undefined
 class LayerBuilder {
   readonly #context: LayerContext
   readonly #root = new Item('dir')
+  readonly #whiteouts = new Map<string, Whiteout>()
   readonly #lowerLinks = new Map<Item, LowerLink>()
 
   constructor(context: LayerContext) {
@@ -91,9 +98,10 @@ class LayerBuilder {
     const name = parts.at(-1)
     // Only a directory's name can come out empty.
     if (name === undefined) return this.#directory(this.#root, entry, '')
-    const parent = this.#parent(parts, entry.name)
-    if (name.startsWith(WHITEOUT)) return this.#whiteout(parent, name, entry)
-    const siblings = childrenOf(parent, entry.name)
+    if (parts.slice(0, -1).some((part) => part.startsWith(WHITEOUT)))
+      throw ociErrors.LAYER_WHITEOUT(`${show(entry.name)} stands below a whiteout`)
+    if (name.startsWith(WHITEOUT)) return this.#whiteout(parts, name, entry)
+    const siblings = this.#siblings(parts, entry.name)
     const there = siblings.get(name)
     if (there !== undefined && (entry.type !== 'dir' || there.children === undefined)) throw duplicate(entry.name)
     const path = parts.join('/')
@@ -110,20 +118,18 @@ class LayerBuilder {
     for (const { path, target } of lowerLinks)
       if (findItem(this.#root, target) !== undefined)
         throw ociErrors.LAYER_LINK(`the hard link ${show(path)} stands before its target ${show(target.join('/'))}`)
-    return { root: this.#root, lowerLinks }
+    return { root: this.#root, whiteouts: [...this.#whiteouts.values()], lowerLinks }
   }
 
-  /** The directory that holds the last of `parts`; made where the layer only implies it. */
-  #parent(parts: readonly string[], name: string): Item {
-    let item = this.#root
+  /** The children of the directory that holds the last of `parts`; made where the layer only implies it. */
+  #siblings(parts: readonly string[], name: string): Map<string, Item> {
+    let children = childrenOf(this.#root, name)
     for (const part of parts.slice(0, -1)) {
-      if (part.startsWith(WHITEOUT)) throw ociErrors.LAYER_WHITEOUT(`${show(name)} stands below a whiteout`)
-      const children = childrenOf(item, name)
       const next = children.get(part) ?? new Item('dir')
       children.set(part, next)
-      item = next
+      children = childrenOf(next, name)
     }
-    return item
+    return children
   }
 
   #directory(item: Item, entry: TarEntry, path: string): void {
@@ -174,7 +180,7 @@ class LayerBuilder {
     return item
   }
 
-  #whiteout(parent: Item, name: string, entry: TarEntry): void {
+  #whiteout(parts: readonly string[], name: string, entry: TarEntry): void {
     if (!this.#context.policy.whiteouts)
       throw ociErrors.LAYER_WHITEOUT(`${show(entry.name)} has the prefix of whiteouts, which a plain tar does not have`)
     const hidden = name.slice(WHITEOUT.length)
@@ -182,11 +188,11 @@ class LayerBuilder {
     const plain = hidden !== '' && hidden !== '.' && hidden !== '..' && !hidden.startsWith(WHITEOUT)
     if ((!opaque && !plain) || entry.type !== 'file' || entry.size !== 0)
       throw ociErrors.LAYER_WHITEOUT(`${show(entry.name)} (${entry.type}, ${entry.size} bytes) is not a whiteout`)
-    childrenOf(parent, entry.name)
-    parent.hides ??= { opaque: false, names: new Set() }
-    if (opaque ? parent.hides.opaque : parent.hides.names.has(hidden)) throw duplicate(entry.name)
-    if (opaque) parent.hides.opaque = true
-    else parent.hides.names.add(hidden)
+    // Not placed in the tree: some writers give whiteouts below what the same layer makes a file.
+    const path = [...parts.slice(0, -1), ...(opaque ? [] : [hidden])]
+    const key = parts.join('/')
+    if (this.#whiteouts.has(key)) throw duplicate(entry.name)
+    this.#whiteouts.set(key, { path, opaque })
   }
 }
 

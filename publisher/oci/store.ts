@@ -17,10 +17,13 @@ export class ContentStore {
   readonly #path: string
   readonly #file: FileHandle
   readonly #offsets = new Map<Sha256, number>()
-  readonly #buffer = Buffer.allocUnsafeSlow(MiB)
+  #buffer = Buffer.allocUnsafeSlow(MiB)
   #used = 0
   /** Position in the file of the buffer's first byte. */
   #base = 0
+  /** The buffer that is being written while the other one fills, and when it will be done. */
+  #spare = Buffer.allocUnsafeSlow(MiB)
+  #written: Promise<void> = Promise.resolve()
 
   private constructor(path: string, file: FileHandle) {
     this.#path = path
@@ -62,12 +65,14 @@ export class ContentStore {
   /** Ends writing; what comes back reads the contents until it is closed. The pack file is gone afterwards. */
   async seal(): Promise<SealedStore> {
     await this.#flush()
+    await this.#written
     await this.#file.close()
     return new SealedStore(this.#path, this.#offsets)
   }
 
   /** Ends writing and removes the file: the image was refused. */
   async abandon(): Promise<void> {
+    await Promise.allSettled([this.#written])
     await this.#file.close()
     unlinkSync(this.#path)
   }
@@ -82,17 +87,28 @@ export class ContentStore {
     }
   }
 
+  /** One write at a time: a later one may overwrite an earlier one. */
   async #flush(): Promise<void> {
+    await this.#written
+    this.#written = this.#write(this.#buffer, this.#used, this.#base)
+    // A failure is met at the next flush; until then nobody waits for it.
+    this.#written.catch(() => {})
+    this.#base += this.#used
+    this.#used = 0
+    const filled = this.#buffer
+    this.#buffer = this.#spare
+    this.#spare = filled
+  }
+
+  async #write(bytes: Uint8Array, length: number, position: number): Promise<void> {
     try {
-      for (let at = 0; at < this.#used; ) {
-        const { bytesWritten } = await this.#file.write(this.#buffer, at, this.#used - at, this.#base + at)
+      for (let at = 0; at < length; ) {
+        const { bytesWritten } = await this.#file.write(bytes, at, length - at, position + at)
         at += bytesWritten
       }
     } catch (cause) {
       throw failed('written', this.#path, cause)
     }
-    this.#base += this.#used
-    this.#used = 0
   }
 
   /** Forgets all from position `to` on; what was flushed there is overwritten by what comes next. */
