@@ -318,7 +318,7 @@ describe('the walk along root versions', () => {
     const anchors = [trustAnchor(nth(1)), walkRoots(upTo(3))]
     // An odd step meets every bit position; every single bit is the attack suite's work.
     for (const [i, bytes] of chain.entries())
-      for (let bit = i; bit < bytes.length * 8; bit += 67) {
+      for (let bit = i; bit < bytes.length * 8; bit += 151) {
         const changed = bytes.slice()
         changed[bit >> 3] = (changed[bit >> 3] ?? 0) ^ (1 << (bit & 7))
         for (const anchor of anchors) {
