@@ -49,20 +49,31 @@ class FileSource implements ByteSource {
     length: number,
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<Uint8Array> {
-    for (let at = 0; at < length; ) {
-      options.signal?.throwIfAborted()
-      const piece = Buffer.allocUnsafe(Math.min(MiB, length - at))
-      const bytesRead = await this.#readAt(piece, offset + at)
-      if (bytesRead === 0)
-        throw bundleErrors.SOURCE_READ(`${this.name} ends at byte ${offset + at}, wanted ${length} from ${offset}`)
-      yield piece.subarray(0, bytesRead)
-      at += bytesRead
+    // One piece is read ahead, so that the disk works while the caller hashes.
+    let ahead = this.#piece(offset, Math.min(MiB, length))
+    try {
+      for (let at = 0; at < length; ) {
+        options.signal?.throwIfAborted()
+        const piece = await ahead
+        if (piece.length === 0)
+          throw bundleErrors.SOURCE_READ(`${this.name} ends at byte ${offset + at}, wanted ${length} from ${offset}`)
+        at += piece.length
+        ahead = this.#piece(offset + at, Math.min(MiB, length - at))
+        // Its failure is met when it is awaited; until then it must not count as unhandled.
+        ahead.catch(() => undefined)
+        yield piece
+      }
+    } finally {
+      // Left early: the file must not be closed under a read.
+      await ahead.catch(() => undefined)
     }
   }
 
-  async #readAt(piece: Buffer, position: number): Promise<number> {
+  async #piece(position: number, length: number): Promise<Uint8Array> {
+    const piece = Buffer.allocUnsafe(length)
+    if (length === 0) return piece
     try {
-      return (await this.#file.read(piece, 0, piece.length, position)).bytesRead
+      return piece.subarray(0, (await this.#file.read(piece, 0, length, position)).bytesRead)
     } catch (cause) {
       throw bundleErrors.SOURCE_READ(`cannot read ${this.name} at byte ${position}: ${systemCode(cause)}`, { cause })
     }

@@ -45,7 +45,10 @@ export async function* readChunks(
   yield* splitChunks(source.read(dataOffset + first.storedOffset, length, options), chunks)
 }
 
-/** Cuts a stream of stored bytes into chunks. A stream too short or too long is refused. @throws BUNDLE_DIGEST */
+/**
+ * Cuts a stream of stored bytes into chunks. Pieces of the stream are kept until a chunk is whole: it must not reuse
+ * their memory. A stream too short or too long is refused. @throws BUNDLE_DIGEST
+ */
 export async function* splitChunks(
   stream: AsyncIterable<Uint8Array>,
   chunks: readonly Chunk[],
@@ -54,17 +57,21 @@ export async function* splitChunks(
   let have = 0
   let next = 0
   for await (const piece of stream) {
-    parts.push(piece)
-    have += piece.length
-    for (let chunk = chunks[next]; chunk !== undefined && have >= chunk.storedLength; chunk = chunks[next]) {
-      const whole = parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts)
-      yield [chunk, whole.subarray(0, chunk.storedLength)]
-      parts = [whole.subarray(chunk.storedLength)]
-      have -= chunk.storedLength
+    let rest = piece
+    for (let chunk = chunks[next]; chunk !== undefined; chunk = chunks[next]) {
+      const missing = chunk.storedLength - have
+      if (rest.length < missing) break
+      const last = rest.subarray(0, missing)
+      yield [chunk, parts.length === 0 ? last : Buffer.concat([...parts, last])]
+      parts = []
+      have = 0
       next++
+      rest = rest.subarray(missing)
     }
-    if (next === chunks.length && have > 0)
+    if (next === chunks.length && rest.length > 0)
       throw bundleErrors.BUNDLE_DIGEST('there are more stored bytes than the chunks of the index take')
+    if (rest.length > 0) parts.push(rest)
+    have += rest.length
   }
   if (next < chunks.length)
     throw bundleErrors.BUNDLE_DIGEST(`the stored bytes end in chunk ${next} of the ${chunks.length} wanted`)
