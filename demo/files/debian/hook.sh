@@ -2,6 +2,8 @@
 # mmdebstrap customize hook: writes the root "$1" of release 1 to the tar file "$2", then changes a few packages for
 # release 2, whose root mmdebstrap packs itself.
 set -eu
+# mmdebstrap's own apt configuration: the packages of the new root, not of this machine.
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 root=$1
 first=$2
 extra=$(mktemp -d)
