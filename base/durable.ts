@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { systemCode } from './errors.ts'
+import { isBistableError, systemCode } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
 
 /** Small files that must survive a power cut: written beside, flushed, renamed, flushed, read back. */
@@ -45,7 +45,7 @@ export const nodeFiles: Files = {
       if (at > limit) throw fileErrors.FILE_TOO_LARGE(`${path} has more than the ${limit} bytes allowed`)
       return buffer.slice(0, at)
     } catch (error) {
-      throw systemCode(error) === undefined || error instanceof RangeError ? error : failed('read', path, error)
+      throw isBistableError(error) ? error : failed('read', path, error)
     } finally {
       await file.close()
     }
