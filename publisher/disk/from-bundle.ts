@@ -21,14 +21,14 @@ export async function diskFromBundle(
   trusted: TrustedRoots,
   sizes: DiskSizes,
   output: string,
-  options: { readonly signal?: AbortSignal } = {},
+  options: { readonly menuSeconds?: number; readonly signal?: AbortSignal } = {},
 ): Promise<{ readonly plan: DiskPlan; readonly head: BundleHead }> {
   const source = await fileSource(bundle)
   const work = await mkdtemp(join(dirname(output), '.grub-'))
   try {
     const head = await verifyBundle(source, { trusted }, options)
     const grub = join(work, 'grub.efi')
-    await grubEfiImage(grub)
+    await grubEfiImage(grub, options)
     const parts = {
       images: { boot: imageOf(source, head, 'boot'), rootfs: imageOf(source, head, 'rootfs') },
       slotFiles: await slotFiles(source, head),

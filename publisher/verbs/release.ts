@@ -131,6 +131,7 @@ export const diskVerb: Verb = {
     'slot-rootfs': { type: 'string', value: 'SIZE', help: 'each rootfs slot (twice what this release needs)' },
     'slot-boot': { type: 'string', value: 'SIZE', help: 'each boot slot (twice what this release needs)' },
     data: { type: 'string', value: 'SIZE', help: 'the data partition (512M)' },
+    'menu-seconds': { type: 'string', value: 'N', help: 'boot menu that waits for a person, 1 to 60 (none)' },
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
@@ -142,7 +143,10 @@ export const diskVerb: Verb = {
       rootfs: sizeOption(call, 'slot-rootfs'),
       data: sizeOption(call, 'data'),
     })
+    const menuSeconds = numberOption(call, 'menu-seconds', 0, 0)
+    if (menuSeconds > 60) throw cliErrors.USAGE(`--menu-seconds is at most 60, found ${menuSeconds}`)
     const { plan, head } = await diskFromBundle(onePositional(call, 'BUNDLE'), trusted, sizes, output, {
+      menuSeconds,
       signal: call.signal,
     })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, ...plan }))

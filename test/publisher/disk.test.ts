@@ -1,0 +1,210 @@
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { closeSync, createReadStream, mkdtempSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MiB } from '../../base/bytes.ts'
+import { bootstateImage } from '../../bootloader/bootstate.ts'
+import { treeSize } from '../../bundle/tree.ts'
+import { debugfsScript } from '../../publisher/disk/data.ts'
+import { diskFromBundle } from '../../publisher/disk/from-bundle.ts'
+import { derivedUuid, partition, planDisk } from '../../publisher/disk/plan.ts'
+import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
+
+const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
+const run = (tool: string, ...args: string[]): string => execFileSync(tool, args, { env, encoding: 'utf8' })
+
+function bytesAt(path: string, at: number, length: number): Buffer {
+  const fd = openSync(path, 'r')
+  const out = Buffer.alloc(length)
+  readSync(fd, out, 0, length, at)
+  closeSync(fd)
+  return out
+}
+
+async function shaOf(path: string): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const piece of createReadStream(path)) hash.update(piece)
+  return hash.digest('hex')
+}
+
+describe('disk plan', () => {
+  const needs = { esp: 16 * MiB, bootstate: MiB, boot: 20 * MiB, rootfs: 100 * MiB }
+
+  it('lays partitions out one behind the other, slots twice what the release needs', () => {
+    const plan = planDisk(needs, {})
+    expect(plan.partitions.map(({ name, start, size }) => [name, start / MiB, size / MiB])).toEqual([
+      ['esp', 1, 16],
+      ['bootstate', 17, 1],
+      ['boot-a', 18, 64],
+      ['rootfs-a', 82, 256],
+      ['boot-b', 338, 64],
+      ['rootfs-b', 402, 256],
+      ['data', 658, 512],
+    ])
+    expect(plan.size).toBe(1171 * MiB)
+  })
+
+  it('gives data the rest of a disk of known size', () => {
+    const plan = planDisk(needs, { disk: 2048 * MiB + 5, rootfs: 128 * MiB })
+    expect(plan.size).toBe(2048 * MiB)
+    expect(partition(plan, 'data').start + partition(plan, 'data').size).toBe(2047 * MiB)
+  })
+
+  it('counts the tree: an image that fits without it is refused', () => {
+    const boot = 20 * MiB
+    expect(() => planDisk({ ...needs, boot }, { boot })).toThrow(expect.objectContaining({ code: 'IMAGE_TOO_LARGE' }))
+    const enough = Math.ceil((boot + treeSize(boot)) / MiB) * MiB
+    expect(partition(planDisk({ ...needs, boot }, { boot: enough }), 'boot-b').size).toBe(enough)
+  })
+
+  it('refuses a disk that is too small', () => {
+    expect(() => planDisk(needs, { disk: 700 * MiB })).not.toThrow()
+    for (const sizes of [{ disk: 680 * MiB }, { disk: 10 * MiB }, { disk: 1000 * MiB, data: 600 * MiB }, { data: MiB }])
+      expect(() => planDisk(needs, sizes)).toThrow(expect.objectContaining({ code: 'DISK_TOO_SMALL' }))
+  })
+
+  it('derives UUIDs of version 8 that differ by name and identity', () => {
+    const all = ['disk', 'esp', 'data'].flatMap((name) => [derivedUuid('x', name), derivedUuid('y', name)])
+    expect(new Set(all).size).toBe(6)
+    for (const uuid of all)
+      expect(uuid).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+  })
+
+  it('debugfs gets plain paths only', () => {
+    expect(debugfsScript(['a/b'])).toBe(
+      'mkdir /a\nset_inode_field /a mode 040755\nwrite f0 /a/b\nset_inode_field /a/b mode 0100644\n',
+    )
+    expect(() => debugfsScript(['a b'])).toThrow(RangeError)
+  })
+})
+
+describe('disk image', () => {
+  let work: string
+  let bundle: TestBundle
+  let disk: string
+  const sizes = { boot: 4 * MiB, rootfs: 8 * MiB, data: 64 * MiB }
+
+  beforeAll(async () => {
+    work = mkdtempSync(join(tmpdir(), 'bistable-disk-'))
+    const rootfs = Buffer.alloc(5 * MiB + 4096)
+    for (let i = 0; i < rootfs.length; i += 4096) rootfs.writeUInt32LE(i % 5 === 0 ? 0 : i, i)
+    bundle = await makeBundle(work, 'r1', { boot: Buffer.alloc(3 * MiB, 'boot'), rootfs })
+    disk = join(work, 'disk.img')
+    await diskFromBundle(bundle.path, bundle.trusted, sizes, disk)
+  })
+  afterAll(() => rmSync(work, { recursive: true, force: true }))
+
+  const at = (name: Parameters<typeof partition>[1]) =>
+    partition(planDisk({ esp: 17 * MiB, bootstate: MiB, boot: 3 * MiB, rootfs: 5 * MiB }, sizes), name)
+
+  it('has a GPT that sgdisk accepts, with the names of docs/architecture.md', () => {
+    expect(run('sgdisk', '--verify', disk)).toContain('No problems found')
+    const names = [...run('sgdisk', '--print', disk).matchAll(/^ +\d+ +\d+ +\d+ +\S+ \S+ +\S+ +(\S+)$/gm)].map(
+      (m) => m[1],
+    )
+    expect(names).toEqual(['esp', 'bootstate', 'boot-a', 'rootfs-a', 'boot-b', 'rootfs-b', 'data'])
+    expect(run('sgdisk', '--info=1', disk)).toContain('C12A7328-F81F-11D2-BA4B-00A0C93EC93B')
+  })
+
+  it('is sparse', () => {
+    const { blocks, size } = statSync(disk)
+    expect(blocks * 512).toBeLessThan(size / 2)
+  })
+
+  it('holds GRUB, the boot state, and both images with their trees', async () => {
+    const esp = join(work, 'esp')
+    run(
+      'dd',
+      `if=${disk}`,
+      `of=${esp}`,
+      'bs=1M',
+      `skip=${at('esp').start / MiB}`,
+      `count=${at('esp').size / MiB}`,
+      'status=none',
+    )
+    run('fsck.fat', '-n', esp)
+    const grub = execFileSync('mtype', ['-i', esp, '::/EFI/BOOT/BOOTX64.EFI'], { env, maxBuffer: 64 * MiB })
+    expect(grub.subarray(0, 2).toString()).toBe('MZ')
+    const state = await bootstateImage({ generation: 1, primary: 'a', trial: undefined, left: 0, spare: false })
+    expect(bytesAt(disk, at('bootstate').start, state.length).equals(state)).toBe(true)
+    for (const [name, image] of [
+      ['boot', bundle.boot],
+      ['rootfs', bundle.rootfs],
+    ] as const) {
+      const start = at(`${name}-a`).start
+      expect(bytesAt(disk, start, image.length).equals(image)).toBe(true)
+      const slot = join(work, `${name}.slot`)
+      const { size } = at(`${name}-a`)
+      run('dd', `if=${disk}`, `of=${slot}`, 'bs=1M', `skip=${start / MiB}`, `count=${size / MiB}`, 'status=none')
+      const out = run(
+        'veritysetup',
+        'format',
+        '--no-superblock',
+        '--salt=-',
+        `--data-blocks=${image.length / 4096}`,
+        slot,
+        join(work, 'tree'),
+      )
+      const root = /Root hash:\s+(\w+)/.exec(out)?.[1] ?? ''
+      run(
+        'veritysetup',
+        'verify',
+        '--no-superblock',
+        '--salt=-',
+        '--hash=sha256',
+        '--data-block-size=4096',
+        '--hash-block-size=4096',
+        `--data-blocks=${image.length / 4096}`,
+        `--hash-offset=${image.length}`,
+        slot,
+        slot,
+        root,
+      )
+      expect(bytesAt(disk, at(`${name}-b`).start, 4096).equals(Buffer.alloc(4096))).toBe(true)
+    }
+  })
+
+  it('has a sound ext4 with the records of slot a', () => {
+    const { start, size } = at('data')
+    const data = join(work, 'data.ext4')
+    run('dd', `if=${disk}`, `of=${data}`, 'bs=1M', `skip=${start / MiB}`, `count=${size / MiB}`, 'status=none')
+    run('e2fsck', '-fn', data)
+    const cat = (path: string) => execFileSync('debugfs', ['-R', `cat /bistable/slots/a/${path}`, data], { env })
+    const build = join(work, 'r1.build')
+    expect(cat('boot.idx').equals(readFileSync(join(build, 'boot.idx')))).toBe(true)
+    expect(cat('rootfs.idx').equals(readFileSync(join(build, 'rootfs.idx')))).toBe(true)
+    expect(cat('inventory.zst').equals(readFileSync(join(build, 'inventory.zst')))).toBe(true)
+    expect(cat('release.json').toString()).toContain('application/vnd.bistable.release.v1+json')
+    expect(cat('roots/1.json').toString()).toContain('application/vnd.bistable.root.v1+json')
+    expect(run('debugfs', '-R', 'stat /bistable/slots/a/release.json', data)).toMatch(/Mode: +0644[\s\S]*User: +0/)
+  })
+
+  it('is the same, byte for byte, when made again elsewhere', async () => {
+    const again = join(work, 'again.img')
+    const umask = process.umask(0o077)
+    const zone = process.env['TZ']
+    process.env['TZ'] = 'Asia/Kathmandu'
+    try {
+      await diskFromBundle(bundle.path, bundle.trusted, sizes, again)
+    } finally {
+      process.umask(umask)
+      if (zone === undefined) delete process.env['TZ']
+      else process.env['TZ'] = zone
+    }
+    expect(await shaOf(again)).toBe(await shaOf(disk))
+  })
+
+  it('refuses a slot that is too small and leaves nothing behind', async () => {
+    const out = join(work, 'small.img')
+    await expect(diskFromBundle(bundle.path, bundle.trusted, { ...sizes, rootfs: 5 * MiB }, out)).rejects.toMatchObject(
+      {
+        code: 'IMAGE_TOO_LARGE',
+        details: { image: 'rootfs' },
+      },
+    )
+    expect(() => statSync(out)).toThrow()
+    expect(run('ls', '-A', work)).not.toMatch(/^\.(disk|grub)-/m)
+  })
+})
