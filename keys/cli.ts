@@ -47,7 +47,7 @@ const init: Verb = {
       type: 'root',
       product,
       version: 1,
-      epoch: 0,
+      epoch: 1,
       issued: now(),
       roles: {
         root: { threshold, keys: keys.slice(0, rootKeys) },

@@ -52,5 +52,8 @@ async function bundle(entry, folder) {
 
 await rm(dist, { recursive: true, force: true })
 await bundle('main.ts', dist)
+// What runs on the device and is not JavaScript: read from beside the file, as it is read from its room in a checkout.
+await copyFile(join(root, 'initramfs', 'init'), join(dist, 'init'))
+await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await bundle('device/main.ts', join(dist, 'device'))
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

@@ -34,7 +34,7 @@ describe('keys init', () => {
       ['fleet-1.key', 'release-1.key', 'root-1.key', 'root-2.key', 'root-3.key', 'root.json', 'roots'].sort(),
     )
     const { current } = trustAnchor(await readFile(at('dev', 'root.json')))
-    expect(current).toMatchObject({ product: 'demo', version: 1, epoch: 0, roles: { root: { threshold: 2 } } })
+    expect(current).toMatchObject({ product: 'demo', version: 1, epoch: 1, roles: { root: { threshold: 2 } } })
     expect(current.roles.root.keys).toHaveLength(3)
     const release = await loadSigner(at('dev', 'release-1.key'), async () => new Uint8Array())
     expect(current.roles.release.keys).toEqual([release.publicKey])
@@ -162,7 +162,7 @@ describe('keys rotate', () => {
       { rootVersion: 2, role: 'root', threshold: 3, enough: true },
     ])
     const { current } = walkRoots([await readFile(at('dev', 'root.json')), await readFile(next)])
-    expect(current).toMatchObject({ version: 2, epoch: 1, roles: { root: { threshold: 3 } } })
+    expect(current).toMatchObject({ version: 2, epoch: 2, roles: { root: { threshold: 3 } } })
   })
 
   it.each([
