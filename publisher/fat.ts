@@ -30,7 +30,7 @@ const MAX_CLUSTERS = 65_000
  * Pure. FAT16 because GRUB, U-Boot and UEFI all read it and its size follows from its content alone.
  */
 export function planFat(sizes: readonly number[], directories: number, atLeast = 0): FatLayout {
-  for (let sectorsPerCluster = 4; sectorsPerCluster <= 128; sectorsPerCluster *= 2) {
+  for (let sectorsPerCluster = 4; sectorsPerCluster <= 64; sectorsPerCluster *= 2) {
     const cluster = sectorsPerCluster * SECTOR
     const content = sizes.reduce((sum, size) => sum + Math.max(1, Math.ceil(size / cluster)), directories)
     const clusters = Math.max(content, MIN_CLUSTERS, Math.ceil(atLeast / cluster))
@@ -39,7 +39,7 @@ export function planFat(sizes: readonly number[], directories: number, atLeast =
     const overhead = 2 * roundUp((clusters + 2) * 2, SECTOR) + 512 * 32 + 64 * 1024
     return { size: roundUp(clusters * cluster + overhead, 4096), sectorsPerCluster }
   }
-  throw publisherErrors.IMAGE_TOO_LARGE('the files of a FAT file system are larger than the 4 GB that FAT16 holds')
+  throw publisherErrors.IMAGE_TOO_LARGE('the files of a FAT file system are larger than the 2 GB that FAT16 holds')
 }
 
 export interface FatOptions {

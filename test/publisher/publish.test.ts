@@ -1,0 +1,203 @@
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { parseFreshness } from '../../bundle/freshness.ts'
+import { decodeEnvelope, encodeEnvelope } from '../../keys/dsse.ts'
+import { trustAnchor } from '../../keys/root.ts'
+import { verifyEnvelope } from '../../keys/threshold.ts'
+import { packBundle } from '../../publisher/pack.ts'
+import { type PublishRequest, publish } from '../../publisher/publish.ts'
+import { readRoots, rootVersions } from '../../publisher/roots.ts'
+import { readStatement, signFile, signPaths } from '../../publisher/sign.ts'
+import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
+import { signedRoot, signer } from '../keys/helpers.ts'
+
+let work: string
+let bundles: TestBundle[]
+const quiet = { say: () => {} }
+const NOW = Date.parse('2026-11-22T10:00:00.500Z')
+
+beforeAll(async () => {
+  work = mkdtempSync(join(tmpdir(), 'bistable-publish-'))
+  const image = (fill: number) => Buffer.alloc(300 * 1024, fill)
+  bundles = []
+  for (const counter of [2, 3, 4])
+    bundles.push(
+      await makeBundle(work, `r${counter}`, { boot: image(1), rootfs: image(counter), number: { epoch: 0, counter } }),
+    )
+})
+afterAll(() => rmSync(work, { recursive: true, force: true }))
+
+const bundle = (counter: number): string => join(work, `r${counter}.bundle`)
+const request = (to: string, more: Partial<PublishRequest> = {}): PublishRequest => ({
+  bundles: [bundle(3)],
+  to: join(work, to),
+  channel: 'stable',
+  signers: [signer(21)],
+  now: NOW,
+  validSeconds: 86_400,
+  ...more,
+})
+
+describe('sign', () => {
+  it('makes release.json in a build folder, and adds to it', async () => {
+    const folder = join(work, 'sign')
+    mkdirSync(folder)
+    copyFileSync(join(work, 'r2.build', 'statement.json'), join(folder, 'statement.json'))
+    const paths = await signPaths(folder, undefined)
+    expect(paths.output).toBe(join(folder, 'release.json'))
+    expect((await signFile(paths, [signer(11)])).signatures).toHaveLength(1)
+    expect((await signFile(paths, [signer(12)])).signatures).toHaveLength(2)
+    const envelope = decodeEnvelope(readFileSync(paths.output))
+    expect(envelope.signatures).toHaveLength(2)
+    expect(Buffer.from(envelope.payload).equals(readFileSync(join(folder, 'statement.json')))).toBe(true)
+    await expect(signFile(paths, [signer(11)])).rejects.toMatchObject({ code: 'SIGNATURE_PRESENT' })
+  })
+
+  it('takes a bare statement and an envelope by themselves', async () => {
+    const bare = join(work, 'bare.json')
+    copyFileSync(join(work, 'r2.build', 'statement.json'), bare)
+    const paths = await signPaths(bare, undefined)
+    expect(paths.output).toBe(join(work, 'bare.signed.json'))
+    await signFile(paths, [signer(11)])
+    const more = await signPaths(paths.output, undefined)
+    expect(more).toEqual({ input: paths.output, output: paths.output })
+    expect((await signFile(more, [signer(12)])).signatures).toHaveLength(2)
+  })
+
+  it('never signs what it cannot read as a statement, nor mixes two', async () => {
+    const bytes = (value: unknown): Uint8Array => Buffer.from(JSON.stringify(value))
+    for (const wrong of [{ type: 'letter' }, [], 'x', {}])
+      expect(() => readStatement(bytes(wrong))).toThrow(expect.objectContaining({ code: 'STATEMENT_INVALID' }))
+    expect(() => readStatement(bytes({ type: 'release' }))).toThrow(
+      expect.objectContaining({ code: 'RELEASE_INVALID' }),
+    )
+    const strange = encodeEnvelope({
+      payloadType: 'text/plain',
+      payload: Buffer.from('x'),
+      signatures: [new Uint8Array(64)],
+    })
+    expect(() => readStatement(strange)).toThrow(expect.objectContaining({ code: 'STATEMENT_INVALID' }))
+    const other = join(work, 'other')
+    mkdirSync(other)
+    copyFileSync(join(work, 'r2.build', 'statement.json'), join(other, 'statement.json'))
+    await signFile(await signPaths(other, undefined), [signer(11)])
+    copyFileSync(join(work, 'r3.build', 'statement.json'), join(other, 'statement.json'))
+    await expect(signFile(await signPaths(other, undefined), [signer(12)])).rejects.toMatchObject({
+      code: 'STATEMENT_INVALID',
+    })
+    await expect(signPaths(join(work, 'nowhere'), undefined)).rejects.toMatchObject({ code: 'STATEMENT_INVALID' })
+  })
+})
+
+describe('pack', () => {
+  it('needs a signature, and gives the bundle that the writer gives', async () => {
+    const folder = join(work, 'r2.build')
+    const roots = join(work, 'roots')
+    mkdirSync(roots)
+    writeFileSync(join(roots, '1.json'), await signedRoot({}, [1, 2]))
+    writeFileSync(join(roots, 'notes.txt'), 'not a root')
+    await expect(packBundle(folder, await readRoots(roots), join(work, 'x'))).rejects.toMatchObject({
+      code: 'BUILD_FOLDER',
+    })
+    await signFile(await signPaths(folder, undefined), [signer(11)])
+    const out = join(work, 'packed.bundle')
+    const head = await packBundle(folder, await readRoots(roots), out)
+    expect(head.statement.number).toEqual({ epoch: 0, counter: 2 })
+    expect(readFileSync(out).equals(readFileSync(bundle(2)))).toBe(true)
+  })
+
+  it('root folders without a version, or with a gap, are refused', async () => {
+    expect(rootVersions(['10.json', '9.json', 'x.json', '08.json'])).toEqual([9, 10])
+    expect(() => rootVersions(['1.json', '3.json'])).toThrow(expect.objectContaining({ code: 'ROOTS_INVALID' }))
+    await expect(readRoots(join(work, 'nowhere'))).rejects.toMatchObject({ code: 'ROOTS_INVALID' })
+    await expect(readRoots(join(work, 'r2.build'))).rejects.toMatchObject({ code: 'ROOTS_INVALID' })
+  })
+})
+
+describe('publish', () => {
+  it('copies the bundle under its name and points the channel to it, signed by the fleet key', async () => {
+    const statement = await publish(request('one'), quiet)
+    const channel = decodeEnvelope(readFileSync(join(work, 'one', 'channels', 'stable.json')))
+    const root = trustAnchor(await signedRoot({}, [1, 2]))
+    expect(verifyEnvelope(channel, 'fleet', root)).toHaveLength(1)
+    expect(parseFreshness(channel.payload)).toEqual(statement)
+    expect(statement).toMatchObject({
+      product: 'demo',
+      channel: 'stable',
+      number: { epoch: 0, counter: 3 },
+      rootVersion: 1,
+      issued: '2026-11-22T10:00:00Z',
+      expires: '2026-11-23T10:00:00Z',
+    })
+    expect(statement.path).toMatch(/^bundles\/demo-0\.3-[0-9a-f]{12}\.bundle$/)
+    const copy = readFileSync(join(work, 'one', statement.path))
+    expect(copy.equals(readFileSync(bundle(3)))).toBe(true)
+    expect(statement.size).toBe(copy.length)
+    expect(readdirSync(join(work, 'one', 'bundles'))).toHaveLength(1)
+  })
+
+  it('announces the newest of several, renews the same, never goes back', async () => {
+    const first = await publish(request('two', { bundles: [bundle(3), bundle(2)] }), quiet)
+    expect(first.number.counter).toBe(3)
+    expect(readdirSync(join(work, 'two', 'bundles'))).toHaveLength(2)
+    const renewed = await publish(request('two', { now: NOW + 1000 }), quiet)
+    expect(renewed.issued).toBe('2026-11-22T10:00:01Z')
+    await expect(publish(request('two', { bundles: [bundle(2)] }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_LOWER',
+    })
+    expect((await publish(request('two', { bundles: [bundle(4)] }), quiet)).number.counter).toBe(4)
+    await expect(publish(request('two'), quiet)).rejects.toMatchObject({ code: 'PUBLISH_LOWER' })
+  })
+
+  it('refuses another release of the same number', async () => {
+    await publish(request('same'), quiet)
+    const twin = await makeBundle(work, 'twin', {
+      boot: Buffer.alloc(4096, 9),
+      rootfs: Buffer.alloc(4096, 9),
+      number: { epoch: 0, counter: 3 },
+    })
+    await expect(publish(request('same', { bundles: [twin.path] }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_LOWER',
+    })
+  })
+
+  it('a damaged bundle, a wrong key or a foreign channel file changes nothing', async () => {
+    const before = await publish(request('three'), quiet)
+    const channelFile = join(work, 'three', 'channels', 'stable.json')
+    const bytes = readFileSync(channelFile)
+    const damaged = join(work, 'damaged.bundle')
+    const content = readFileSync(bundle(4))
+    content.writeUInt8(content.readUInt8(content.length - 100_000) ^ 1, content.length - 100_000)
+    writeFileSync(damaged, content)
+    await expect(publish(request('three', { bundles: [damaged] }), quiet)).rejects.toMatchObject({
+      code: 'BUNDLE_DIGEST',
+    })
+    await expect(
+      publish(request('three', { bundles: [bundle(4)], signers: [signer(11)] }), quiet),
+    ).rejects.toMatchObject({
+      code: 'PUBLISH_KEY',
+    })
+    await expect(publish(request('three', { bundles: [bundle(4)], signers: [] }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_KEY',
+    })
+    expect(readFileSync(channelFile).equals(bytes)).toBe(true)
+    expect(readdirSync(join(work, 'three', 'bundles')).filter((name) => name.startsWith('.'))).toEqual([])
+    copyFileSync(channelFile, join(work, 'three', 'channels', 'beta.json'))
+    await expect(publish(request('three', { channel: 'beta' }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_PRODUCT',
+    })
+    writeFileSync(channelFile, '{}')
+    await expect(publish(request('three'), quiet)).rejects.toMatchObject({ code: 'PUBLISH_CHANNEL_INVALID' })
+    expect(before.number.counter).toBe(3)
+  })
+
+  it('with a trusted root, a chain that does not lead to it is refused', async () => {
+    const stranger = trustAnchor(await signedRoot({ root: [4, 5, 6] }, [4, 5]))
+    await expect(publish(request('four', { trusted: stranger }), quiet)).rejects.toMatchObject({
+      family: 'authenticity',
+    })
+    expect(readdirSync(join(work, 'four', 'channels'))).toEqual([])
+  })
+})
