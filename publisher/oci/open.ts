@@ -70,7 +70,9 @@ async function openLocal(
   if (kind === 'rootfs') return await openRootfs(ref.slice('rootfs:'.length), want ?? host)
   const { path, tag } = await splitTag(kind === undefined ? ref : ref.slice(kind.length + 1))
   const choice = { tag, want, host }
-  const isFolder = (await kindOfPath(path)) === 'folder'
+  const found = await kindOfPath(path)
+  if (found === 'missing') throw ociErrors.IMAGE_NOT_FOUND(`there is no '${path}'`)
+  const isFolder = found === 'folder'
   if (isFolder !== (kind === 'oci') && kind !== undefined)
     throw ociErrors.IMAGE_UNKNOWN_FORM(`'${path}' is a ${isFolder ? 'folder' : 'file'}, which ${kind}: does not name`)
   const space = isFolder ? folderSpace(path) : await archiveSpace(path)
