@@ -16,15 +16,19 @@ const name = v.pipe(
   v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a plain name of at most 64 characters'),
 )
 
-/** An absolute path without "//", "." or ".." parts, trailing slash, control bytes. */
+/**
+ * An absolute path without "//", "." or ".." parts or a trailing slash. Plain characters only: the initramfs's script
+ * reads these paths, and an image may not leave that to luck.
+ */
 const path = v.pipe(
   v.string(),
   v.maxLength(1024),
-  v.regex(/^(?:\/(?!\.{1,2}(?:\/|$))[^/\u0000-\u001f\u007f]+)+$/, 'not a plain absolute path'),
+  v.regex(/^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._+*?@%:,~-]+)+$/, 'not a plain absolute path'),
 )
 
 const writable = v.pipe(
   path,
+  v.check((p) => !/[*?]/.test(p), 'has a wildcard'),
   v.check(
     (p) => !['data', 'proc', 'sys', 'dev', 'run', 'tmp', 'etc', 'var', 'boot'].includes(p.split('/')[1] ?? ''),
     'is in a folder that bistable or the system mounts already',

@@ -11,14 +11,13 @@ import { openSquashfs } from '../bundle/squashfs/image.ts'
 import { openImageFile } from '../bundle/squashfs/reader.ts'
 import { createTreeHasher } from '../bundle/tree.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
-import { buildInitramfs, type InitramfsSource } from '../initramfs/build.ts'
+import { buildInitramfs, INITRAMFS_NEEDS, type InitramfsSource } from '../initramfs/build.ts'
 import { type AgentParts, agentFiles } from './agent-overlay.ts'
 import { bootCfg, makeBootImage } from './boot-image.ts'
 import { comparing } from './compare.ts'
 import { type AddedFile, deriveTree } from './derive.ts'
 import { publisherErrors } from './errors.ts'
 import { type LintResult, lintTree, requireFit } from './lint/lint.ts'
-import { INITRAMFS_NEEDS } from './lint/needs.ts'
 import { makeSquashfs } from './squashfs.ts'
 import { cleanTar } from './tar/clean.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
@@ -46,8 +45,6 @@ export interface BuildEdge {
   /** One line per step. */
   readonly say: (line: string) => void
   readonly signal?: AbortSignal
-  /** Packs the initramfs; ours unless told. */
-  readonly initramfs?: typeof buildInitramfs
 }
 
 /**
@@ -87,7 +84,7 @@ export async function buildRelease(
     const { modules, owned, writable, watchdog, kernelArgs } = fit.system
     await writeFile(
       initrd,
-      await (edge.initramfs ?? buildInitramfs)(initramfsSource(tree), {
+      await buildInitramfs(initramfsSource(tree), {
         kernel: fit.kernel.version,
         modules,
         owned,

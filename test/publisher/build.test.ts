@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type BuildRequest, buildRelease } from '../../publisher/build.ts'
 import { fitSpecs, memoryTree, type Spec, TIME } from './memory-tree.ts'
@@ -10,7 +11,6 @@ import { fitSpecs, memoryTree, type Spec, TIME } from './memory-tree.ts'
 const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
 const run = (tool: string, ...args: string[]): string => execFileSync(tool, args, { env, encoding: 'utf8' })
 const sha = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
-const initramfs = async (): Promise<Uint8Array> => Buffer.from('initramfs')
 
 const request: BuildRequest = {
   version: '1.0.0',
@@ -66,7 +66,7 @@ describe('build', () => {
     const folder = join(work, 'first')
     const said: string[] = []
     const tree = memoryTree(await manySpecs())
-    const { build } = await buildRelease(tree, request, folder, { say: (line) => said.push(line), initramfs })
+    const { build } = await buildRelease(tree, request, folder, { say: (line) => said.push(line) })
     expect(readdirSync(folder).sort()).toEqual(
       ['boot.data', 'boot.idx', 'boot.img', 'inventory.zst', 'rootfs.idx', 'rootfs.img', 'statement.json'].sort(),
     )
@@ -92,7 +92,9 @@ describe('build', () => {
 
     const boot = join(folder, 'boot.img')
     expect(run('mdir', '-b', '-i', boot, '::')).toBe('::/vmlinuz\n::/initrd.img\n::/boot.cfg\n')
-    expect(run('mtype', '-i', boot, '::/initrd.img')).toBe('initramfs')
+    const initrd = gunzipSync(execFileSync('mtype', ['-i', boot, '::/initrd.img'], { env }))
+    expect(initrd.subarray(0, 6).toString()).toBe('070701')
+    expect(initrd.includes('lib/modules/virtio_blk.ko')).toBe(true)
     const cfg = run('mtype', '-i', boot, '::/boot.cfg')
     expect(cfg).toContain('1.7')
     expect(cfg).toContain(
@@ -109,7 +111,7 @@ describe('build', () => {
       process.env['TZ'] = 'Pacific/Chatham'
       process.chdir(join(work, 'elsewhere'))
       const tree = memoryTree(await manySpecs())
-      await buildRelease(tree, { ...request, processors: 1 }, folder, { say: () => {}, initramfs })
+      await buildRelease(tree, { ...request, processors: 1 }, folder, { say: () => {} })
     } finally {
       process.chdir(before.cwd)
       process.umask(before.umask)
@@ -146,7 +148,7 @@ describe('build', () => {
       root: file('root.json', full['usr/lib/bistable/root.json'] as Uint8Array),
     }
     const folder = join(work, 'with-agent')
-    await buildRelease(memoryTree(specs), { ...request, parts }, folder, { say: () => {}, initramfs })
+    await buildRelease(memoryTree(specs), { ...request, parts }, folder, { say: () => {} })
     const list = run('unsquashfs', '-lln', join(folder, 'rootfs.img'))
     expect(list).toMatch(/-rwxr-xr-x 0\/0 +1 .*\/usr\/lib\/bistable\/agent\/node\n/)
     expect(list).toMatch(/-rw-r--r-- 0\/0 +5 .*\/usr\/lib\/bistable\/agent\/binding\.node\n/)
@@ -155,11 +157,11 @@ describe('build', () => {
 
     const missing = { ...parts, system: join(host, 'nowhere.json') }
     await expect(
-      buildRelease(memoryTree(specs), { ...request, parts: missing }, join(work, 'x'), { say: () => {}, initramfs }),
+      buildRelease(memoryTree(specs), { ...request, parts: missing }, join(work, 'x'), { say: () => {} }),
     ).rejects.toMatchObject({ code: 'AGENT_PARTS_INVALID' })
     specs['usr/lib/bistable'] = 'a file in the way'
     await expect(
-      buildRelease(memoryTree(specs), { ...request, parts }, join(work, 'x'), { say: () => {}, initramfs }),
+      buildRelease(memoryTree(specs), { ...request, parts }, join(work, 'x'), { say: () => {} }),
     ).rejects.toMatchObject({ code: 'IMAGE_PATH_TAKEN' })
     expect(existsSync(join(work, 'x'))).toBe(false)
   })
@@ -167,16 +169,12 @@ describe('build', () => {
   it('leaves nothing behind when it fails, and touches no folder that was there', async () => {
     const tree = memoryTree(await fitSpecs())
     const broken = join(work, 'broken')
-    await expect(
-      buildRelease(tree, request, broken, {
-        say: () => {},
-        initramfs: async () => {
-          throw new Error('no initramfs today')
-        },
-      }),
-    ).rejects.toThrow('no initramfs today')
+    const notElf = memoryTree({ ...(await fitSpecs()), 'usr/sbin/dmsetup': 'a script' })
+    await expect(buildRelease(notElf, request, broken, { say: () => {} })).rejects.toMatchObject({
+      code: 'INITRAMFS_ELF',
+    })
     expect(existsSync(broken)).toBe(false)
-    await expect(buildRelease(tree, request, join(work, 'first'), { say: () => {}, initramfs })).rejects.toMatchObject({
+    await expect(buildRelease(tree, request, join(work, 'first'), { say: () => {} })).rejects.toMatchObject({
       code: 'OUTPUT_EXISTS',
     })
     expect(existsSync(join(work, 'first', 'statement.json'))).toBe(true)

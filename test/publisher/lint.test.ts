@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { checkSystem } from '../../bundle/system.ts'
+import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
 import { kernelRelease, parseModulesDep, vermagic } from '../../publisher/lint/kernel.ts'
 import { lintTree, requireFit } from '../../publisher/lint/lint.ts'
-import { INITRAMFS_NEEDS } from '../../publisher/lint/needs.ts'
 import { signedRoot } from '../keys/helpers.ts'
 import { fakeKernel, fakeModule, fitSpecs, memoryTree, type Spec, VERSION } from './memory-tree.ts'
 
@@ -70,7 +70,7 @@ describe('lint', () => {
     [
       'a needed module that nobody lists',
       (s) => {
-        s[`${modules}/modules.builtin`] = 'kernel/fs/ext4/ext4.ko\n'
+        s[`${modules}/modules.builtin`] = 'kernel/fs/ext4/ext4.ko\nkernel/crypto/sha256_generic.ko\n'
       },
       [`error module-missing /lib/modules/${VERSION}`],
     ],
@@ -197,7 +197,7 @@ describe('system.json', () => {
 
   it('names unknown keys, bad paths and dangerous kernel arguments', () => {
     expect(refused({ writeable: [] })).toHaveLength(1)
-    for (const path of ['relative', '/a/../b', '/a/', '//a', '/var/x', '/etc/x', '/data/x', '/a\nb'])
+    for (const path of ['relative', '/a/../b', '/a/', '//a', '/var/x', '/etc/x', '/data/x', '/a\nb', '/a b', '/opt/*'])
       expect(refused({ writable: [path] }), path).toHaveLength(1)
     expect(refused({ writable: ['/opt/a', '/opt/a/b'] })).toHaveLength(1)
     expect(refused({ owned: ['/usr/x'] })).toHaveLength(1)

@@ -99,10 +99,23 @@ export function fakeKernel(version: string): Uint8Array {
   return bytes
 }
 
+/** A static ELF program, as far as its header goes. */
+export function fakeProgram(): Uint8Array {
+  const bytes = Buffer.alloc(64)
+  bytes.write('\x7fELF\x02\x01\x01', 'latin1')
+  bytes.writeUInt16LE(2, 16)
+  bytes.writeUInt16LE(62, 18)
+  bytes.writeUInt32LE(1, 20)
+  bytes.writeBigUInt64LE(64n, 32)
+  bytes.writeUInt16LE(64, 52)
+  bytes.writeUInt16LE(56, 54)
+  return bytes
+}
+
 /** Everything that a fit image has, and little else. */
 export async function fitSpecs(): Promise<Record<string, Spec>> {
   const modules = `usr/lib/modules/${VERSION}`
-  const program = (bytes: string): Spec => ({ type: 'file', bytes, mode: 0o755 })
+  const program = (bytes: string | Uint8Array): Spec => ({ type: 'file', bytes, mode: 0o755 })
   return {
     ...Object.fromEntries(
       ['data', 'proc', 'sys', 'dev', 'run', 'tmp', 'etc', 'var'].map((name) => [name, { type: 'dir' }] as const),
@@ -114,15 +127,16 @@ export async function fitSpecs(): Promise<Record<string, Spec>> {
     [`boot/config-${VERSION}`]: 'CONFIG_X=y\n',
     [`${modules}/modules.dep`]:
       'kernel/dm-mod.ko:\nkernel/dm-verity.ko: kernel/dm-mod.ko\nkernel/virtio_blk.ko:\nkernel/overlay.ko:\n',
-    [`${modules}/modules.builtin`]: 'kernel/fs/squashfs/squashfs.ko\nkernel/fs/ext4/ext4.ko\n',
+    [`${modules}/modules.builtin`]:
+      'kernel/fs/squashfs/squashfs.ko\nkernel/fs/ext4/ext4.ko\nkernel/crypto/sha256_generic.ko\n',
     [`${modules}/kernel/dm-mod.ko`]: fakeModule(VERSION),
     [`${modules}/kernel/dm-verity.ko`]: fakeModule(VERSION),
     [`${modules}/kernel/virtio_blk.ko`]: fakeModule(VERSION),
     [`${modules}/kernel/overlay.ko`]: fakeModule(VERSION),
     'usr/sbin/init': { type: 'symlink', target: '../lib/systemd/systemd' },
     'usr/lib/systemd/systemd': program('systemd'),
-    'usr/bin/busybox': program('busybox'),
-    'usr/sbin/dmsetup': program('dmsetup'),
+    'usr/bin/busybox': program(fakeProgram()),
+    'usr/sbin/dmsetup': program(fakeProgram()),
     'usr/bin/bistable': program('#!/bin/sh\n'),
     'usr/lib/bistable/agent/bistable.mjs': 'agent',
     'usr/lib/bistable/agent/node': program('node'),
