@@ -1,0 +1,335 @@
+import { createHash } from 'node:crypto'
+import type { Sha256 } from '../../base/bytes.ts'
+import { freshState, onBoot, type Starts } from '../../bootloader/machine.ts'
+import type { BootFailure } from '../../bootloader/reason.ts'
+import type { BootState, Slot } from '../../bootloader/state.ts'
+import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from '../../bundle/freshness.ts'
+import { checkSystem, type System } from '../../bundle/system.ts'
+import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
+import { Core } from '../../device/agent/core.ts'
+import { runAgent } from '../../device/agent/loop.ts'
+import type { Engine, Ports, ProcessResult, StoredRelease } from '../../device/agent/ports.ts'
+import { encodeEnvelope } from '../../keys/dsse.ts'
+import { trustAnchor } from '../../keys/root.ts'
+import { signStatement } from '../../keys/statement.ts'
+import { STATEMENT } from '../bundle/fixture.ts'
+import { signedRoot, signer } from '../keys/helpers.ts'
+import { MemoryFiles } from './memory-files.ts'
+
+/**
+ * A device without hardware: the real agent and the real boot decisions, over a disk, a boot state and a clock in
+ * memory. A power cut ends everything at one chosen change of disk or boot state.
+ */
+
+export interface Release {
+  readonly counter: number
+  readonly version?: string
+  readonly product?: string
+  readonly securityFloor?: number
+  /** Never reaches the agent. */
+  readonly panics?: boolean
+  /** The initramfs gives up, and says so. */
+  readonly initramfs?: string
+  /** What its health check answers, by the number of the run. Healthy without it. */
+  readonly health?: (run: number) => Partial<ProcessResult> | 'hangs'
+}
+
+export class PowerCut extends Error {}
+
+/** One key of each role: curve arithmetic is most of the time of a boot here. */
+const ANCHOR = await signedRoot({ root: [1], threshold: 1 }, [1])
+const CHANNEL = 'http://updates/channels/stable.json'
+
+export class World {
+  files = new MemoryFiles()
+  boot: BootState | undefined = freshState('a')
+  starts: Starts = { a: 0, b: 0, up: 'a' }
+  failure: BootFailure | undefined
+  /** Set false to make the bootloader unable to write. */
+  counterWritable = true
+  readonly slots: Record<Slot, Release | 'partial'>
+  readonly stored: Partial<Record<Slot, StoredRelease>> = {}
+  readonly published = new Map<string, Release>()
+  readonly web = new Map<string, Uint8Array | Error>()
+  agentConfig: Record<string, unknown> = { channel: CHANNEL, pollSeconds: 100, apply: 'reboot' }
+  synchronised = true
+  wall = Date.parse('2026-11-21T12:00:00Z')
+  mono = 0
+  lines: string[] = []
+  boots: string[] = []
+  changes = 0
+  cutAt = Number.POSITIVE_INFINITY
+  dead = false
+  rebootAsked = false
+  fetches = 0
+  healthRuns = 0
+  bootCount = 0
+  /** Called while an install moves bytes. */
+  onFill: () => Promise<void> = async () => undefined
+  feeds: number[] = []
+  disarmed = 0
+  core: Core | undefined
+  #timers: { at: number; wake: () => void }[] = []
+
+  constructor(installed: Release = { counter: 2 }) {
+    this.slots = { a: installed, b: 'partial' }
+    this.stored = { a: storedOf(installed) }
+  }
+
+  /** Counts one change of persistent state; the chosen one does not happen any more, nor anything after it. */
+  change(): void {
+    if (this.dead || ++this.changes === this.cutAt) {
+      this.dead = true
+      throw new PowerCut('power cut')
+    }
+  }
+
+  async publish(release: Release, plan: Partial<FreshnessStatement> = {}, by: number[] = [21]): Promise<void> {
+    const path = `bundles/${release.counter}.bundle`
+    const statement: FreshnessStatement = {
+      type: 'freshness',
+      product: 'demo',
+      channel: 'stable',
+      number: { epoch: 0, counter: release.counter },
+      release: digestOf(release),
+      path,
+      size: 1000,
+      rootVersion: 1,
+      issued: new Date(this.wall).toISOString().replace(/\.\d+Z/, 'Z'),
+      expires: new Date(this.wall + 86_400_000).toISOString().replace(/\.\d+Z/, 'Z'),
+      ...plan,
+    }
+    this.published.set(`http://updates/${path}`, release)
+    const envelope = await signStatement(FRESHNESS_PAYLOAD_TYPE, encodeFreshness(statement), by.map(signer))
+    this.web.set(CHANNEL, encodeEnvelope(envelope))
+  }
+
+  /** One power-on until the agent asks for a reboot, the power is cut, or `seconds` have passed. */
+  async powerOn(seconds = 1000, during: (core: Core) => Promise<void> = async () => undefined): Promise<void> {
+    this.dead = false
+    this.rebootAsked = false
+    this.bootCount++
+    this.#timers = []
+    const decision = onBoot(this.boot, {
+      starts: this.starts,
+      writable: this.counterWritable,
+      loadable: { a: true, b: true },
+    })
+    if (decision.newState !== undefined) this.boot = decision.newState
+    const slot = decision.slot ?? 'a'
+    this.starts = { ...this.starts, [slot]: Math.min(9, this.starts[slot] + 1) }
+    const release = this.slots[slot]
+    this.boots.push(`${slot}${decision.boot === 'try' ? '?' : ''}${release === 'partial' ? '!' : ''}`)
+    if (release === 'partial') throw new Error(`the bootloader started slot ${slot}, which is being written`)
+    if (release.panics === true) return
+    if (release.initramfs !== undefined) {
+      this.failure = { slot, stage: 'verity', text: release.initramfs }
+      return
+    }
+    const floor = release.securityFloor ?? 0
+    const cmdline = `bistable.floor=0.${floor} bistable.slot=${slot} bistable.release=0.${release.counter} bistable.boot=${decision.boot} bistable.left=${decision.left} bistable.why=${decision.why}`
+    await this.#agent(await this.ports(cmdline, release), seconds, during)
+  }
+
+  /** Boots until nothing more is asked for, at most `most` times. */
+  async run(most = 10, seconds = 150): Promise<void> {
+    for (let n = 0; n < most; n++) {
+      await this.powerOn(seconds)
+      const slot = this.boots.at(-1)?.[0] as Slot
+      const release = this.slots[slot]
+      const resets = release !== 'partial' && (release.panics === true || release.initramfs !== undefined)
+      if (!this.rebootAsked && !this.dead && !resets) return
+    }
+  }
+
+  async #agent(ports: Ports, seconds: number, during: (core: Core) => Promise<void>): Promise<void> {
+    const stop = new AbortController()
+    const work = (async () => {
+      const core = await Core.open(ports)
+      this.core = core
+      await core.reconcile()
+      void during(core).catch((error: unknown) => {
+        if (!(error instanceof PowerCut)) this.lines.push(`during: ${error}`)
+      })
+      await runAgent(core, stop.signal)
+    })().catch((error: unknown) => {
+      if (!this.dead) throw error
+    })
+    const end = this.mono + seconds * 1000
+    await flush()
+    while (!this.dead && !this.rebootAsked && this.mono < end) {
+      this.#timers.sort((x, y) => x.at - y.at)
+      const next = this.#timers.shift()
+      if (next === undefined) break
+      this.wall += Math.max(0, next.at - this.mono)
+      this.mono = Math.max(this.mono, next.at)
+      next.wake()
+      await flush()
+    }
+    stop.abort()
+    await flush()
+    for (const timer of this.#timers) timer.wake()
+    await work
+  }
+
+  async ports(cmdline: string, release: Release): Promise<Ports> {
+    const files = new MemoryFiles(this.files.content)
+    files.onChange = () => this.change()
+    this.files = files
+    return {
+      files,
+      data: '/data',
+      clock: {
+        now: () => this.mono,
+        wall: () => new Date(this.wall),
+        sleep: (ms, signal) =>
+          new Promise((resolve, reject) => {
+            const stop = () => reject(signal?.reason)
+            if (signal?.aborted) return stop()
+            signal?.addEventListener('abort', stop, { once: true })
+            const wake = () => {
+              signal?.removeEventListener('abort', stop)
+              resolve()
+            }
+            this.#timers.push({ at: this.mono + ms, wake })
+          }),
+        synchronised: async () => this.synchronised,
+      },
+      boot: {
+        read: async () => this.boot,
+        write: async (state) => {
+          this.change()
+          this.boot = state
+        },
+        failure: async () => this.failure,
+        cameUp: async (slot) => {
+          this.change()
+          this.failure = undefined
+          this.starts = { a: 0, b: 0, up: slot }
+        },
+      },
+      engine: this.#engine(),
+      processes: {
+        glob: async () => ['/health/app'],
+        run: async ([program], ms, signal) => {
+          if (program === 'reboot') {
+            this.rebootAsked = true
+            return { exit: 0, timedOut: false, said: '' }
+          }
+          const answer = release.health?.(++this.healthRuns) ?? {}
+          if (answer !== 'hangs') return { exit: 0, timedOut: false, said: '', ...answer }
+          await new Promise<void>((resolve) => {
+            this.#timers.push({ at: this.mono + ms, wake: resolve })
+            signal?.addEventListener('abort', () => resolve(), { once: true })
+          })
+          return { exit: undefined, timedOut: true, said: '' }
+        },
+      },
+      config: this.system(),
+      anchor: ANCHOR,
+      cmdline,
+      bootId: `boot-${this.bootCount}`,
+      pid: 1,
+      systemd: false,
+      watchdog: {
+        feed: async () => {
+          this.feeds.push(this.mono)
+        },
+        disarm: async () => {
+          this.disarmed++
+        },
+      },
+      random: () => 0.5,
+      say: (line) => {
+        this.lines.push(line)
+      },
+    }
+  }
+
+  system(): System {
+    const checked = checkSystem({
+      product: 'demo',
+      hardware: ['qemu-x86_64'],
+      health: { deadlineSeconds: 60, required: ['/health/*'], wanted: [] },
+      agent: this.agentConfig,
+    })
+    if ('problems' in checked) throw new Error(checked.problems.join())
+    return checked.system
+  }
+
+  #engine(): Engine {
+    return {
+      open: async (source) => {
+        const release = this.published.get(source)
+        if (release === undefined) throw new Error(`nothing at ${source}`)
+        return { name: source, size: 1000, read: () => nothing(), close: async () => undefined }
+      },
+      head: async (source) => {
+        const release = this.published.get(source.name)
+        if (release === undefined) throw new Error('gone')
+        const trusted = trustAnchor(ANCHOR)
+        return { statement: statementOf(release), digest: digestOf(release), trusted } as BundleHead
+      },
+      verifyWhole: async (_source, _trusted, _signal, onProgress) => onProgress(1, 1),
+      install: async (call) => {
+        const slot = call.running === 'a' ? 'b' : 'a'
+        const release = this.published.get(call.source.name)
+        if (release === undefined) throw new Error('gone')
+        await call.invalidate()
+        if (this.boot?.trial !== undefined || this.boot?.spare === true) throw new Error('slot is still named')
+        this.change()
+        delete this.stored[slot]
+        this.slots[slot] = 'partial'
+        for (let done = 0; done < 3; done++) {
+          this.fetches++
+          call.onProgress({ phase: 'fill', image: 'rootfs', done, total: 3, fetched: done })
+          await this.onFill()
+          call.signal.throwIfAborted()
+        }
+        this.change()
+        this.slots[slot] = release
+        this.change()
+        this.stored[slot] = storedOf(release)
+        await call.beforeArm()
+        await call.arm()
+        const images = { kept: 0, reused: 0, fetched: 3 }
+        return { images: { boot: images, rootfs: images }, fetched: 3, freshness: 'direct' }
+      },
+      slotFault: async () => undefined,
+      storedRelease: async (slot) => this.stored[slot],
+      fetchSmall: async (url) => {
+        const found = this.web.get(url.href)
+        if (found instanceof Error) throw found
+        return found
+      },
+    }
+  }
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+export function digestOf(release: Release): Sha256 {
+  const name = `${release.counter} ${release.version ?? ''}`
+  return createHash('sha256').update(name).digest('hex') as Sha256
+}
+
+function statementOf(release: Release): ReleaseStatement {
+  return {
+    ...STATEMENT,
+    product: release.product ?? 'demo',
+    number: { epoch: 0, counter: release.counter },
+    version: release.version ?? `1.${release.counter}`,
+    securityFloor: { epoch: 0, counter: release.securityFloor ?? 0 },
+  }
+}
+
+function storedOf(release: Release): StoredRelease {
+  const statement = statementOf(release)
+  const { number, version } = statement
+  return { facts: { digest: digestOf(release), number, version, committed: false }, statement }
+}
+
+/** Lets every promise that can move on do so. */
+async function flush(): Promise<void> {
+  for (let n = 0; n < 4; n++) await new Promise((resolve) => setImmediate(resolve))
+}
