@@ -80,6 +80,8 @@ export function parseSuperblock(bytes: Uint8Array, size: number): Superblock {
   const xattrHeader = at(56)
   const exportTable = at(88)
   if (inodeStart < SUPERBLOCK_BYTES || inodeStart >= directoryStart) throw corrupt('the inode table is out of place')
+  // Each stored fragment block takes at least one byte of the data area.
+  if (fragmentCount > inodeStart) throw corrupt(`${fragmentCount} fragments in ${inodeStart} bytes`)
   const later = [fragmentIndex, idIndex, xattrHeader, exportTable].filter((start) => start !== undefined)
   const directoryEnd = Math.min(...later)
   if (directoryEnd < directoryStart) throw corrupt('the directory table is out of place')

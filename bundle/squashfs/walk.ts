@@ -106,7 +106,9 @@ async function listSteps(parts: WalkParts, inode: Inode, prefix: string, pending
   for await (const entry of readDirectory(parts.metadata, parts.superblock.directoryTable, inode.directory)) {
     const path = prefix + entry.name
     if (path.length > MAX_PATH || Buffer.byteLength(path) > MAX_PATH)
-      throw squashErrors.SQUASHFS_TOO_LARGE(`a path is longer than ${MAX_PATH} bytes: ${path.slice(0, 80)}…`)
+      throw squashErrors.SQUASHFS_TOO_LARGE(
+        `a path is longer than ${MAX_PATH} bytes: ${JSON.stringify(path.slice(0, 80))}…`,
+      )
     steps.push({ key: entry.key, path, entry, contents: false })
     if (entry.type === 'dir') steps.push({ key: `${entry.key}/`, path, entry, contents: true })
     checkPending(pending + steps.length)
@@ -120,7 +122,9 @@ function checkPending(count: number): void {
 
 function checkEntry(entry: DirectoryEntry, inode: Inode, path: string): void {
   if (entry.type !== inode.type || entry.number !== inode.number)
-    throw corrupt(`${path} is listed as ${entry.type} ${entry.number}, its inode is ${inode.type} ${inode.number}`)
+    throw corrupt(
+      `${JSON.stringify(path)} is listed as ${entry.type} ${entry.number}, its inode is ${inode.type} ${inode.number}`,
+    )
 }
 
 /** Sees that no directory is reached twice, and nothing else more often than its link count says. */
@@ -140,7 +144,9 @@ class LinkCounter {
     const allowed = inode.type === 'dir' ? 1 : nlink
     const left = (byte & bit) === 0 ? allowed : (this.#left.get(number) ?? 0)
     if (left < 1)
-      throw squashErrors.SQUASHFS_LOOP(`${path} reaches ${inode.type} inode ${number} more often than ${allowed} times`)
+      throw squashErrors.SQUASHFS_LOOP(
+        `${JSON.stringify(path)} reaches ${inode.type} inode ${number} more often than ${allowed} times`,
+      )
     this.#seen[number >>> 3] = byte | bit
     if (left > 1) this.#left.set(number, left - 1)
     else this.#left.delete(number)

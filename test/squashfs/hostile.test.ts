@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { compareUtf8 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import type { Squashfs } from '../../bundle/squashfs/image.ts'
+import { openSquashfs, type Squashfs } from '../../bundle/squashfs/image.ts'
 import { openImageFile } from '../../bundle/squashfs/reader.ts'
 import { noise } from '../bundle/tools.ts'
 import { codeOfAsync } from '../codes.ts'
@@ -119,7 +119,16 @@ describe.skipIf(!ready)('SquashFS images that lie', () => {
     const path = writeScratch('shrinks.sqfs', image)
     const { image: open } = await openPath(path)
     tool('truncate', '-s', '100', path)
-    expect(await codeOfAsync(() => drain(open))).toBe('SQUASHFS_TRUNCATED')
+    expect(await codeOfAsync(() => drain(open))).toBe('SOURCE_READ')
+    expect(await codeOfAsync(() => openImageFile(`${path}.not-there`))).toBe('SOURCE_OPEN')
+    // A source that gives less than it was asked for.
+    const short = await openSquashfs(
+      { read: async (at, length) => image.subarray(at, Math.min(at + length, at === 0 ? 96 : at + 1)) },
+      image.length,
+    )
+      .then(drain)
+      .catch((error: unknown) => error)
+    expect(isBistableError(short, 'SQUASHFS_TRUNCATED')).toBe(true)
   })
 
   it('refuses a directory that contains itself', async () => {
