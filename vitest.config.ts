@@ -20,7 +20,7 @@ export default defineConfig({
       {
         test: {
           name: 'hw',
-          include: ['hw-tests/**/*.hil.ts'],
+          include: ['hw-tests/**/*.hil.ts', 'test/**/*.hil.ts'],
           fileParallelism: false,
           retry: 0,
           testTimeout: 600_000,

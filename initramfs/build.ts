@@ -130,6 +130,7 @@ async function putPrograms(source: InitramfsSource, put: Put): Promise<void> {
     const needs = readElf(bytes, path)
     if (needs.interpreter !== undefined) {
       const interpreter = needs.interpreter.replace(/^\/+/, '')
+      done.add(interpreter.slice(interpreter.lastIndexOf('/') + 1))
       wanted.push({
         name: interpreter,
         place: interpreter,
@@ -137,6 +138,8 @@ async function putPrograms(source: InitramfsSource, put: Put): Promise<void> {
       })
     }
     for (const library of needs.libraries) {
+      // glibc's libc names its loader, which stands at its own place already.
+      if (done.has(library)) continue
       const paths = folders.map((folder) => `${folder}/${library}`)
       wanted.push({ name: library, place: `lib/${library}`, path: found(source, paths, library, name) })
     }

@@ -15,7 +15,6 @@ export const USUAL_MODULES = [
   ...['sha256_ssse3', 'sha256_ni', 'sha256_arm64', 'sha2_ce', 'crc32c_generic', 'crc32c_intel', 'crc32c'],
   ...['virtio_pci', 'virtio_mmio', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'ahci', 'nvme'],
   ...['sdhci_pci', 'sdhci_acpi', 'mmc_block', 'xhci_pci', 'ehci_pci', 'usb_storage', 'uas'],
-  ...['hv_storvsc', 'vmw_pvscsi', 'xen_blkfront'],
 ] as const
 
 export interface ModuleTables {
