@@ -7,7 +7,7 @@ import { show, splitPath } from './names.ts'
 
 /**
  * Writes a merged tree as the one clean tar that a SquashFS builder gets: sorted, numeric owners, every path once,
- * hard links behind their first path, PAX where a plain header does not suffice. The same tree gives the same bytes.
+ * hard links behind their first path, PAX and GNU headers where a plain one does not suffice. The same tree gives the same bytes.
  *
  * The builder's own leniency (sqfstar 4.5.1 cuts long names, keeps the first of two equal paths and crashes on a hard
  * link without target) is never tried: names are checked again here, and links lead only to what was written.
@@ -24,6 +24,7 @@ const TYPES: Readonly<Record<TreeNode['type'], string>> = {
 }
 const HARD_LINK = '1'
 const PAX = 'x'
+const GNU_LONG_LINK = 'K'
 const MAX_OCTAL_ID = 0o7777777
 const OCTAL_SIZE = 8 ** 11
 const BLOCK_ZEROS = new Uint8Array(BLOCK)
@@ -66,7 +67,6 @@ function headerOf(entry: TreeEntry, first: string | undefined): Uint8Array {
     records.push(paxRecord(key, typeof value === 'string' ? Buffer.from(value) : value))
   }
   if (Buffer.byteLength(name) > 100) extend('path', name)
-  if (Buffer.byteLength(link) > 100) extend('linkpath', link)
   if (size >= OCTAL_SIZE) extend('size', String(size))
   if (node.uid > MAX_OCTAL_ID) extend('uid', String(node.uid))
   if (node.gid > MAX_OCTAL_ID) extend('gid', String(node.gid))
@@ -82,11 +82,21 @@ function headerOf(entry: TreeEntry, first: string | undefined): Uint8Array {
     mtime: node.mtime,
     rdev: node.type === 'char' || node.type === 'block' ? node.rdev : [0, 0],
   })
-  if (records.length === 0) return header
-  const body = Buffer.concat(records)
-  const padding = BLOCK_ZEROS.subarray(0, roundUp(body.length, BLOCK) - body.length)
+  const blocks: Uint8Array[] = []
+  if (records.length > 0) blocks.push(extension('PaxHeader', PAX, Buffer.concat(records)))
+  // sqfstar 4.5.1 strips leading "/", "./" and "../" from the targets of symbolic links given in PAX, not in this form.
+  if (Buffer.byteLength(link) > 100)
+    blocks.push(
+      extension('././@LongLink', GNU_LONG_LINK, Buffer.concat([Buffer.from(link), BLOCK_ZEROS.subarray(0, 1)])),
+    )
+  return blocks.length === 0 ? header : Buffer.concat([...blocks, header])
+}
+
+/** A header that only carries something about the next entry. */
+function extension(name: string, type: string, body: Uint8Array): Uint8Array {
   const plain = { link: '', mode: 0o644, uid: 0, gid: 0, mtime: 0, rdev: [0, 0] as const }
-  return Buffer.concat([block({ ...plain, name: 'PaxHeader', type: PAX, size: body.length }), body, padding, header])
+  const padding = BLOCK_ZEROS.subarray(0, roundUp(body.length, BLOCK) - body.length)
+  return Buffer.concat([block({ ...plain, name, type, size: body.length }), body, padding])
 }
 
 interface Fields {
