@@ -17,10 +17,16 @@ export function makeBlock(variables: readonly (readonly [string, string])[]): Ui
 
 /** The variables of a block; undefined when GRUB would refuse it. The last of two equal names wins, as in GRUB. */
 export function readBlock(bytes: Uint8Array): Map<string, string> | undefined {
+  const assignments = readAssignments(bytes)
+  return assignments && new Map(assignments)
+}
+
+/** Every assignment of a block in order. */
+export function readAssignments(bytes: Uint8Array): (readonly [string, string])[] | undefined {
   // One character per byte, so that positions are byte positions.
   const text = Buffer.from(bytes).toString('latin1')
   if (!text.startsWith(SIGNATURE)) return undefined
-  const found = new Map<string, string>()
+  const found: (readonly [string, string])[] = []
   let at = SIGNATURE.length
   while (at < text.length) {
     if (text[at] !== '#') {
@@ -28,7 +34,7 @@ export function readBlock(bytes: Uint8Array): Map<string, string> | undefined {
       if (equals === -1) break
       const [value, end] = readValue(text, equals + 1)
       if (end >= text.length) break
-      found.set(cString(text.slice(at, equals)), cString(value))
+      found.push([cString(text.slice(at, equals)), cString(value)])
       at = end
     }
     at = nextLine(text, at)
