@@ -44,8 +44,8 @@ export async function grubEfiImage(outPath: string, options: GrubImageOptions = 
         ['options.cfg', Buffer.from(`set bs_menu_seconds=${menuSeconds}\n`)],
       ]),
     )
-    // With no path at all GRUB would complete the prefix with the folder that the firmware loaded it from.
-    const args = ['-O', 'x86_64-efi', '-o', outPath, '-p', '(memdisk)/', '-m', memdisk, ...MODULES]
+    // The prefix after the memory disk, whose option sets a prefix of its own (/boot/grub).
+    const args = ['-O', 'x86_64-efi', '-o', outPath, '-m', memdisk, '-p', '(memdisk)/', ...MODULES]
     await run('grub-mkimage', args, options.signal)
   } finally {
     await rm(scratch, { recursive: true, force: true })
