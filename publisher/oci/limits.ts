@@ -22,7 +22,7 @@ export interface Limits {
 
 export const DEFAULT_LIMITS: Limits = {
   layers: 128,
-  entries: 500_000,
+  entries: 300_000,
   bytes: 64 * 1024 * MiB,
   ratio: 256,
   depth: 128,
