@@ -40,7 +40,7 @@ export type BootWhy = (typeof BOOT_WHYS)[number]
 /** What the bootloader sees besides the boot state. */
 export interface BootWorld {
   readonly starts: Starts
-  /** Whether the boot state can be written and reads back. */
+  /** Whether the copy that does not count can be written and reads back; GRUB cannot write to one without its header. */
   readonly writable: boolean
   /** Whether kernel and initramfs of this slot can be loaded. */
   readonly loadable: Readonly<Record<Slot, boolean>>
@@ -170,6 +170,11 @@ export function rollBack(state: BootState, tries: number = DEFAULT_TRIES): BootS
   if (!state.spare)
     throw bootErrors.BOOT_NO_SPARE(`slot ${otherSlot(state.primary)} holds nothing that was once committed`)
   return arm(state, otherSlot(state.primary), tries)
+}
+
+/** The same state with a new generation: written, it heals a copy that was torn. */
+export function renew(state: BootState): BootState {
+  return next(state, {})
 }
 
 /** Gives the trial of `slot` up (its health failed, or a person cancels): no tries left. Throws BOOT_REFUSE_NOT_TRIED. */

@@ -14,6 +14,7 @@ import {
   NO_STARTS,
   onBoot,
   refuse,
+  renew,
   rollBack,
 } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
@@ -47,6 +48,10 @@ describe('moves', () => {
 
   test('a refused trial boots the primary at once', () => {
     expect(onBoot(refuse(arm(fresh, 'b'), 'b'))).toMatchObject({ slot: 'a', why: 'tries-spent' })
+  })
+
+  test('renewing changes the generation only', () => {
+    expect(renew(arm(fresh, 'b'))).toEqual({ ...arm(fresh, 'b'), generation: 3 })
   })
 
   test('roll back puts the spare on trial', () => {

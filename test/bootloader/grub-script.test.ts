@@ -1,0 +1,246 @@
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
+import { readBlock } from '../../bootloader/grub-block.ts'
+import { chooseCopy, decodeCopy, encodeCopy } from '../../bootloader/grub-env.ts'
+import { FILES, layoutImage } from '../../bootloader/layout.ts'
+import {
+  arm,
+  type BootWorld,
+  freshState,
+  GOOD_WORLD,
+  NO_STARTS,
+  onBoot,
+  type Starts,
+} from '../../bootloader/machine.ts'
+import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
+import { type BootState, otherSlot, SLOTS, type Slot } from '../../bootloader/state.ts'
+import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
+import { grubDecides } from '../helpers/grub-emu.ts'
+import { have, run } from '../helpers/run.ts'
+
+/** grub.cfg under the real GRUB, disk by disk against the pure machine. */
+
+const ready = have('grub-emu', 'sgdisk', 'mkfs.fat', 'mcopy')
+// Hundreds of small disks: memory is kinder to them than a disk.
+const scratch = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
+const dir = mkdtempSync(join(scratch, 'bistable-grub-test-'))
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+
+let template: Disk
+
+beforeAll(() => {
+  if (!ready) return
+  const sizes = { esp: 64, bootstate: 1024, 'boot-a': 256, 'rootfs-a': 64, 'boot-b': 256, 'rootfs-b': 64, data: 64 }
+  template = makeDisk(join(dir, 'template.img'), sizes)
+  for (const slot of SLOTS) {
+    const image = join(dir, `boot-${slot}`)
+    writeFileSync(join(dir, 'vmlinuz'), 'kernel')
+    writeFileSync(join(dir, 'initrd.img'), 'initramfs')
+    const args = `bistable.root=${'ab'.repeat(32)} bistable.length=4096 console=ttyS0`
+    writeFileSync(join(dir, 'boot.cfg'), encodeBootCfg({ release: slot === 'a' ? '0.1' : '0.2', args }))
+    run('mkfs.fat', ['-C', image, '256'])
+    run('mcopy', ['-i', image, ...['vmlinuz', 'initrd.img', 'boot.cfg'].map((name) => join(dir, name)), '::'])
+    copyInto(template, `boot-${slot}`, image)
+  }
+})
+
+interface Case {
+  readonly name: string
+  readonly copies: readonly [Uint8Array, Uint8Array]
+  readonly starts: Starts
+  /** Slots whose boot image is destroyed. */
+  readonly lost: readonly Slot[]
+}
+
+const GARBAGE = Uint8Array.from({ length: 1024 }, (_, n) => (n * 37 + 11) % 256)
+
+/** Writes a disk for each case, has GRUB decide about all of them, and compares each with the machine. */
+function compare(cases: readonly Case[]): void {
+  const disks = cases.map(({ copies, starts, lost }, n) => {
+    const path = join(dir, `case-${n}.img`)
+    copyFileSync(template.path, path)
+    writeAt(path, template.offsets.bootstate, layoutImage([...copies, encodeReason({ starts, failure: undefined })]))
+    for (const slot of lost) writeAt(path, template.offsets[`boot-${slot}`], new Uint8Array(64 * 1024))
+    return path
+  })
+  const decisions = grubDecides(dir, disks)
+  for (const [n, each] of cases.entries()) {
+    const decoded = [decodeCopy(each.copies[0]), decodeCopy(each.copies[1])] as const
+    const counting = chooseCopy(decoded)
+    const copy = counting === undefined ? undefined : decoded[counting]
+    const state = copy?.kind === 'valid' ? copy.state : undefined
+    const world: BootWorld = {
+      starts: each.starts,
+      // GRUB refuses to write to a block without its header.
+      writable: readBlock(each.copies[counting === 0 ? 1 : 0]) !== undefined,
+      loadable: { a: !each.lost.includes('a'), b: !each.lost.includes('b') },
+    }
+    const wanted = onBoot(state, world)
+    const got = decisions[n]
+    const label = `${each.name}\n${got?.text}`
+    expect(got?.paused, label).toBe(wanted.pause)
+    if (wanted.slot === undefined) {
+      expect(got?.fields, label).toBeUndefined()
+      continue
+    }
+    const { slot, boot, why, left } = wanted
+    const release = slot === 'a' ? '0.1' : '0.2'
+    expect(got?.fields, label).toEqual({ slot, boot, why, left: String(left), release })
+    checkDisk(disks[n] ?? '', each, wanted, label)
+  }
+  for (const disk of disks) rmSync(disk)
+}
+
+/** What GRUB wrote: the other copy when it counted down, one more start, and not a byte besides. */
+function checkDisk(path: string, each: Case, wanted: ReturnType<typeof onBoot>, label: string): void {
+  const decoded = [decodeCopy(each.copies[0]), decodeCopy(each.copies[1])] as const
+  const copies = [...each.copies] as [Uint8Array, Uint8Array]
+  if (wanted.newState !== undefined) copies[chooseCopy(decoded) === 0 ? 1 : 0] = encodeCopy(wanted.newState)
+  const starts = { ...each.starts }
+  if (wanted.slot !== undefined) starts[wanted.slot] = Math.min(9, starts[wanted.slot] + 1)
+  const image = layoutImage([...copies, encodeReason({ starts, failure: undefined })])
+  const found = readAt(path, template.offsets.bootstate, image.length)
+  for (const { name, offset } of FILES) {
+    const part = (bytes: Uint8Array): string => Buffer.from(bytes.subarray(offset, offset + 1024)).toString('latin1')
+    if (!decodable(each, name)) continue
+    expect(part(found), `${name} ${label}`).toBe(part(image))
+  }
+  expect(Buffer.compare(found.subarray(0, FILES[0].offset), image.subarray(0, FILES[0].offset)), label).toBe(0)
+}
+
+/** GRUB changes variables in place, so a damaged block that it writes to keeps the rest of its damage. */
+function decodable(each: Case, name: string): boolean {
+  if (name === 'state0.env') return decodeCopy(each.copies[0]).kind === 'valid'
+  if (name === 'state1.env') return decodeCopy(each.copies[1]).kind === 'valid'
+  return true
+}
+
+function allStates(generation: number): BootState[] {
+  const states: BootState[] = []
+  for (const primary of SLOTS) {
+    for (const spare of [false, true]) states.push({ generation, primary, trial: undefined, left: 0, spare })
+    for (let left = 0; left <= 9; left++)
+      states.push({ generation, primary, trial: otherSlot(primary), left, spare: false })
+  }
+  return states
+}
+
+describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
+  const plain = { starts: NO_STARTS, lost: [] }
+
+  test('every state, in either copy, beside an older copy, a torn one and garbage', () => {
+    const cases: Case[] = []
+    for (const state of allStates(41)) {
+      const good = encodeCopy(state)
+      const older = encodeCopy({ generation: 40, primary: 'b', trial: undefined, left: 0, spare: true })
+      const torn = Uint8Array.from(encodeCopy({ ...freshState('b'), generation: 42 }))
+      torn.set(encodeCopy(freshState('a')).subarray(60, 512), 60)
+      for (const [what, other] of [
+        ['older', older],
+        ['torn', torn],
+        ['garbage', GARBAGE],
+      ] as const) {
+        cases.push({ ...plain, name: `${JSON.stringify(state)} first, ${what}`, copies: [good, other] })
+        cases.push({ ...plain, name: `${JSON.stringify(state)} second, ${what}`, copies: [other, good] })
+      }
+    }
+    expect(cases.length).toBe(144)
+    compare(cases)
+  })
+
+  test('two copies of one generation: fewer tries left is newer', () => {
+    const cases: Case[] = []
+    for (let first = 0; first <= 9; first++)
+      for (let second = 0; second <= 9; second++) {
+        const copy = (left: number) =>
+          encodeCopy({ generation: 9_999_999_999, primary: 'a', trial: 'b', left, spare: false })
+        cases.push({ ...plain, name: `${first} and ${second}`, copies: [copy(first), copy(second)] })
+      }
+    compare(cases)
+  })
+
+  test('the arming write torn at every byte that it changes', () => {
+    const before = freshState('a')
+    const armed = arm({ ...before, generation: 98 }, 'b')
+    const cases: Case[] = []
+    for (let cut = 20; cut <= 84; cut++)
+      for (const fill of [encodeCopy({ ...before, generation: 97 }), GARBAGE]) {
+        const torn = Uint8Array.from(fill)
+        torn.set(encodeCopy(armed).subarray(0, cut))
+        cases.push({ ...plain, name: `cut at ${cut}`, copies: [torn, encodeCopy({ ...before, generation: 98 })] })
+      }
+    compare(cases)
+  })
+
+  test('broken primaries, spares and nothing readable at all', () => {
+    const cases: Case[] = []
+    const states = [...allStates(5).filter((s) => s.left <= 1), undefined]
+    const older = encodeCopy({ ...freshState('b'), generation: 4 })
+    for (const state of states)
+      for (const a of [0, 5, 6, 9])
+        for (const b of [0, 6])
+          for (const up of ['a', 'b', undefined] as const) {
+            if (state !== undefined && up !== 'a') continue
+            const copy = state === undefined ? GARBAGE : encodeCopy(state)
+            const name = `${JSON.stringify(state)} starts ${a} ${b} up ${up}`
+            cases.push({ name, copies: [copy, state === undefined ? GARBAGE : older], starts: { a, b, up }, lost: [] })
+          }
+    compare(cases)
+  })
+
+  test('boot images that are not there', () => {
+    const cases: Case[] = []
+    for (const state of [...allStates(5).filter((s) => s.left <= 1), undefined])
+      for (const lost of [['a'], ['b'], ['a', 'b']] as const) {
+        const copy = state === undefined ? GARBAGE : encodeCopy(state)
+        cases.push({ name: `${JSON.stringify(state)} lost ${lost}`, copies: [copy, GARBAGE], starts: NO_STARTS, lost })
+      }
+    compare(cases)
+  })
+
+  test('a whole trial, boot after boot on one disk', () => {
+    const path = join(dir, 'story.img')
+    copyFileSync(template.path, path)
+    const at = template.offsets.bootstate
+    const state = arm(freshState('a'), 'b')
+    writeAt(
+      path,
+      at,
+      layoutImage([
+        encodeCopy(freshState('a')),
+        encodeCopy(state),
+        encodeReason({ starts: NO_STARTS, failure: undefined }),
+      ]),
+    )
+    const seen = Array.from({ length: 5 }, () => grubDecides(dir, [path])[0]?.fields)
+    expect(seen.map((f) => `${f?.['slot']} ${f?.['boot']} ${f?.['left']} ${f?.['why']}`)).toEqual([
+      ...['b try 2 ok', 'b try 1 ok', 'b try 0 ok', 'a fallback 0 tries-spent', 'a fallback 0 tries-spent'],
+    ])
+    expect(decodeReason(readAt(path, at + FILES[2].offset, 1024)).starts).toEqual({ a: 2, b: 3, up: undefined })
+    rmSync(path)
+  })
+
+  test.skipIf(process.getuid?.() !== 0)('a boot state that cannot be written boots the primary', () => {
+    const path = join(dir, 'readonly.img')
+    copyFileSync(template.path, path)
+    const state = arm(freshState('a'), 'b')
+    writeAt(
+      path,
+      template.offsets.bootstate,
+      layoutImage([
+        encodeCopy(freshState('a')),
+        encodeCopy(state),
+        encodeReason({ starts: NO_STARTS, failure: undefined }),
+      ]),
+    )
+    chmodSync(path, 0o444)
+    chmodSync(dir, 0o755)
+    const [got] = grubDecides(dir, [path], { uid: 65534, gid: 65534 })
+    const { slot, boot, why, left } = onBoot(state, { ...GOOD_WORLD, writable: false })
+    expect(got?.fields, got?.text).toEqual({ slot, boot, why, left: String(left), release: '0.1' })
+    rmSync(path)
+  })
+})
