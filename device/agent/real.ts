@@ -62,13 +62,14 @@ function realClock(synchronised: string): Clock {
 
 const SAID_BYTES = 400
 
-/** @param root prefix for the paths of checks, in tests */
+/** @param root prefix for checks and for the programs that reboot: in tests nothing of this machine is run */
 export function realProcesses(root: string): Processes {
+  const place = (program: string) => (root === '' || program.startsWith('/') ? program : join(root, 'usr/bin', program))
   return {
     run: ([program, ...args], ms, signal) =>
       new Promise<ProcessResult>((resolve) => {
         // A group of its own: a check that hangs is ended with everything it started.
-        const child = spawn(program, args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+        const child = spawn(place(program), args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
         let said = Buffer.alloc(0)
         let timedOut = false
         const end = () => {
