@@ -1,11 +1,11 @@
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import type { Console } from './console.ts'
 import { DutError } from './lab-error.ts'
 
 /**
  * Commands over a console that kernel messages share: the output is spooled on the target and sent as base64 lines,
- * each with index, total and POSIX cksum; lines that do not check are asked for again. Needs sh, base64, sed, wc and
- * cksum on the target (busybox has them).
+ * each with index, total and the start of a SHA-256; lines that do not check are asked for again. Needs sh, base64, sed, wc,
+ * cut and sha256sum on the target (busybox has them).
  */
 
 export interface CommandResult {
@@ -22,31 +22,19 @@ const LINE_BYTES = 57 * 1024 * 4
 const FIRST_PAUSE_MS = 150
 const LAST_PAUSE_MS = 20_000
 
-/** POSIX cksum (IEEE Std 1003.1, `cksum`): CRC-32 over the bytes and then their count, complemented. */
-export function posixCksum(bytes: Uint8Array): number {
-  let crc = 0
-  const step = (byte: number) => {
-    crc = ((crc << 8) ^ (CRC_TABLE[((crc >>> 24) ^ byte) & 0xff] ?? 0)) >>> 0
-  }
-  for (const byte of bytes) step(byte)
-  for (let length = bytes.length; length > 0; length = Math.floor(length / 256)) step(length & 0xff)
-  return ~crc >>> 0
+/** The first eight hexadecimal digits of the SHA-256: Debian's busybox has sha256sum, but no cksum. */
+export function frameSum(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 8)
 }
-
-const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, index) => {
-  let value = index << 24
-  for (let bit = 0; bit < 8; bit++) value = value & 0x80000000 ? (value << 1) ^ 0x04c11db7 : value << 1
-  return value >>> 0
-})
 
 /** Frames of one tag found anywhere in console text: index to payload, total and exit code. */
 export function readFrames(text: string, tag: string): { frames: Map<number, string>; total: number | undefined } {
   const frames = new Map<number, string>()
   let total: number | undefined
-  const pattern = new RegExp(`<${tag} (\\d{1,6})/(\\d{1,6}) ([A-Za-z0-9+/=]{0,120}) (\\d{1,10})>`, 'g')
+  const pattern = new RegExp(`<${tag} (\\d{1,6})/(\\d{1,6}) ([A-Za-z0-9+/=]{0,120}) ([0-9a-f]{8})>`, 'g')
   for (const [, index, count, payload, sum] of text.matchAll(pattern)) {
     if (index === undefined || count === undefined || payload === undefined) continue
-    if (posixCksum(Buffer.from(`${index}/${count} ${payload}`)) !== Number(sum)) continue
+    if (frameSum(`${index}/${count} ${payload}`) !== sum) continue
     frames.set(Number(index), payload)
     total = Number(count)
   }
@@ -60,7 +48,7 @@ function sendFunction(tag: string): string {
   return [
     `s(){ n=$(wc -l </tmp/${tag}.64);n=$((n+0));for i in \${1:-$(seq 0 $n)};do `,
     `if [ $i = 0 ];then p=$(printf %s "$r"|base64);else p=$(sed -n "\${i}p" /tmp/${tag}.64);fi;`,
-    `k=$(printf %s "$i/$n $p"|cksum);printf '<%s%s %s %s>\\n' ${left} ${right} "$i/$n $p" "\${k%% *}";done;}`,
+    `k=$(printf %s "$i/$n $p"|sha256sum|cut -c 1-8);printf '<%s%s %s %s>\\n' ${left} ${right} "$i/$n $p" "$k";done;}`,
   ].join('')
 }
 
