@@ -1,0 +1,160 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { finishBuild } from '../bundle/build.ts'
+import { treeSize } from '../bundle/tree.ts'
+import { installOnce } from './device.ts'
+import { forget, type LoopDevice, makeLoop, noLoop } from './loop.ts'
+import { type Measured, tool } from './measure.ts'
+import { startRauc } from './rauc.ts'
+import { goal, type Report, type Row, rowOf } from './report.ts'
+import { imagesOf, PRODUCT, type Workshop } from './workshop.ts'
+
+/** A local bundle into slots on loop devices, against `rauc install` of the same two images; then memory by size. */
+export async function benchInstall(workshop: Workshop, runs: number, sizesMiB: readonly number[]): Promise<Report> {
+  const skipped = await noLoop()
+  if (skipped !== undefined) return { name: 'install', runs: 0, skipped, rows: [], goals: [], notes: [] }
+  const compared = await againstRauc(workshop, runs)
+  const bySize: { readonly mib: number; readonly row: Row }[] = []
+  for (const mib of sizesMiB) bySize.push({ mib, row: await incompressible(workshop, mib) })
+  const peaks = bySize.map(({ row }) => row.peakMiB ?? 0)
+  const most = Math.max(compared.rows[0]?.peakMiB ?? 0, ...peaks)
+  return {
+    ...compared,
+    rows: [...compared.rows, ...bySize.map(({ row }) => row)],
+    goals: [
+      ...compared.goals,
+      goal('peak memory, every install here', most, 'MiB', 150),
+      ...(peaks.length < 2
+        ? []
+        : [goal('peak memory, largest image against smallest', (peaks.at(-1) ?? 0) / (peaks[0] ?? 1), '', 1.1)]),
+    ],
+  }
+}
+
+async function againstRauc(workshop: Workshop, runs: number): Promise<Report> {
+  const { build, bundle } = await workshop.release()
+  const folder = join(workshop.folder, 'install')
+  await mkdir(folder)
+  return await withSlots(folder, await slotSizes(build), async (loops) => {
+    const slots = pathsOf(loops)
+    const old = join(folder, 'old')
+    await tool('dd', ['if=/dev/urandom', `of=${old}`, 'bs=1M', `count=${loops.b.rootfs.size / 2 ** 20}`, 'status=none'])
+    const rauc = await startRauc(join(folder, 'rauc'), slots)
+    try {
+      const raucb = await rauc.bundle({ boot: join(build, 'boot.img'), rootfs: join(build, 'rootfs.img') })
+      const prepare = async (file: string): Promise<void> => {
+        await loops.b.boot.fillFrom(old)
+        await loops.b.rootfs.fillFrom(old)
+        await forget(file)
+      }
+      const ours: Measured[] = []
+      const theirs: Measured[] = []
+      for (let run = 0; run < runs; run++) {
+        workshop.say(`install: run ${run + 1} of ${runs}`)
+        await prepare(raucb)
+        theirs.push(await rauc.install(raucb))
+        await compare(loops, build)
+        await prepare(bundle)
+        ours.push(await installOnce(workshop, slots, bundle))
+        await compare(loops, build)
+      }
+      const rows = [rowOf('bistable install', ours), rowOf('rauc install', theirs)]
+      const [our, their] = rows
+      const total = (await imagesOf(build)).reduce((sum, { length }) => sum + length, 0)
+      return {
+        name: 'install',
+        runs,
+        rows,
+        goals: [
+          goal('wall time, ratio of medians', (our?.seconds?.median ?? 0) / (their?.seconds?.median ?? 1), '', 1.0),
+        ],
+        notes: [
+          `${(total / 2 ** 20).toFixed(0)} MiB of images; slots full of other bytes; bundle and slots not in the page cache`,
+          `ratio of minima ${((our?.seconds?.min ?? 0) / (their?.seconds?.min ?? 1)).toFixed(2)}`,
+        ],
+      }
+    } finally {
+      await rauc.stop()
+    }
+  })
+}
+
+/** Memory of an install of an image that does not compress. */
+async function incompressible(workshop: Workshop, mib: number): Promise<Row> {
+  workshop.say(`install: memory with ${mib} MiB`)
+  const folder = join(workshop.folder, `install-${mib}`)
+  const build = join(folder, 'release.build')
+  const bundle = join(folder, 'release.bundle')
+  await mkdir(build, { recursive: true })
+  for (const [name, count] of [
+    ['rootfs', mib],
+    ['boot', 16],
+  ] as const)
+    await tool('dd', ['if=/dev/urandom', `of=${join(build, `${name}.img`)}`, 'bs=1M', `count=${count}`, 'status=none'])
+  await finishBuild(build, {
+    release: {
+      product: PRODUCT,
+      hardware: ['qemu-x86_64'],
+      number: { epoch: 1, counter: 1 },
+      version: '1.0.0',
+      securityFloor: { epoch: 0, counter: 0 },
+      rootVersion: 1,
+      issued: '2025-11-21T00:00:00Z',
+    },
+    attachments: { inventory: Buffer.from('{"path":"/"}\n') },
+  })
+  await workshop.signAndPack(build, bundle)
+  const measured = await withSlots(folder, await slotSizes(build), async (loops) => {
+    const run = await installOnce(workshop, pathsOf(loops), bundle)
+    await compare(loops, build)
+    return run
+  })
+  await tool('rm', ['-r', folder])
+  return rowOf(`bistable install, ${mib} MiB of random bytes`, [measured])
+}
+
+type Loops = Readonly<Record<'a' | 'b', Readonly<Record<'boot' | 'rootfs', LoopDevice>>>>
+
+const pathsOf = (loops: Loops) => ({
+  a: { boot: loops.a.boot.path, rootfs: loops.a.rootfs.path },
+  b: { boot: loops.b.boot.path, rootfs: loops.b.rootfs.path },
+})
+
+async function slotSizes(build: string): Promise<Readonly<Record<'boot' | 'rootfs', number>>> {
+  const sizes = { boot: 0, rootfs: 0 }
+  for (const { name, length } of await imagesOf(build))
+    if (name === 'boot' || name === 'rootfs') sizes[name] = length + treeSize(length)
+  return sizes
+}
+
+async function withSlots<T>(
+  folder: string,
+  sizes: Readonly<Record<'boot' | 'rootfs', number>>,
+  use: (loops: Loops) => Promise<T>,
+): Promise<T> {
+  const made: LoopDevice[] = []
+  const make = async (name: string, bytes: number): Promise<LoopDevice> => {
+    const loop = await makeLoop(join(folder, name), bytes)
+    made.push(loop)
+    return loop
+  }
+  try {
+    return await use({
+      a: { boot: await make('boot-a', sizes.boot), rootfs: await make('rootfs-a', sizes.rootfs) },
+      b: { boot: await make('boot-b', sizes.boot), rootfs: await make('rootfs-b', sizes.rootfs) },
+    })
+  } finally {
+    for (const loop of made) await loop.detach()
+  }
+}
+
+/** A fast install of the wrong bytes is worth nothing. */
+async function compare(loops: Loops, build: string): Promise<void> {
+  for (const { name, length } of await imagesOf(build))
+    await tool('cmp', [
+      '-n',
+      String(length),
+      join(build, `${name}.img`),
+      loops.b[name === 'boot' ? 'boot' : 'rootfs'].path,
+    ])
+}

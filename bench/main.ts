@@ -1,0 +1,70 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { benchBoot } from './boot.ts'
+import { benchInstall } from './install.ts'
+import { describeMachine, load } from './machine.ts'
+import { benchPublish } from './publish.ts'
+import { type Report, reportText } from './report.ts'
+import { openWorkshop, type Workshop } from './workshop.ts'
+
+// npm run bench [-- publish|install|boot …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
+// Figures for people: nothing here fails because something was slow.
+
+const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
+  publish: benchPublish,
+  install: (workshop, runs) => benchInstall(workshop, runs, sizes),
+  boot: benchBoot,
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    runs: { type: 'string' },
+    level: { type: 'string', default: '15' },
+    sizes: { type: 'string', default: '64,256,1024' },
+    json: { type: 'string', default: join('out', 'bench.json') },
+    fast: { type: 'boolean', default: false },
+    keep: { type: 'boolean', default: false },
+  },
+})
+const sizes = values.sizes
+  .split(',')
+  .filter((text) => text !== '')
+  .map(Number)
+const usual: Readonly<Record<string, number>> = { publish: 3, install: 7, boot: 7 }
+const wanted = positionals.length === 0 ? Object.keys(benches) : positionals
+for (const name of wanted) if (benches[name] === undefined) throw new Error(`there is no bench '${name}'`)
+
+const folder = await mkdtemp(join(tmpdir(), 'bistable-bench-'))
+const say = (line: string): void => console.error(`bench: ${line}`)
+try {
+  const machine = await describeMachine()
+  const flavour = values.fast ? 'fast' : 'debian'
+  const workshop = await openWorkshop({ folder, flavour, level: Number(values.level), say })
+  const reports: Report[] = []
+  for (const [name, run] of Object.entries(benches)) {
+    if (!wanted.includes(name)) continue
+    reports.push(await run(workshop, values.runs === undefined ? (usual[name] ?? 3) : Number(values.runs)))
+  }
+  const { cores, memoryGiB, system, kernel, node, tools } = machine
+  console.log(`${cores} cores, ${memoryGiB} GiB, ${system}, Linux ${kernel}, Node.js ${node}`)
+  console.log(
+    Object.entries(tools)
+      .map(([tool, version]) => `${tool} ${version}`)
+      .join(', '),
+  )
+  console.log(`load of the last minute: ${machine.load} before, ${load()} after\n`)
+  for (const report of reports) console.log(`${reportText(report)}\n`)
+  const file = resolve(values.json)
+  await mkdir(dirname(file), { recursive: true })
+  await writeFile(
+    file,
+    `${JSON.stringify({ machine, flavour, level: values.level, loadAfter: load(), reports }, null, 2)}\n`,
+  )
+  console.log(`bench: ok; figures in ${values.json}`)
+} finally {
+  if (values.keep) say(`kept: ${folder}`)
+  else await rm(folder, { recursive: true, force: true })
+}
