@@ -6,6 +6,9 @@ import { deviceVerbs } from './cli.ts'
 const abort = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abort.abort())
 
+// `bistable status | head`: the reader going away is no failure of ours.
+process.stdout.on('error', () => {})
+
 const terminal = {
   out: (line: string) => void process.stdout.write(`${line}\n`),
   err: (line: string) => void process.stderr.write(`${line}\n`),

@@ -20,8 +20,8 @@ export type Event =
   | { readonly kind: 'filling' }
   /** The slot was verified on the medium; arming comes next. */
   | { readonly kind: 'verified' }
-  /** The boot state was written. */
-  | { readonly kind: 'armed' }
+  /** The boot state was written. `fetched` and `size`: bytes of the bundle that came through the door, and in all. */
+  | { readonly kind: 'armed'; readonly fetched?: number; readonly size?: number }
   /** The work ended without arming. `lasting`: trying the same bytes again cannot help. */
   | { readonly kind: 'failed'; readonly failure: Failure; readonly lasting: boolean }
   | { readonly kind: 'healthy' }
@@ -117,7 +117,9 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
       if (state.name !== 'verified') return same
       const armed = { name: 'armed', job: state.job, since, bootId: now.bootId } as const
       const message = `slot ${state.job.slot} is armed, ${formatNumber(state.job.number)} is tried at the next boot`
-      const outcome = { at: since, what: 'install', ok: true, message, ...nameOf(state.job) }
+      const { fetched, size } = event
+      const bytes = fetched === undefined || size === undefined ? {} : { fetched, size }
+      const outcome = { at: since, what: 'install', ok: true, message, ...nameOf(state.job), ...bytes }
       return to(addOutcome({ ...body, state: armed }, outcome))
     }
     case 'failed':

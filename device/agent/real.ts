@@ -41,11 +41,28 @@ export async function realPorts(
     systemd: await exists(paths.systemd),
     watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
     random: Math.random,
-    say: (line) => {
-      say(line)
-      // A console that is not there, or full, must not stop an update.
-      if (copyTo !== undefined) void appendFile(copyTo, `${line}\r\n`).catch(() => undefined)
-    },
+    say: both(say, copyTo),
+  }
+}
+
+/** Lines that may wait for a console that does not take them; more are dropped. */
+const MAX_WAITING = 100
+
+/** Says each line, and copies it to the console in order. A console that is gone or stuck never stops an update. */
+function both(say: (line: string) => void, copyTo: string | undefined): (line: string) => void {
+  if (copyTo === undefined) return say
+  let waiting = 0
+  let turn = Promise.resolve()
+  return (line) => {
+    say(line)
+    if (waiting >= MAX_WAITING) return
+    waiting++
+    turn = turn
+      .then(() => appendFile(copyTo, `${line}\r\n`))
+      .catch(() => undefined)
+      .finally(() => {
+        waiting--
+      })
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Slot } from '../../bootloader/state.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
+import type { Outcome } from '../records/record.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
 
@@ -60,16 +61,22 @@ export async function statusOf(core: Core) {
           },
     channel: ports.config.agent.channel ?? null,
     apply: ports.config.agent.apply,
-    lastCheck: lastCheck ?? null,
-    lastOutcome: body.outcomes.at(-1) ?? null,
-    lastFailure: lastFailure ?? null,
+    lastCheck: shown(lastCheck),
+    lastOutcome: shown(body.outcomes.at(-1)),
+    lastFailure: shown(lastFailure),
     blocked: body.blocked.map((entry) => ({
       ...entry,
       number: entry.number === undefined ? null : formatNumber(entry.number),
     })),
-    outcomes: body.outcomes,
+    outcomes: body.outcomes.map((outcome) => ({ ...outcome, ...releaseOf(outcome) })),
     problems: core.problems,
   }
+}
+
+const releaseOf = ({ release }: Outcome) => (release === undefined ? {} : { release: formatNumber(release) })
+
+function shown(outcome: Outcome | undefined) {
+  return outcome === undefined ? null : { ...outcome, ...releaseOf(outcome) }
 }
 
 async function readBoot(core: Core) {

@@ -100,6 +100,7 @@ async function fillAndArm(
     started,
   }
   await core.apply({ kind: 'begin', job })
+  let fetched = 0
   const result = await engine.install({
     source,
     head,
@@ -108,6 +109,7 @@ async function fillAndArm(
     onProgress: (progress) => {
       // Only moves the deadline in memory: nothing is written for it.
       void core.apply({ kind: 'progress' })
+      fetched = progress.fetched
       onProgress(progress)
     },
     invalidate: async () => {
@@ -117,7 +119,7 @@ async function fillAndArm(
     beforeArm: () => core.apply({ kind: 'verified' }),
     arm: async () => {
       await boot.write(arm(await core.bootState(), slot))
-      await core.apply({ kind: 'armed' })
+      await core.apply({ kind: 'armed', fetched, size: head.size })
     },
   })
   const message = `release ${formatNumber(number)} (${version}) is armed in slot ${slot}; the next boot tries it`

@@ -75,6 +75,9 @@ const outcome = v.object({
   message: text,
   release: v.optional(number),
   digest: v.optional(sha256),
+  /** Of an install: bytes that came through the door, and bytes of the whole bundle. */
+  fetched: v.optional(count),
+  size: v.optional(count),
 })
 
 const freshness = v.object({

@@ -235,7 +235,11 @@ describe.sequential('the device command', () => {
     expect(out).toContain('release 0.7 (2.0.0) is armed in slot b')
     expect(await bootState()).toMatchObject({ primary: 'a', trial: 'b', left: 3 })
     const status = (await run(['status', '--json'])).json
-    expect(status).toMatchObject({ state: 'armed', slots: { b: { role: 'trial', release: '0.7', triesLeft: 3 } } })
+    expect(status).toMatchObject({
+      state: 'armed',
+      slots: { b: { role: 'trial', release: '0.7', triesLeft: 3 } },
+      lastOutcome: { what: 'install', ok: true, release: '0.7', size: good.bytes.length },
+    })
     for (const file of ['release.json', 'boot.idx', 'rootfs.idx', 'inventory.zst', 'roots/1.json'])
       expect(readFileSync(join(device, 'data/bistable/slots/b', file)).length).toBeGreaterThan(0)
     expect((await run(['verify', 'b'])).out).toContain('slot b  2.0.0  ok')

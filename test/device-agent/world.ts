@@ -268,7 +268,7 @@ export class World {
         const release = this.published.get(source.name)
         if (release === undefined) throw new Error('gone')
         const trusted = trustAnchor(ANCHOR)
-        return { statement: statementOf(release), digest: digestOf(release), trusted } as BundleHead
+        return { statement: statementOf(release), digest: digestOf(release), trusted, size: 1000 } as BundleHead
       },
       verifyWhole: async (_source, _trusted, _signal, onProgress) => onProgress(1, 1),
       install: async (call) => {
