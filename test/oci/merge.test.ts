@@ -199,6 +199,12 @@ describe('content store', () => {
     expect(readdirSync(work)).toEqual([])
   })
 
+  it('a repeated content takes nothing of its neighbours with it', async () => {
+    const bodies = ['p', 'q', 'p', 'r', 'q', 's'].map((letter) => letter.repeat(100_000))
+    const tree = await merged(imageOf(tar(...bodies.map((body, i) => file(`f${i}`, body)))))
+    for (const [i, body] of bodies.entries()) expect(await listing(tree)).toContain(`file 644 f${i} ${body}`)
+  })
+
   it('leaves nothing when the image is refused, and says so when the work folder is not usable', async () => {
     const work = scratch()
     await expect(mergeImage(await openImage(imageOf(tar(file('../x')))), work)).rejects.toMatchObject({
