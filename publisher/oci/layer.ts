@@ -64,9 +64,13 @@ const WHITEOUT = '.wh.'
 const OPAQUE = '.wh..wh..opq'
 
 /** Reads a whole layer. Contents go to the store; every refusal names its entry. */
-export async function readLayer(pieces: AsyncIterable<Uint8Array>, context: LayerContext): Promise<Layer> {
+export async function readLayer(
+  pieces: AsyncIterable<Uint8Array>,
+  context: LayerContext,
+  endMark: 'required' | 'optional',
+): Promise<Layer> {
   const feed = new ByteFeed(pieces)
-  const tar = new TarReader(feed, context.budget)
+  const tar = new TarReader(feed, context.budget, endMark)
   const builder = new LayerBuilder(context)
   try {
     for (let entry = await tar.next(); entry !== undefined; entry = await tar.next()) await builder.add(entry, tar)

@@ -72,7 +72,8 @@ async function readChecked(layer: LayerInput, context: LayerContext, signal: Abo
   const unpacked = decompress(blob.pieces(), layer.compression, layer.blob.size)
   let tree: Layer
   try {
-    tree = await readLayer(context.budget.unpacked(hashed(unpacked, unpackedHash), layer.blob.size), context)
+    const pieces = context.budget.unpacked(hashed(unpacked, unpackedHash), layer.blob.size)
+    tree = await readLayer(pieces, context, layer.diffId === undefined ? 'required' : 'optional')
   } catch (error) {
     // A damaged blob can look like anything: say that it is damaged, not what it looks like.
     signal?.throwIfAborted()
