@@ -13,6 +13,11 @@ export interface GrubImageOptions {
    * production: no menu and no delay unless Shift is held, because noise on a serial line can press any other key.
    */
   readonly menuSeconds?: number
+  /**
+   * Drive the first UART (115200) besides the firmware's console. Only for firmware that does not mirror its console
+   * there: with one that does (OVMF, most servers) every line would come twice.
+   */
+  readonly serial?: boolean
   readonly signal?: AbortSignal
 }
 
@@ -41,7 +46,10 @@ export async function grubEfiImage(outPath: string, options: GrubImageOptions = 
       memdisk,
       await tarOf([
         ['grub.cfg', await readFile(GRUB_CFG)],
-        ['options.cfg', Buffer.from(`set bs_menu_seconds=${menuSeconds}\n`)],
+        [
+          'options.cfg',
+          Buffer.from(`set bs_menu_seconds=${menuSeconds}\nset bs_serial=${options.serial === true ? 1 : 0}\n`),
+        ],
       ]),
     )
     // The prefix after the memory disk, whose option sets a prefix of its own (/boot/grub).
