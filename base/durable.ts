@@ -16,7 +16,7 @@ export interface Files {
   rename(from: string, to: string): Promise<void>
   /** Makes creations and renames in a directory durable. */
   syncDir(path: string): Promise<void>
-  /** Creates a directory and its parents; existing ones are fine. */
+  /** Creates a directory and its parents, durably; existing ones are fine. */
   makeDir(path: string): Promise<void>
   /** Missing is fine. */
   remove(path: string): Promise<void>
@@ -70,7 +70,12 @@ export const nodeFiles: Files = {
     await attempt('flush', path, () => flush(path))
   },
   async makeDir(path) {
-    await attempt('create', path, () => mkdir(path, { recursive: true, mode: 0o755 }))
+    await attempt('create', path, async () => {
+      const first = await mkdir(path, { recursive: true, mode: 0o755 })
+      if (first === undefined) return
+      // Every directory that got a new entry, from the deepest up.
+      for (let at = path; at.length >= first.length; at = dirname(at)) await flush(dirname(at))
+    })
   },
   async remove(path) {
     await attempt('remove', path, () => rm(path, { force: true }))

@@ -21,7 +21,7 @@ export const deviceVerbs: readonly Verb[] = [
       noMore(call, 0)
       const { answerStatus } = await import('./control/local.ts')
       const { statusText } = await import('./agent/status.ts')
-      return print(call, statusText)(await answerStatus(paths(), call.signal))
+      return print(call, statusText, await answerStatus(paths(), call.signal), 0)
     },
   },
   {
@@ -139,18 +139,15 @@ async function perform<T>(
   try {
     const result = (await answer(paths(), verb, args, onMessage, call.signal)) as T
     progress.end()
-    print(call, text)(result)
-    return exit(result)
+    return print(call, text, result, exit(result))
   } finally {
     progress.end()
   }
 }
 
-function print<T>(call: Invocation, text: (result: T) => string): (result: T) => number {
-  return (result) => {
-    call.terminal.out(call.json ? JSON.stringify({ ok: true, ...result }) : text(result))
-    return 0
-  }
+function print<T>(call: Invocation, text: (result: T) => string, result: T, exit: number): number {
+  call.terminal.out(call.json ? JSON.stringify({ ...result, ok: exit === 0 }) : text(result))
+  return exit
 }
 
 async function makeProgress(call: Invocation) {

@@ -7,6 +7,7 @@ import { decodeEnvelope } from '../../keys/dsse.ts'
 import { walkRoots } from '../../keys/root.ts'
 import { verifyEnvelope } from '../../keys/threshold.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
+import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { FreshnessSeen, RecordBody } from '../records/record.ts'
 import type { Core } from './core.ts'
@@ -122,10 +123,7 @@ export async function checkChannel(core: Core, address: string | undefined, oute
   if (address === undefined) throw deviceErrors.CHANNEL_UNSET('there is no channel address')
   const url = URL.canParse(address) ? new URL(address) : undefined
   if (url === undefined) throw deviceErrors.CHANNEL_UNSET(`'${address}' is not an address`)
-  const signal = AbortSignal.any([outer, AbortSignal.timeout(FETCH_MS)])
-  const bytes = await ports.engine.fetchSmall(url, MAX_CHANNEL_BYTES, signal)
-  if (bytes === undefined) throw deviceErrors.CHANNEL_UNSET(`there is no channel file at ${address}`)
-  const statement = await verified(core, bytes, url, signal)
+  const statement = await fetchStatement(core, url, outer)
   const clock = { wall: ports.clock.wall(), synchronised: await ports.clock.synchronised() }
   const device = { product: ports.config.product, channel: channelName(url) }
   const freshness = judgeFreshness(statement, core.body, device, clock)
@@ -148,14 +146,37 @@ export async function checkChannel(core: Core, address: string | undefined, oute
   }
 }
 
+async function fetchStatement(core: Core, url: URL, outer: AbortSignal): Promise<FreshnessStatement> {
+  const limit = AbortSignal.timeout(FETCH_MS)
+  const signal = AbortSignal.any([outer, limit])
+  try {
+    const bytes = await core.ports.engine.fetchSmall(url, MAX_CHANNEL_BYTES, signal)
+    if (bytes === undefined) throw deviceErrors.CHANNEL_UNSET(`there is no channel file at ${shown(url)}`)
+    return await verified(core, bytes, url, signal)
+  } catch (error) {
+    if (outer.aborted) throw outer.reason
+    if (limit.aborted) throw deviceErrors.AGENT_STALLED(`${shown(url)} did not answer within ${FETCH_MS / 1000} s`)
+    throw error
+  }
+}
+
 /** Verifies; when the keys have changed, follows the published roots and verifies again. */
 async function verified(core: Core, bytes: Uint8Array, url: URL, signal: AbortSignal): Promise<FreshnessStatement> {
   const envelope = decodeEnvelope(bytes, { maxBytes: MAX_CHANNEL_BYTES })
-  const verify = () => verifyEnvelope(envelope, 'fleet', core.trusted)
+  const verify = () => {
+    // Only after stored roots were lost: keys that a newer root revoked must not count again.
+    const { version } = core.body.trust
+    if (core.trusted.current.version < version) {
+      throw deviceErrors.RECORD_ROOTS(
+        `root ${core.trusted.current.version} is known, root ${version} was trusted before`,
+      )
+    }
+    verifyEnvelope(envelope, 'fleet', core.trusted)
+  }
   try {
     verify()
   } catch (error) {
-    if (!isBistableError(error) || !error.code.startsWith('SIGNATURE_')) throw error
+    if (!isBistableError(error) || !/^(SIGNATURE_|RECORD_ROOTS$)/.test(error.code)) throw error
     const newer = await followRoots(core, url, signal)
     if (newer === undefined) throw error
     await core.learnRoots(newer)

@@ -102,7 +102,7 @@ function progressLines(core: Core) {
 }
 
 /** Moves deadlines on, and feeds the watchdog as long as they do. */
-async function ticker(core: Core, signal: AbortSignal): Promise<void> {
+export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
   const { clock, watchdog } = core.ports
   let fedAt = Number.NEGATIVE_INFINITY
   let wedgedSince: number | undefined

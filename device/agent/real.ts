@@ -78,6 +78,8 @@ function realClock(synchronised: string): Clock {
 }
 
 const SAID_BYTES = 400
+/** Where an init sets none. */
+const DEFAULT_PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
 
 /** @param root prefix for checks and for the programs that reboot: in tests nothing of this machine is run */
 export function realProcesses(root: string): Processes {
@@ -86,7 +88,8 @@ export function realProcesses(root: string): Processes {
     run: ([program, ...args], ms, signal) =>
       new Promise<ProcessResult>((resolve) => {
         // A group of its own: a check that hangs is ended with everything it started.
-        const child = spawn(place(program), args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+        const env = { ...process.env, PATH: process.env['PATH'] ?? DEFAULT_PATH }
+        const child = spawn(place(program), args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'], env })
         let said = Buffer.alloc(0)
         let timedOut = false
         const end = () => {

@@ -1,6 +1,7 @@
 import type { Slot } from '../../bootloader/state.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
+import { shown as withoutSecrets } from '../doors/request.ts'
 import type { Outcome } from '../records/record.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
@@ -59,7 +60,7 @@ export async function statusOf(core: Core) {
             // Offline, or without a clock to trust, nobody can say: unknown, not stale.
             fresh: synchronised ? Date.parse(freshness.expires) > ports.clock.wall().getTime() : null,
           },
-    channel: ports.config.agent.channel ?? null,
+    channel: ports.config.agent.channel === undefined ? null : shownAddress(ports.config.agent.channel),
     apply: ports.config.agent.apply,
     lastCheck: shown(lastCheck),
     lastOutcome: shown(body.outcomes.at(-1)),
@@ -71,6 +72,11 @@ export async function statusOf(core: Core) {
     outcomes: body.outcomes.map((outcome) => ({ ...outcome, ...releaseOf(outcome) })),
     problems: core.problems,
   }
+}
+
+/** Status is for everyone: no password or token of the address. */
+function shownAddress(address: string): string {
+  return URL.canParse(address) ? withoutSecrets(new URL(address)) : address
 }
 
 const releaseOf = ({ release }: Outcome) => (release === undefined ? {} : { release: formatNumber(release) })

@@ -5,6 +5,7 @@ import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
+import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { InstallProgress } from '../install/types.ts'
 import { clip, type Job } from '../records/record.ts'
@@ -46,6 +47,13 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
     const source = await engine.open(from, signal)
     try {
       const head = await engine.head(source, core.trusted, signal)
+      const before = core.body.trust.version
+      if (head.trusted.current.version < before) {
+        // Only after stored roots were lost: keys that a newer root revoked must not count again.
+        throw deviceErrors.RECORD_ROOTS(
+          `the bundle leads to root ${head.trusted.current.version}, root ${before} was trusted before`,
+        )
+      }
       await core.learnRoots(head.trusted)
       checkAllowed(core, head, options)
       if (!/^https?:/.test(from)) {
@@ -95,7 +103,7 @@ async function fillAndArm(
     digest: head.digest,
     number,
     version,
-    source: clip(from),
+    source: clip(publicName(from)),
     forced: force,
     started,
   }
@@ -124,6 +132,11 @@ async function fillAndArm(
   })
   const message = `release ${formatNumber(number)} (${version}) is armed in slot ${slot}; the next boot tries it`
   return { slot, number, version, digest: head.digest, fetched: result.fetched, message }
+}
+
+/** Status is for everyone: no user name, password or query, which may hold a token. */
+function publicName(from: string): string {
+  return /^https?:/i.test(from) && URL.canParse(from) ? shown(new URL(from)) : from
 }
 
 function checkAllowed(core: Core, head: BundleHead, options: InstallOptions): void {

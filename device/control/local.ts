@@ -7,7 +7,7 @@ import { formatNumber } from '../../bundle/fields.ts'
 import { parseBootLine } from '../agent/cmdline.ts'
 import { Core, failureFrom } from '../agent/core.ts'
 import { makeBoot } from '../agent/engine.ts'
-import { runAgent } from '../agent/loop.ts'
+import { runAgent, ticker } from '../agent/loop.ts'
 import { operate } from '../agent/operations.ts'
 import { readPlaces } from '../agent/places.ts'
 import type { Ports } from '../agent/ports.ts'
@@ -32,7 +32,17 @@ export async function answer(
   if (answered !== NOBODY) return answered
   if (process.getuid?.() !== 0 && paths.root === '') throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
   const ports = await realPorts(paths, (line) => onMessage({ line }), { daemon: false })
-  return await underLock(paths, ports, (core) => operate(core, verb, args, onMessage, signal))
+  return await underLock(paths, ports, async (core) => {
+    const done = new AbortController()
+    // An install has deadlines whoever runs it.
+    const ticking = verb === 'install' ? ticker(core, done.signal) : undefined
+    try {
+      return await operate(core, verb, args, onMessage, signal)
+    } finally {
+      done.abort()
+      await ticking
+    }
+  })
 }
 
 /** Status from the agent, or straight from the records: a reader needs no lock. */

@@ -45,6 +45,7 @@ export interface RecordStore {
 const MAX_ROOT_BYTES = 16 * KiB
 const FLOOR_FILE = 'floor'
 const KEEP_ROOTS = 1024
+const NO_FLOOR: ReleaseNumber = { epoch: 0, counter: 0 }
 
 /**
  * Opens the records under `folder` (/data/bistable). Never fails for what the files hold: a device whose records are
@@ -64,9 +65,10 @@ export async function openRecords(
   for (const path of paths) found.push(await readOne(path, files, problems))
   const [first, second] = found
   const best = (first?.generation ?? 0) >= (second?.generation ?? 0) ? first : second
-  if (best === undefined && problems.length === 0) problems.push('there is no state record yet')
-
   const floorFile = await readFloor(join(folder, FLOOR_FILE), files, problems)
+  // A new device has neither; a floor without records means that they were lost.
+  if (best === undefined && problems.length === 0 && compareNumbers(floorFile, NO_FLOOR) > 0)
+    problems.push('RECORD_INVALID: both state records are missing')
   const good = [first?.body, second?.body].filter((body) => body !== undefined)
   let body: RecordBody = {
     ...(best?.body ?? EMPTY_BODY),
@@ -113,8 +115,10 @@ export async function openRecords(
       const kept = new Map(body.trust.roots.map((r) => [r.version, r.sha256]))
       for (const { version, envelope } of roots) {
         const sha256 = digestOf(envelope)
-        if (kept.get(version) === sha256) continue
-        await writeFileDurably(join(rootsFolder, `${version}.json`), envelope, files)
+        const path = join(rootsFolder, `${version}.json`)
+        // Compared with the file, not with the record: a damaged file is repaired.
+        const present = await files.read(path, MAX_ROOT_BYTES).catch(() => undefined)
+        if (present === undefined || digestOf(present) !== sha256) await writeFileDurably(path, envelope, files)
         kept.set(version, sha256)
       }
       const list = [...kept].map(([version, sha256]) => ({ version, sha256 })).sort((a, b) => a.version - b.version)
@@ -150,14 +154,13 @@ async function readOne(path: string, files: Files, problems: string[]): Promise<
 }
 
 async function readFloor(path: string, files: Files, problems: string[]): Promise<ReleaseNumber> {
-  const none = { epoch: 0, counter: 0 }
   try {
     const bytes = await files.read(path, 256)
-    return bytes === undefined ? none : decodeFloor(bytes)
+    return bytes === undefined ? NO_FLOOR : decodeFloor(bytes)
   } catch (error) {
     if (!isBistableError(error)) throw error
     problems.push(`${error.code}: ${error.message}`)
-    return none
+    return NO_FLOOR
   }
 }
 
