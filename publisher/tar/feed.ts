@@ -63,6 +63,16 @@ export class ByteFeed {
     while (left > 0) left -= (await this.some(left)).length
   }
 
+  /** Skips `length` bytes, or the fewer that are left. */
+  async skipAtMost(length: number): Promise<void> {
+    let left = length
+    while (left > 0 && (await this.#fill())) {
+      const here = Math.min(left, this.#piece.length - this.#at)
+      this.#cut(here)
+      left -= here
+    }
+  }
+
   /** Lets go of the source. */
   async close(): Promise<void> {
     await this.#source.return?.()

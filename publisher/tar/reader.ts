@@ -60,7 +60,7 @@ export class TarReader {
   #padding = 0
 
   /**
-   * `endMark`: `optional` takes a tar that simply stops behind an entry, as `umoci insert` writes them; only for bytes
+   * `endMark`: `optional` takes a tar that stops right behind an entry's content, as `umoci insert` writes them; only for bytes
    * whose digest is checked, since nothing else shows then that some are missing.
    */
   constructor(feed: ByteFeed, budget: Budget, endMark: 'required' | 'optional' = 'required') {
@@ -76,7 +76,9 @@ export class TarReader {
 
   /** The next entry, or undefined behind the end mark. Content of the last one that was not read is skipped. */
   async next(): Promise<TarEntry | undefined> {
-    await this.#feed.skip(this.#left + this.#padding)
+    await this.#feed.skip(this.#left)
+    if (this.#endMark === 'optional') await this.#feed.skipAtMost(this.#padding)
+    else await this.#feed.skip(this.#padding)
     this.#left = 0
     this.#padding = 0
     const pending: Pending = {}
