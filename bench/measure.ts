@@ -86,8 +86,8 @@ function childrenTicks(pid: number | 'self'): number {
   return user + system
 }
 
-/** Processor ticks of a running process and its ended children: for daemons. */
-export function daemonCpuSeconds(pid: number): number {
+/** Processor ticks of a running process and its ended children, so far. */
+export function processCpuSeconds(pid: number): number {
   return (
     statFields(pid)
       .slice(11, 15)

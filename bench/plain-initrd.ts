@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { compressArchive } from '../initramfs/compress.ts'
@@ -25,8 +26,11 @@ export async function makePlainInitrd(options: {
   await mkdir(unpacked, { recursive: true })
   await tool('sh', ['-c', `zstd -qdc '${ours}' | cpio -idm --quiet`], { cwd: unpacked })
   const tables = join(folder, 'tables')
-  await tool('unsquashfs', ['-quiet', '-no-progress', '-d', tables, rootfs, 'usr/lib/modules/*/modules.*'])
-  const base = join(tables, 'usr', 'lib', 'modules')
+  const places = ['usr/lib/modules', 'lib/modules']
+  const patterns = places.map((place) => `${place}/*/modules.*`)
+  await tool('unsquashfs', ['-quiet', '-no-progress', '-d', tables, rootfs, ...patterns])
+  const base = places.map((place) => join(tables, place)).find((place) => existsSync(place))
+  if (base === undefined) throw new Error('the root file system has no kernel modules')
   const [kernel = ''] = await readdir(base)
   const table = (name: string) => readFile(join(base, kernel, `modules.${name}`), 'utf8').catch(() => '')
   const texts = { dep: await table('dep'), builtin: await table('builtin'), softdep: await table('softdep') }

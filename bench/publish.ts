@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import type { Measured } from './measure.ts'
@@ -11,6 +11,7 @@ export async function benchPublish(workshop: Workshop, runs: number): Promise<Re
   const folder = join(workshop.folder, 'publish')
   const tree = join(folder, 'tree')
   const squashfs = join(folder, 'alone.squashfs')
+  await mkdir(folder)
   const ours: Measured[] = []
   const theirs: Measured[] = []
   let release: Release | undefined

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { link, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { daemonCpuSeconds, type Measured, measure, tool, toolEnv, treeHighWater } from './measure.ts'
+import { type Measured, measure, processCpuSeconds, tool, toolEnv, treeHighWater } from './measure.ts'
 
 /** RAUC on a private D-Bus with slots of ours: what `rauc install` takes for the same images. */
 
@@ -61,7 +61,7 @@ export async function startRauc(folder: string, slots: Slots): Promise<Rauc> {
     },
     install: async (bundle) => {
       const pid = service.pid ?? 0
-      const before = daemonCpuSeconds(pid)
+      const before = processCpuSeconds(pid)
       let peak = 0
       const timer = setInterval(() => {
         peak = Math.max(peak, treeHighWater(pid))
@@ -69,7 +69,7 @@ export async function startRauc(folder: string, slots: Slots): Promise<Rauc> {
       const client = await measure('rauc', ['install', bundle], { env }).finally(() => clearInterval(timer))
       return {
         ...client,
-        cpuSeconds: client.cpuSeconds + daemonCpuSeconds(pid) - before,
+        cpuSeconds: client.cpuSeconds + processCpuSeconds(pid) - before,
         peakMiB: client.peakMiB + peak / 1024,
       }
     },
