@@ -64,7 +64,7 @@ export const ociErrors = defineErrors({
   },
   IMAGE_SKOPEO_MISSING: {
     family: 'environment',
-    meaning: 'skopeo, which copies images from registries, is not installed.',
+    meaning: 'The program skopeo, which copies images from registries, is not installed.',
     next: 'Install the Debian package skopeo, or give the image as a file.',
   },
   IMAGE_STORE_FAILED: {
