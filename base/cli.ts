@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
-import { BistableError, defineErrors } from './errors.ts'
+import { BistableError, defineErrors, EXIT } from './errors.ts'
+import { printableLines } from './printable.ts'
 
 /** The command line: verbs are a table, options are declared, every outcome is a code. */
 
@@ -55,14 +56,24 @@ export function requiredOption(call: Invocation, name: string): string {
   return value
 }
 
-/** Splits argv into verb and options, runs it, prints errors in one form, returns the exit code. */
+/**
+ * Splits argv into verb and options, runs it, prints errors in one form, returns the exit code.
+ *
+ * Names from images, bundles and servers reach messages and lists: nothing that is printed can move the cursor, turn
+ * the direction of writing or colour the terminal.
+ */
 export async function runCli(
   verbs: readonly Verb[],
   argv: readonly string[],
-  terminal: Terminal,
+  given: Terminal,
   signal: AbortSignal,
 ): Promise<number> {
   const json = argv.includes('--json')
+  const terminal: Terminal = {
+    out: (text) => given.out(printableLines(text)),
+    err: (text) => given.err(printableLines(text)),
+    interactive: given.interactive,
+  }
   try {
     const found = findVerb(verbs, argv)
     if (found === undefined) {
@@ -111,20 +122,35 @@ function parse(verb: Verb, rest: string[]): { values: Invocation['options']; pos
   }
 }
 
+const REPORT = 'This is a defect of bistable: please report it, with these lines.'
+
 /** Prints one error as text or JSON and returns its exit code. */
-export function printError(error: unknown, json: boolean, terminal: Terminal): number {
+function printError(error: unknown, json: boolean, terminal: Terminal): number {
   if (error instanceof BistableError) {
     if (json) terminal.out(JSON.stringify({ ok: false, error: error.toJSON() }))
-    else {
-      terminal.err(`bistable: ${error.code}: ${error.message}`)
-      terminal.err(`  next: ${error.next}`)
-    }
+    else printSentence(terminal, error.code, error.message, error.next)
     return error.exitCode
   }
-  const message = error instanceof Error ? (error.stack ?? error.message) : String(error)
-  if (json) terminal.out(JSON.stringify({ ok: false, error: { code: 'INTERNAL', family: 'internal', message } }))
-  else terminal.err(`bistable: INTERNAL: ${message}`)
-  return 1
+  const message = error instanceof Error ? error.message : String(error)
+  const stack = error instanceof Error ? (error.stack ?? '').split('\n').filter((line) => /^ +at /.test(line)) : []
+  if (json) {
+    const internal = { code: 'INTERNAL', family: 'internal', message, next: REPORT, details: { stack } }
+    terminal.out(JSON.stringify({ ok: false, error: internal }))
+  } else {
+    printSentence(terminal, 'INTERNAL', message, REPORT)
+    for (const line of stack) terminal.err(line)
+  }
+  return EXIT.internal
+}
+
+function printSentence(terminal: Terminal, code: string, sentence: string, next: string): void {
+  terminal.err(`bistable: ${code}: ${indented(sentence)}`)
+  terminal.err(`  next: ${next}`)
+}
+
+/** Further lines stand deeper than ours, so that no name with a line break in it can forge one. */
+function indented(text: string): string {
+  return text.replace(/\n */g, '\n    ')
 }
 
 function overview(verbs: readonly Verb[]): string {

@@ -1,5 +1,6 @@
 import { humanBytes } from '../base/bytes.ts'
 import { cliErrors, type Invocation, requiredOption, type Verb } from '../base/cli.ts'
+import { printable } from '../base/printable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { decodeEnvelope } from '../keys/dsse.ts'
 import { trustAnchor } from '../keys/root.ts'
@@ -34,7 +35,7 @@ async function inspect(call: Invocation): Promise<number> {
     const { head, signedBy } = await inspectBundle(source, { signal: call.signal })
     const facts = factsOf(head, signedBy)
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, authenticated: false, ...facts }))
-    else for (const line of overview(facts)) call.terminal.out(line)
+    else for (const line of overview(facts)) call.terminal.out(printable(line))
     return 0
   })
 }

@@ -1,5 +1,6 @@
 import { humanBytes } from '../base/bytes.ts'
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
+import { printable } from '../base/printable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { chunkImage } from './chunk-image.ts'
 import { contentsErrors } from './contents-errors.ts'
@@ -184,9 +185,4 @@ function entryText(entry: InventoryEntry): string {
 
 function octal(entry: InventoryEntry): string {
   return entry.mode.toString(8).padStart(4, '0')
-}
-
-/** Without characters that steer a terminal or turn text around: names in an image are anyone's. */
-function printable(line: string): string {
-  return line.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`)
 }

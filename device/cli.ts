@@ -1,4 +1,5 @@
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
+import { printable } from '../base/printable.ts'
 import { pathsUnder } from './config.ts'
 
 /**
@@ -182,5 +183,5 @@ function healthText(report: Health): string {
   const lines = report.checks.map(
     (c) => `${c.ok ? 'ok    ' : 'failed'}  ${c.required ? 'required' : 'wanted  '}  ${c.ms} ms  ${c.name}  ${c.said}`,
   )
-  return [...lines, report.ok ? 'healthy' : 'not healthy'].join('\n')
+  return [...lines.map(printable), report.ok ? 'healthy' : 'not healthy'].join('\n')
 }

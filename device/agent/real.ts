@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { KiB } from '../../base/bytes.ts'
 import { nodeFiles } from '../../base/durable.ts'
 import { systemCode } from '../../base/errors.ts'
+import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
 import { deviceErrors } from '../errors.ts'
@@ -58,7 +59,7 @@ function both(say: (line: string) => void, copyTo: string | undefined): (line: s
     if (waiting >= MAX_WAITING) return
     waiting++
     turn = turn
-      .then(() => appendFile(copyTo, `${line}\r\n`))
+      .then(() => appendFile(copyTo, `${printable(line)}\r\n`))
       .catch(() => undefined)
       .finally(() => {
         waiting--

@@ -1,3 +1,4 @@
+import { printable } from '../../base/printable.ts'
 import type { Slot } from '../../bootloader/state.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
@@ -158,5 +159,5 @@ export function statusText(status: Status): string {
   for (const b of status.blocked)
     lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
   for (const problem of status.problems) lines.push(`problem: ${problem}`)
-  return lines.join('\n')
+  return lines.map(printable).join('\n')
 }

@@ -1,3 +1,5 @@
+import { printable } from '../../base/printable.ts'
+
 /** What the fitness check finds. Errors stop a build, warnings and facts do not. */
 
 export type Severity = 'error' | 'warning' | 'fact'
@@ -15,5 +17,5 @@ export type Report = (severity: Severity, id: string, path: string, sentence: st
 
 /** "error kernel-missing /boot: no kernel …" */
 export function problemLine(problem: Problem): string {
-  return `${problem.severity} ${problem.id} ${problem.path}: ${problem.sentence}`
+  return printable(`${problem.severity} ${problem.id} ${problem.path}: ${problem.sentence}`)
 }

@@ -84,7 +84,7 @@ describe.skipIf(!ready)('diff of two releases', () => {
       '  - /gone (file, 4 B)',
       '  ~ /link (target)',
       '  ~ /mode (mode 0644 -> 4755)',
-      '  + /new\\u{202e} (file, 3 B)',
+      '  + /new\\u202e (file, 3 B)',
       '  ~ /owner (owner 0:0 -> 5:6)',
       '  ~ /type (file -> dir)',
       '  ~ /var/lib/dpkg/status (content 80 B -> 120 B)'
