@@ -38,6 +38,8 @@ async function bundle(entry, folder) {
     legalComments: 'none',
     logLevel: 'warning',
     plugins: [addonBeside],
+    // Native and optional: found in node_modules when a PKCS#11 key is asked for.
+    external: ['pkcs11js'],
     banner: {
       js: [
         '#!/usr/bin/env node',
