@@ -166,11 +166,11 @@ function systemJson(flavour: Flavour, agent: Readonly<Record<string, unknown>>):
   const system = {
     product: 'demo-appliance',
     hardware: ['qemu-x86_64'],
-    kernelArgs: ['console=ttyS0,115200', 'panic=3'],
+    kernelArgs: ['console=ttyS0,115200', 'panic=1'],
     writable: ['/opt/app/logs'],
     owned: ['/etc/machine-id', '/etc/hostname'],
     health: {
-      deadlineSeconds: flavour === 'fast' ? 40 : 240,
+      deadlineSeconds: flavour === 'fast' ? 20 : 240,
       required: ['/usr/lib/bistable/health.d/required/*'],
       wanted: [],
     },

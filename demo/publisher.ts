@@ -127,7 +127,7 @@ export async function serveSite(folder: string): Promise<SiteServer> {
     process.execPath,
     [join(root, 'bistable.mjs'), 'serve', folder, '--port', '0', '--host', '127.0.0.1'],
     {
-      stdio: ['ignore', 'pipe', 'inherit'],
+      stdio: ['ignore', 'pipe', 'ignore'],
     },
   )
   const lines = createInterface({ input: child.stdout })
