@@ -20,6 +20,7 @@ import { signStatement } from '../keys/statement.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
 import type { Signer, TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
+import { publishRoots } from './roots.ts'
 
 /** Publishing: bundles are copied first, the channel file that points to one of them is written last. */
 
@@ -50,7 +51,7 @@ export function bundleName(head: BundleHead): string {
 /**
  * Verifies and copies the bundles, then points the channel to the newest of them. Until the last rename nothing that
  * devices look at has changed.
- * @throws PUBLISH_*, the errors of `verifyBundle`, FILE_*
+ * @throws PUBLISH_*, ROOT_FORK, the errors of `verifyBundle`, FILE_*
  */
 export async function publish(request: PublishRequest, edge: PublishEdge): Promise<FreshnessStatement> {
   const folder = join(request.to, 'bundles')
@@ -77,6 +78,8 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
       cause,
     })
   }
+  // Before the channel file: a device that cannot verify it any more finds the root that lists its key.
+  await publishRoots(newest.trusted, join(request.to, 'roots'))
   await writeFileDurably(channelFile, encodeEnvelope(envelope))
   edge.say(`channel ${request.channel}: ${formatNumber(statement.number)} until ${statement.expires}`)
   return statement

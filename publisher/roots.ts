@@ -1,9 +1,12 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { nodeFiles } from '../base/durable.ts'
+import { compareBytes } from '../base/bytes.ts'
+import { nodeFiles, writeFileDurably } from '../base/durable.ts'
 import { systemCode } from '../base/errors.ts'
-import { MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
+import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
+import { keyErrors } from '../keys/errors.ts'
 import { MAX_ROOTS } from '../keys/root.ts'
+import type { TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
 
 /**
@@ -40,4 +43,21 @@ export function rootVersions(names: readonly string[]): readonly number[] {
     if (version !== wanted) throw publisherErrors.ROOTS_INVALID(`${wanted}.json is missing before ${version}.json`)
   }
   return versions
+}
+
+/**
+ * Writes the walked chain as N.json into a publish folder, oldest first, so that devices can follow it whenever they
+ * look. A version that is there already stays as it is; another root of the same version is refused.
+ * @throws ROOT_FORK, ENVELOPE_*, FILE_*
+ */
+export async function publishRoots(trusted: TrustedRoots, folder: string): Promise<void> {
+  await nodeFiles.makeDir(folder)
+  const first = trusted.current.version - trusted.envelopes.length + 1
+  for (const [i, bytes] of trusted.envelopes.entries()) {
+    const path = join(folder, `${first + i}.json`)
+    const present = await nodeFiles.read(path, MAX_ENVELOPE_BYTES)
+    if (present === undefined) await writeFileDurably(path, bytes)
+    else if (compareBytes(decodeEnvelope(present).payload, decodeEnvelope(bytes).payload) !== 0)
+      throw keyErrors.ROOT_FORK(`${path} is there already and is another root`)
+  }
 }

@@ -8,8 +8,8 @@ import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { loadSigner } from '../../keys/file-signer.ts'
 import { readRequired } from '../../keys/files.ts'
 import { passphraseFrom, passphraseOptions } from '../../keys/passphrase.ts'
-import { trustAnchor } from '../../keys/root.ts'
-import type { Signer } from '../../keys/types.ts'
+import { trustAnchor, walkRoots } from '../../keys/root.ts'
+import type { Signer, TrustedRoots } from '../../keys/types.ts'
 import { diskFromBundle } from '../disk/from-bundle.ts'
 import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
@@ -70,14 +70,18 @@ export const publishVerb: Verb = {
     to: { type: 'string', value: 'DIR', help: 'the publish folder' },
     channel: { type: 'string', value: 'NAME', help: 'the channel (stable)' },
     root: { type: 'string', value: 'FILE', help: 'the root statement you trust; without it the chain of the bundle' },
+    roots: {
+      type: 'string',
+      value: 'DIR',
+      help: 'folder of N.json root statements that you trust, newer ones than the bundle',
+    },
     days: { type: 'string', value: 'N', help: 'how long the channel file is fresh (30)' },
   },
   run: async (call) => {
     if (call.positionals.length === 0) throw cliErrors.USAGE('wanted at least one BUNDLE')
     const channel = stringOption(call, 'channel') ?? 'stable'
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(channel)) throw cliErrors.USAGE(`'${channel}' is no channel name`)
-    const root = stringOption(call, 'root')
-    const trusted = root === undefined ? undefined : trustAnchor(await readRequired(root, MAX_ENVELOPE_BYTES))
+    const trusted = await trustedFrom(call)
     const request = {
       bundles: call.positionals,
       to: requiredOption(call, 'to'),
@@ -158,6 +162,15 @@ export const diskVerb: Verb = {
     }
     return 0
   },
+}
+
+/** What --root or --roots says is trusted, if given. */
+async function trustedFrom(call: Invocation): Promise<TrustedRoots | undefined> {
+  const root = stringOption(call, 'root')
+  const folder = stringOption(call, 'roots')
+  if (root !== undefined && folder !== undefined) throw cliErrors.USAGE('--root and --roots exclude one another')
+  if (folder !== undefined) return walkRoots(await readRoots(folder))
+  return root === undefined ? undefined : trustAnchor(await readRequired(root, MAX_ENVELOPE_BYTES))
 }
 
 async function loadSigners(call: Invocation): Promise<readonly Signer[]> {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parseFreshness } from '../../bundle/freshness.ts'
 import { decodeEnvelope, encodeEnvelope } from '../../keys/dsse.ts'
-import { trustAnchor } from '../../keys/root.ts'
+import { trustAnchor, walkRoots } from '../../keys/root.ts'
 import { verifyEnvelope } from '../../keys/threshold.ts'
 import { packBundle } from '../../publisher/pack.ts'
 import { type PublishRequest, publish } from '../../publisher/publish.ts'
@@ -199,5 +199,31 @@ describe('publish', () => {
       family: 'authenticity',
     })
     expect(readdirSync(join(work, 'four', 'channels'))).toEqual([])
+  })
+
+  it('writes every root beside the channels, so that a device follows a new fleet key', async () => {
+    const chain = [
+      await signedRoot({}, [1, 2]),
+      await signedRoot({ version: 2, fleet: [22] }, [1, 2]),
+      await signedRoot({ version: 3, root: [2, 3, 4], fleet: [22] }, [2, 3]),
+    ]
+    const first = await publish(request('rotated'), quiet)
+    expect(first.rootVersion).toBe(1)
+    expect(readdirSync(join(work, 'rotated', 'roots'))).toEqual(['1.json'])
+    const second = await publish(request('rotated', { trusted: walkRoots(chain), signers: [signer(22)] }), quiet)
+    expect(second.rootVersion).toBe(3)
+    expect(readdirSync(join(work, 'rotated', 'roots')).sort()).toEqual(['1.json', '2.json', '3.json'])
+    // What the agent does: the next version, and the next, each by the one before.
+    let device = trustAnchor(await signedRoot({}, [1, 2]))
+    for (const version of [2, 3])
+      device = walkRoots([readFileSync(join(work, 'rotated', 'roots', `${version}.json`))], device)
+    const channel = decodeEnvelope(readFileSync(join(work, 'rotated', 'channels', 'stable.json')))
+    expect(verifyEnvelope(channel, 'fleet', device)).toHaveLength(1)
+    // Another root 3 stops the publishing before the channel changes.
+    writeFileSync(join(work, 'rotated', 'roots', '3.json'), await signedRoot({ version: 3, fleet: [24] }, [1, 2]))
+    await expect(
+      publish(request('rotated', { trusted: walkRoots(chain), signers: [signer(22)] }), quiet),
+    ).rejects.toMatchObject({ code: 'ROOT_FORK' })
+    expect(decodeEnvelope(readFileSync(join(work, 'rotated', 'channels', 'stable.json')))).toEqual(channel)
   })
 })
