@@ -3,13 +3,14 @@ import { decodeEnvelope } from '../keys/dsse.ts'
 import { keyErrors } from '../keys/errors.ts'
 import { parseRoot, walkRoots } from '../keys/root.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
-import type { Envelope, PublicKey, TrustedRoots } from '../keys/types.ts'
+import type { PublicKey, TrustedRoots } from '../keys/types.ts'
+import { ASSIGNMENT_PAYLOAD_TYPE, parseAssignment } from './assignment.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
-import { formatNumber } from './fields.ts'
+import { compareNumbers, formatNumber } from './fields.ts'
 import { MAX_ENVELOPE_MEMBER, rootName } from './layout.ts'
 import { parseRelease } from './release.ts'
-import { RELEASE_PAYLOAD_TYPE, type ReleaseStatement } from './types.ts'
+import { type AuthenticAssignment, RELEASE_PAYLOAD_TYPE, type ReleaseStatement } from './types.ts'
 
 export interface Authentic {
   readonly trusted: TrustedRoots
@@ -64,9 +65,29 @@ export function checkRootNames(first: number, roots: readonly Uint8Array[], trus
   if (found !== first) throw bundleErrors.BUNDLE_ROOTS(`member ${rootName(first)} holds root version ${found}`)
 }
 
-/** Verifies the optional assignment with the fleet role; its payload is not looked into. */
-export function authenticateAssignment(bytes: Uint8Array, trusted: TrustedRoots): Envelope {
+/**
+ * Verifies an assignment with the fleet role, and only then parses it. Whose it is, whether it is new and whether it is
+ * time, only the device can say.
+ * @throws the errors of keys/; ASSIGNMENT_INVALID, ASSIGNMENT_CRITICAL; ASSIGNMENT_RELEASE for another product
+ */
+export function authenticateAssignment(bytes: Uint8Array, trusted: TrustedRoots): AuthenticAssignment {
   const envelope = decodeEnvelope(bytes, { maxBytes: MAX_ENVELOPE_MEMBER })
+  if (envelope.payloadType !== ASSIGNMENT_PAYLOAD_TYPE)
+    throw keyErrors.STATEMENT_TYPE(`found a ${envelope.payloadType}, wanted ${ASSIGNMENT_PAYLOAD_TYPE}`)
   verifyEnvelope(envelope, 'fleet', trusted)
-  return envelope
+  const statement = parseAssignment(envelope.payload)
+  const { product } = trusted.current
+  if (statement.product !== product)
+    throw bundleErrors.ASSIGNMENT_RELEASE(`the assignment is for '${statement.product}', its root for '${product}'`)
+  return { statement, digest: sha256(envelope.payload) }
+}
+
+/** Refuses an assignment that stands in the bundle of another release. @throws ASSIGNMENT_RELEASE */
+export function checkAssigned(assignment: AuthenticAssignment, release: Authentic): void {
+  const { statement } = assignment
+  const { number } = release.statement
+  if (statement.release !== release.digest || compareNumbers(statement.number, number) !== 0)
+    throw bundleErrors.ASSIGNMENT_RELEASE(
+      `the assignment names release ${formatNumber(statement.number)} ${statement.release}, the bundle is ${formatNumber(number)} ${release.digest}`,
+    )
 }

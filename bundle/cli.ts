@@ -4,6 +4,7 @@ import { printable } from '../base/printable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { decodeEnvelope } from '../keys/dsse.ts'
 import { trustAnchor } from '../keys/root.ts'
+import type { AssignmentStatement } from './assignment.ts'
 import { rootVersion } from './authentic.ts'
 import { bundleErrors } from './errors.ts'
 import { formatNumber } from './fields.ts'
@@ -98,7 +99,7 @@ function factsOf(head: BundleHead, signedBy: readonly string[]) {
     attachments,
     roots: { first: roots[0] === undefined ? 0 : rootVersion(roots[0], trusted), last: current.version },
     signatures: { by: signedBy, threshold: current.roles.release.threshold },
-    assignment: head.assignment !== undefined,
+    assignment: head.assignment?.statement ?? null,
     ignored: unknownReleaseFields(decodeEnvelope(head.envelope).payload),
   }
 }
@@ -128,8 +129,14 @@ function overview(facts: ReturnType<typeof factsOf>): string[] {
     `roots        ${roots.first} to ${roots.last}; the release asks for ${facts.rootVersion} or newer`,
     ...signatures.by.map((key) => `signed by    ${key}`),
     `threshold    ${signatures.threshold} of the release keys`,
-    ...(facts.assignment ? ['assignment   yes'] : []),
+    ...(facts.assignment === null ? [] : [assignmentLine(facts.assignment)]),
     ...facts.ignored.map((path) => `ignored      unknown field ${JSON.stringify(path)}`),
     "NOT AUTHENTICATED: the keys are the bundle's own. Use verify --root for more than a look.",
   ]
+}
+
+function assignmentLine({ device, sequence, notBefore, expires, allowDowngrade }: AssignmentStatement): string {
+  const from = notBefore === undefined ? '' : `, not before ${notBefore}`
+  const to = expires === null ? '' : `, until ${expires}`
+  return `assignment   to device ${device}, sequence ${sequence}${from}${to}${allowDowngrade ? ', may go back' : ''}`
 }

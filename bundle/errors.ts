@@ -132,6 +132,21 @@ export const bundleErrors = defineErrors({
     meaning: 'A freshness statement has missing or malformed fields.',
     next: 'Publish the channel again.',
   },
+  ASSIGNMENT_INVALID: {
+    family: 'input',
+    meaning: 'An assignment has missing or malformed fields.',
+    next: "Make it again with 'bistable assign'.",
+  },
+  ASSIGNMENT_CRITICAL: {
+    family: 'policy',
+    meaning: 'The assignment depends on a field that this version of bistable does not know.',
+    next: 'Assign a release that carries a newer agent first.',
+  },
+  ASSIGNMENT_RELEASE: {
+    family: 'authenticity',
+    meaning: 'The assignment is for another release or product than what it stands with.',
+    next: 'Assign the release that is meant; a bundle carries only an assignment of its own release.',
+  },
   ZSTD_INVALID: {
     family: 'input',
     meaning: 'Compressed bytes are damaged, cut short, or need more memory than allowed.',

@@ -47,3 +47,12 @@ export function unknownFields(given: unknown, parsed: unknown, path = ''): strin
     key in known ? unknownFields(value, known[key], `${path}${key}.`) : [`${path}${key}`],
   )
 }
+
+/**
+ * The names in a statement's `critical`: fields that its reader must know. Looked at before anything else, because a
+ * statement that needs a newer reader may look malformed to this one.
+ */
+export function criticalNames(json: unknown): string[] {
+  if (typeof json !== 'object' || json === null || !('critical' in json) || !Array.isArray(json.critical)) return []
+  return json.critical.filter((field) => typeof field === 'string')
+}

@@ -1,7 +1,7 @@
 import type { ByteSource } from '../base/source.ts'
 import { MAX_ROOTS } from '../keys/root.ts'
 import type { TrustedRoots } from '../keys/types.ts'
-import { type Authentic, authenticate, authenticateAssignment, checkRootNames } from './authentic.ts'
+import { type Authentic, authenticate, authenticateAssignment, checkAssigned, checkRootNames } from './authentic.ts'
 import { decodeIndex, storedLength } from './chunks.ts'
 import { Cursor } from './cursor.ts'
 import { sha256 } from './digest.ts'
@@ -53,7 +53,8 @@ async function readHead(
   await readMarker(cursor)
   const { first, roots, release } = await readRoots(cursor)
   const envelope = await readEnvelope(cursor, release)
-  const { trusted, statement, digest, signedBy } = authenticate(roots, envelope, trustedBefore)
+  const authentic = authenticate(roots, envelope, trustedBefore)
+  const { trusted, statement, digest, signedBy } = authentic
   checkRootNames(first, roots, trusted)
 
   // Only an assignment may stand between here and the members that the statement names.
@@ -61,6 +62,7 @@ async function readHead(
   const assigned = header.name === ASSIGNMENT_NAME ? header : undefined
   const assignment =
     assigned === undefined ? undefined : authenticateAssignment(await readEnvelope(cursor, assigned), trusted)
+  if (assignment !== undefined) checkAssigned(assignment, authentic)
   const start = assigned === undefined ? cursor.position - TAR_BLOCK : cursor.position
   const { at, size } = placeMembers(statement, start)
   checkSize(source.size, size)

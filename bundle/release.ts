@@ -8,6 +8,7 @@ import {
   compareNumbers,
   complaints,
   count,
+  criticalNames,
   digest,
   name,
   positive,
@@ -136,10 +137,4 @@ function validate(json: unknown): ReleaseStatement {
   if (!parsed.success) throw bundleErrors.RELEASE_INVALID(`release statement: ${complaints(parsed.issues)}`)
   const { critical: _, ...release } = parsed.output
   return release
-}
-
-/** Looked at before anything else: a release that needs a newer reader may look malformed to this one. */
-function criticalNames(json: unknown): string[] {
-  if (typeof json !== 'object' || json === null || !('critical' in json) || !Array.isArray(json.critical)) return []
-  return json.critical.filter((field) => typeof field === 'string')
 }

@@ -1,5 +1,6 @@
 import type { Sha256 } from '../base/bytes.ts'
-import type { Envelope, TrustedRoots } from '../keys/types.ts'
+import type { TrustedRoots } from '../keys/types.ts'
+import type { AssignmentStatement } from './assignment.ts'
 
 /** Releases compare as (epoch, counter). Both are safe integers >= 0. */
 export interface ReleaseNumber {
@@ -80,6 +81,13 @@ export interface ChunkIndex {
   readonly chunks: readonly Chunk[]
 }
 
+/** An assignment whose signatures were verified. */
+export interface AuthenticAssignment {
+  readonly statement: AssignmentStatement
+  /** SHA-256 of its payload. */
+  readonly digest: Sha256
+}
+
 /** Everything of a bundle that comes before the image data, authenticated. */
 export interface BundleHead {
   readonly roots: readonly Uint8Array[]
@@ -89,7 +97,8 @@ export interface BundleHead {
   /** SHA-256 of the statement's payload: the release's digest, its name in block lists and reports. */
   readonly digest: Sha256
   readonly trusted: TrustedRoots
-  readonly assignment: Envelope | undefined
+  /** Names this release; not yet judged by device, sequence and time. */
+  readonly assignment: AuthenticAssignment | undefined
   readonly indexes: Readonly<Record<ImageName, ChunkIndex>>
   /** Exact stored bytes of each chunk index. */
   readonly indexBytes: Readonly<Record<ImageName, Uint8Array>>

@@ -2,7 +2,7 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Sha256 } from '../base/bytes.ts'
 import { systemCode } from '../base/errors.ts'
-import { authenticate, authenticateAssignment } from './authentic.ts'
+import { authenticate, authenticateAssignment, checkAssigned } from './authentic.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
 import { fileSource } from './file-source.ts'
@@ -52,8 +52,9 @@ export async function writeBundle(
   out: string,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<{ readonly size: number; readonly digest: Sha256; readonly statement: ReleaseStatement }> {
-  const { trusted, statement, digest } = authenticate(parts.roots, parts.envelope, undefined)
-  if (parts.assignment !== undefined) authenticateAssignment(parts.assignment, trusted)
+  const authentic = authenticate(parts.roots, parts.envelope, undefined)
+  const { trusted, statement, digest } = authentic
+  if (parts.assignment !== undefined) checkAssigned(authenticateAssignment(parts.assignment, trusted), authentic)
   checkParts(statement, parts)
   const first = trusted.current.version - parts.roots.length + 1
   const beside = join(dirname(out), `.${basename(out)}.new`)

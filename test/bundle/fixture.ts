@@ -1,6 +1,9 @@
+import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Sha256 } from '../../base/bytes.ts'
 import type { ByteSource } from '../../base/source.ts'
+import { ASSIGNMENT_PAYLOAD_TYPE, type AssignmentStatement, encodeAssignment } from '../../bundle/assignment.ts'
 import { type BuildFacts, buildImagePath, finishBuild } from '../../bundle/build.ts'
 import { RELEASE_PAYLOAD_TYPE, type ReleaseStatement } from '../../bundle/types.ts'
 import { type BundleParts, writeBundle } from '../../bundle/writer.ts'
@@ -48,7 +51,7 @@ export interface Plan {
   readonly attachments?: BuildFacts['attachments']
   readonly roots?: readonly Uint8Array[]
   readonly by?: readonly number[]
-  readonly assignment?: Uint8Array
+  readonly assignment?: AssignmentOf
   /** Changes the payload after the build, before it is signed. */
   readonly edit?: (statement: Record<string, unknown>) => unknown
 }
@@ -70,7 +73,8 @@ export async function makeParts(plan: Plan = {}): Promise<{ dir: string; parts: 
       : Buffer.from(JSON.stringify(plan.edit(JSON.parse(Buffer.from(build.payload).toString()))))
   const envelope = encodeEnvelope(await signStatement(RELEASE_PAYLOAD_TYPE, payload, (plan.by ?? [11]).map(signer)))
   const roots = plan.roots ?? [await signedRoot({}, [1, 2])]
-  const assignment = plan.assignment === undefined ? {} : { assignment: plan.assignment }
+  const digest = createHash('sha256').update(payload).digest('hex') as Sha256
+  const assignment = plan.assignment === undefined ? {} : { assignment: await plan.assignment(digest) }
   return { dir, parts: { ...build.parts, roots, envelope, ...assignment } }
 }
 
@@ -81,10 +85,27 @@ export async function makeBundle(plan: Plan = {}): Promise<Made> {
   return { dir, path, parts, bytes: readFileSync(path), trusted: walkRoots(parts.roots) }
 }
 
-/** An envelope signed by fleet key 21 (or others): stands in for an assignment. */
-export async function fleetSigned(by: readonly number[] = [21]): Promise<Uint8Array> {
-  const type = 'application/vnd.bistable.assignment.v1+json'
-  return encodeEnvelope(await signStatement(type, Buffer.from('{"type":"assignment"}'), by.map(signer)))
+/** Makes the envelope of an assignment of the release with this digest. */
+export type AssignmentOf = (release: Sha256) => Promise<Uint8Array>
+
+export const ASSIGNMENT: AssignmentStatement = {
+  type: 'assignment',
+  product: 'demo',
+  device: 'device-1',
+  sequence: 1,
+  release: SHA,
+  number: RELEASE.number,
+  issued: '2026-11-21T00:00:00Z',
+  expires: null,
+  allowDowngrade: false,
+}
+
+/** An assignment signed by fleet key 21 (or others). */
+export function fleetSigned(by: readonly number[] = [21], change: Partial<AssignmentStatement> = {}): AssignmentOf {
+  return async (release) => {
+    const payload = encodeAssignment({ ...ASSIGNMENT, release, ...change })
+    return encodeEnvelope(await signStatement(ASSIGNMENT_PAYLOAD_TYPE, payload, by.map(signer)))
+  }
 }
 
 /** A source over bytes in memory; `bytes` may be changed between reads. */

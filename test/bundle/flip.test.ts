@@ -71,7 +71,7 @@ test('one bit in every 4 KiB of payload, and in a chain of two roots with an ass
     rootfs: noise(200 * 4096),
     roots: [await signedRoot({}, [1, 2]), await signedRoot({ version: 2, release: [11, 12] }, [2, 3])],
     release: { rootVersion: 2 },
-    assignment: await fleetSigned(),
+    assignment: fleetSigned(),
   })
   const codes = new Map<string, number>()
   let wanted = 0

@@ -13,13 +13,13 @@ const refusal = (code: string) => expect.objectContaining({ name: 'BistableError
 test('what is written is what is read', async () => {
   const made = await makeBundle({
     boot: Buffer.concat([noise(8192), Buffer.alloc(290_816)]),
-    assignment: await fleetSigned(),
+    assignment: fleetSigned(),
   })
   const source = memorySource(made.bytes)
   const head = await openBundle(source, made)
   expect(head.size).toBe(made.bytes.length)
   expect(head.statement).toMatchObject({ product: 'demo', number: { epoch: 0, counter: 7 } })
-  expect(head.assignment?.payloadType).toBe('application/vnd.bistable.assignment.v1+json')
+  expect(head.assignment?.statement).toMatchObject({ device: 'device-1', sequence: 1, release: head.digest })
   expect(head.envelope).toEqual(made.parts.envelope)
   expect(head.roots).toEqual(made.parts.roots)
   expect(head.indexes.boot.chunks.some((chunk) => chunk.encoding === 'zstd')).toBe(true)
@@ -141,7 +141,7 @@ test('a release outside what its root allows is refused', async () => {
   await expect(makeBundle({ release: { number: { epoch: 1, counter: 1 } } })).rejects.toEqual(refusal('BUNDLE_EPOCH'))
   await expect(makeBundle({ by: [21] })).rejects.toEqual(refusal('SIGNATURE_UNKNOWN'))
   await expect(makeBundle({ by: [] })).rejects.toEqual(refusal('SIGNATURE_THRESHOLD'))
-  await expect(makeBundle({ assignment: await fleetSigned([11]) })).rejects.toEqual(refusal('SIGNATURE_UNKNOWN'))
+  await expect(makeBundle({ assignment: fleetSigned([11]) })).rejects.toEqual(refusal('SIGNATURE_UNKNOWN'))
 })
 
 test('an index that lies about its image is refused although it is signed', async () => {
