@@ -20,6 +20,8 @@ export interface Files {
   makeDir(path: string): Promise<void>
   /** Missing is fine. */
   remove(path: string): Promise<void>
+  /** A directory and all in it. Missing is fine. */
+  removeTree(path: string): Promise<void>
 }
 
 /** The real file system. Files are readable by everyone (status needs no root): never write a secret with this. */
@@ -79,6 +81,9 @@ export const nodeFiles: Files = {
   },
   async remove(path) {
     await attempt('remove', path, () => rm(path, { force: true }))
+  },
+  async removeTree(path) {
+    await attempt('remove', path, () => rm(path, { recursive: true, force: true }))
   },
 }
 

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Files, writeFileDurably } from '../../base/durable.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
@@ -48,7 +47,7 @@ export async function forgetSlot(files: Files, folder: string): Promise<void> {
   await files.makeDir(folder)
   await files.remove(join(folder, RELEASE))
   await files.syncDir(folder)
-  await rm(join(folder, 'roots'), { recursive: true, force: true })
+  await files.removeTree(join(folder, 'roots'))
   for (const name of [...IMAGE_NAMES.map((image) => `${image}.idx`), INVENTORY]) await files.remove(join(folder, name))
 }
 

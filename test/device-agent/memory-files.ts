@@ -45,6 +45,9 @@ export class MemoryFiles implements Files {
   async remove(path: string): Promise<void> {
     this.#change({ kind: 'remove', path })
   }
+  async removeTree(path: string): Promise<void> {
+    for (const inside of [...this.#now.keys()].filter((name) => name.startsWith(`${path}/`))) await this.remove(inside)
+  }
 
   #change(op: Op): void {
     this.onChange(op.kind, op.kind === 'rename' ? op.to : op.path)

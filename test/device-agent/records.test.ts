@@ -238,6 +238,7 @@ function bound(files: MemoryFiles) {
     write: files.write.bind(files),
     sync: files.sync.bind(files),
     syncDir: files.syncDir.bind(files),
+    removeTree: files.removeTree.bind(files),
     makeDir: files.makeDir.bind(files),
     remove: files.remove.bind(files),
   }

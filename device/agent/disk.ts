@@ -1,0 +1,64 @@
+import { join } from 'node:path'
+import { openBootState } from '../../bootloader/bootstate.ts'
+import { openForReuse, openSlotDevice } from '../slots/block.ts'
+import { openDirectReader } from '../slots/direct.ts'
+import { slotErrors } from '../slots/errors.ts'
+import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
+import { nodeSys } from '../slots/sys.ts'
+import type { SlotDevice, SlotPlace } from '../slots/types.ts'
+import { makeBoot, type Slots } from './engine.ts'
+import type { GivenPlaces } from './places.ts'
+import type { BootPort } from './ports.ts'
+
+/** The partitions of the disk that the running system came from, or the places that a device names by hand. */
+
+const sys = nodeSys()
+
+export function slotsOfDevice(given: GivenPlaces | undefined): Slots {
+  const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>
+    (await findSlots(sys, await findRunningDisk(sys), given?.slots))[slot][image]
+  return {
+    forWriting: async (slot, image) => {
+      const found = await place(slot, image)
+      await checkNotInUse(sys, found)
+      return await openSlotDevice(found)
+    },
+    forReuse: async (slot, image) => openForReuse(await place(slot, image)),
+    forVerifying: async (slot, image) => openReader(await place(slot, image)),
+  }
+}
+
+/** Past the page cache where that is possible. */
+async function openReader(place: SlotPlace): Promise<SlotDevice> {
+  const cached = await openForReuse(place)
+  const direct = await openDirectReader(place.path, place.size)
+  return {
+    name: place.path,
+    size: place.size,
+    freshness: direct === undefined ? 'cached' : 'direct',
+    read: (offset, into) => (direct ?? cached).read(offset, into, { fresh: true }),
+    write: async () => {
+      throw slotErrors.SLOT_WRITE_FAILED(`${place.path} is open for reading only`)
+    },
+    flush: async () => undefined,
+    close: async () => {
+      await direct?.close()
+      await cached.close()
+    },
+  }
+}
+
+/** The boot state partition of the running disk, or the one that `given` names. */
+export const bootOfDevice = (given: GivenPlaces | undefined): BootPort =>
+  makeBoot(async () => openBootState(given?.bootstate ?? (await findBootstate())))
+
+async function findBootstate(): Promise<string> {
+  const disk = await findRunningDisk(sys)
+  if (disk === undefined) throw slotErrors.SLOT_DISK_UNKNOWN('the disk of the running system is not known')
+  const found = (await partitionNames(sys, disk)).filter((entry) => entry.partName === 'bootstate')
+  const [first] = found
+  if (first === undefined || found.length > 1) {
+    throw slotErrors.SLOT_MISSING(`disk ${disk} has ${found.length} partitions named bootstate, wanted 1`)
+  }
+  return join('/dev', first.kernelName)
+}
