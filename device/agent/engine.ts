@@ -1,136 +1,68 @@
+import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
-import { isBistableError } from '../../base/errors.ts'
-import { readExactly } from '../../base/source.ts'
-import type { BootStateDevice } from '../../bootloader/bootstate.ts'
-import { otherSlot, type Slot } from '../../bootloader/state.ts'
-import { openBundle } from '../../bundle/reader.ts'
-import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
-import { verifyBundle } from '../../bundle/verify.ts'
-import { openFileDoor } from '../doors/file.ts'
-import { openHttpDoor } from '../doors/http.ts'
-import { install } from '../install/install.ts'
-import type { ReuseSource } from '../install/types.ts'
-import { slotFault } from '../install/verify.ts'
-import type { SlotDevice } from '../slots/types.ts'
-import type { BootPort, Engine, InstallCall } from './ports.ts'
-import { forgetSlot, readSlotIndex, readSlotRelease, slotFolder, storeSlot } from './slot-files.ts'
+import { openBootState } from '../../bootloader/bootstate.ts'
+import { openForReuse, openSlotDevice } from '../slots/block.ts'
+import { openDirectReader } from '../slots/direct.ts'
+import { slotErrors } from '../slots/errors.ts'
+import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
+import { nodeSys } from '../slots/sys.ts'
+import type { SlotDevice, SlotPlace } from '../slots/types.ts'
+import { bootOver, engineOver, type Slots } from './engine-over.ts'
+import type { GivenPlaces } from './places.ts'
+import type { BootPort, Engine } from './ports.ts'
 
-/** Opens the places of a slot's images; who opens one closes it. */
-export interface Slots {
-  /** Fails when the place is in use. */
-  forWriting(slot: Slot, image: ImageName): Promise<SlotDevice>
-  forReuse(slot: Slot, image: ImageName): Promise<Pick<SlotDevice, 'name' | 'size' | 'read' | 'close'>>
-  /** Reads only; the slot may be the one that runs. */
-  forVerifying(slot: Slot, image: ImageName): Promise<SlotDevice>
-}
+/** The partitions of the disk that the running system came from, or the places that a device names by hand. */
 
-/** The real bundles, installs and boot state: binds the rooms that move bytes to what the agent asks for. */
+const sys = nodeSys()
 
-export function makeEngine(data: string, files: Files, slots: Slots): Engine {
+export const makeEngine = (data: string, files: Files, given: GivenPlaces | undefined): Engine =>
+  engineOver(data, files, slotsOfDevice(given))
+
+function slotsOfDevice(given: GivenPlaces | undefined): Slots {
+  const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>
+    (await findSlots(sys, await findRunningDisk(sys), given?.slots))[slot][image]
   return {
-    open: (source, signal) => (/^https?:/i.test(source) ? openHttpDoor(source, { signal }) : openFileDoor(source)),
-    head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
-    verifyWhole: async (source, trusted, signal, onProgress) => {
-      await verifyBundle(source, { trusted }, { signal, onProgress })
+    forWriting: async (slot, image) => {
+      const found = await place(slot, image)
+      await checkNotInUse(sys, found)
+      return await openSlotDevice(found)
     },
-    install: async (call) => {
-      return await withOpened(async (opened) => {
-        const target = otherSlot(call.running)
-        const slot = {
-          boot: kept(opened, await slots.forWriting(target, 'boot')),
-          rootfs: kept(opened, await slots.forWriting(target, 'rootfs')),
-        }
-        const reuse = await reuseFrom(files, data, call.running, slots, opened)
-        return await install({ ...call, slot, reuse, ...steps(files, slotFolder(data, target), call) })
-      })
-    },
-    slotFault: (slot, statement, signal) =>
-      withOpened(async (opened) => {
-        for (const image of statement.images) {
-          const fault = await slotFault(kept(opened, await slots.forVerifying(slot, image.name)), image, { signal })
-          if (fault !== undefined) return `${image.name}: ${fault}`
-        }
-        return undefined
-      }),
-    storedRelease: (slot) => readSlotRelease(files, slotFolder(data, slot)),
-    fetchSmall: async (url, limit, signal) => {
-      try {
-        const source = await openHttpDoor(url.href, { signal, maxSize: limit })
-        try {
-          return await readExactly(source, 0, Math.min(source.size, limit), { signal })
-        } finally {
-          await source.close()
-        }
-      } catch (error) {
-        if (isBistableError(error, 'TRANSPORT_MISSING')) return undefined
-        throw error
-      }
-    },
+    forReuse: async (slot, image) => openForReuse(await place(slot, image)),
+    forVerifying: async (slot, image) => openReader(await place(slot, image)),
   }
 }
 
-/** The data partition's knowledge of the slot follows the slot: void before the first write, complete before arming. */
-function steps(files: Files, folder: string, call: InstallCall): Pick<InstallCall, 'invalidate' | 'beforeArm'> {
+/** Past the page cache where that is possible. */
+async function openReader(place: SlotPlace): Promise<SlotDevice> {
+  const cached = await openForReuse(place)
+  const direct = await openDirectReader(place.path, place.size)
   return {
-    invalidate: async () => {
-      await call.invalidate()
-      await forgetSlot(files, folder)
+    name: place.path,
+    size: place.size,
+    freshness: direct === undefined ? 'cached' : 'direct',
+    read: (offset, into) => (direct ?? cached).read(offset, into, { fresh: true }),
+    write: async () => {
+      throw slotErrors.SLOT_WRITE_FAILED(`${place.path} is open for reading only`)
     },
-    beforeArm: async () => {
-      await storeSlot(files, folder, call.head, call.source, call.signal)
-      await call.beforeArm()
+    flush: async () => undefined,
+    close: async () => {
+      await direct?.close()
+      await cached.close()
     },
   }
 }
 
-async function reuseFrom(
-  files: Files,
-  data: string,
-  running: Slot,
-  slots: Slots,
-  opened: { close(): Promise<void> }[],
-): Promise<readonly ReuseSource[]> {
-  const folder = slotFolder(data, running)
-  const stored = await readSlotRelease(files, folder)
-  if (stored === undefined) return []
-  const sources: ReuseSource[] = []
-  for (const name of IMAGE_NAMES) {
-    const index = await readSlotIndex(files, folder, stored, name)
-    if (index === undefined) continue
-    const device = kept(opened, await slots.forReuse(running, name))
-    sources.push({ name: device.name, index, device })
-  }
-  return sources
-}
+/** The boot state partition of the running disk, or the one that `given` names. */
+export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
+  bootOver(async () => openBootState(given?.bootstate ?? (await findBootstate())))
 
-const kept = <T extends { close(): Promise<void> }>(opened: { close(): Promise<void> }[], one: T): T => {
-  opened.push(one)
-  return one
-}
-
-async function withOpened<T>(work: (opened: { close(): Promise<void> }[]) => Promise<T>): Promise<T> {
-  const opened: { close(): Promise<void> }[] = []
-  try {
-    return await work(opened)
-  } finally {
-    for (const one of opened.reverse()) await one.close()
+async function findBootstate(): Promise<string> {
+  const disk = await findRunningDisk(sys)
+  if (disk === undefined) throw slotErrors.SLOT_DISK_UNKNOWN('the disk of the running system is not known')
+  const found = (await partitionNames(sys, disk)).filter((entry) => entry.partName === 'bootstate')
+  const [first] = found
+  if (first === undefined || found.length > 1) {
+    throw slotErrors.SLOT_MISSING(`disk ${disk} has ${found.length} partitions named bootstate, wanted 1`)
   }
-}
-
-/** @param open opens the boot state partition; called and closed for each use */
-export function makeBoot(open: () => Promise<BootStateDevice>): BootPort {
-  const using = async <T>(work: (device: BootStateDevice) => Promise<T>): Promise<T> => {
-    const device = await open()
-    try {
-      return await work(device)
-    } finally {
-      await device.close()
-    }
-  }
-  return {
-    read: () => using(async (device) => (await device.read()).state),
-    write: (state) => using((device) => device.write(state)),
-    failure: () => using(async (device) => (await device.reason()).failure),
-    cameUp: (slot) => using((device) => device.clearReason(slot)),
-  }
+  return join('/dev', first.kernelName)
 }

@@ -9,8 +9,7 @@ import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
 import { deviceErrors } from '../errors.ts'
-import { bootOfDevice, slotsOfDevice } from './disk.ts'
-import { makeEngine } from './engine.ts'
+import { makeBoot, makeEngine } from './engine.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 
@@ -32,8 +31,8 @@ export async function realPorts(
     files,
     data: paths.data,
     clock: realClock(paths.synchronised),
-    boot: bootOfDevice(given),
-    engine: makeEngine(paths.data, files, slotsOfDevice(given)),
+    boot: makeBoot(given),
+    engine: makeEngine(paths.data, files, given),
     processes: realProcesses(paths.root),
     config,
     anchor,

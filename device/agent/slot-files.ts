@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { KiB, roundUp } from '../../base/bytes.ts'
 import { type Files, writeFileDurably } from '../../base/durable.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { Slot } from '../../bootloader/state.ts'
@@ -12,6 +13,7 @@ import type { StoredRelease } from './ports.ts'
 
 /** `/data/bistable/slots/a|b/`: what the device keeps about the content of a slot. */
 
+const BLOCK = 4 * KiB
 const RELEASE = 'release.json'
 const INVENTORY = 'inventory.zst'
 
@@ -40,6 +42,19 @@ export async function storeSlot(
     if (sha256(bytes) === inventory.sha256) await writeFileDurably(join(folder, INVENTORY), bytes, files)
   }
   await writeFileDurably(join(folder, RELEASE), head.envelope, files)
+}
+
+/** Bytes that `storeSlot` takes, in whole blocks. */
+export function slotFilesSize(head: BundleHead): number {
+  const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
+  const lengths = [
+    head.envelope.length,
+    ...head.trusted.envelopes.map((root) => root.length),
+    ...IMAGE_NAMES.map((name) => head.indexBytes[name].length),
+    inventory?.length ?? 0,
+  ]
+  // A folder takes a block, and its parent may need a further one to name it.
+  return lengths.reduce((sum, length) => sum + roundUp(length, BLOCK), 4 * BLOCK)
 }
 
 /** Before a slot is written: what was known about it is void. */

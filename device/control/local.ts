@@ -6,7 +6,7 @@ import { refuse } from '../../bootloader/machine.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { parseBootLine } from '../agent/cmdline.ts'
 import { Core, failureFrom } from '../agent/core.ts'
-import { bootOfDevice } from '../agent/disk.ts'
+import { makeBoot } from '../agent/engine.ts'
 import { runAgent, ticker } from '../agent/loop.ts'
 import { operate } from '../agent/operations.ts'
 import { readPlaces } from '../agent/places.ts'
@@ -99,7 +99,7 @@ async function giveUpTry(paths: Paths, say: (line: string) => void, failure: Fai
   try {
     const line = parseBootLine(Buffer.from((await nodeFiles.read(paths.cmdline, 64 * KiB)) ?? '').toString('utf8'))
     if (line?.boot !== 'try') return
-    const boot = bootOfDevice(await readPlaces(paths.places, nodeFiles).catch(() => undefined))
+    const boot = makeBoot(await readPlaces(paths.places, nodeFiles).catch(() => undefined))
     const state = await boot.read()
     if (state?.trial !== line.slot) return
     say(
