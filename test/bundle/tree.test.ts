@@ -120,3 +120,26 @@ test('a single block: the root is its hash; nothing at all has no root', () => {
   expect(treeOf(big.subarray(0, BLOCK)).root).toBe(createHash('sha256').update(big.subarray(0, BLOCK)).digest('hex'))
   expect(() => createTreeHasher().finish()).toThrow(RangeError)
 })
+
+test.skipIf(!haveTool('mksquashfs') || !haveTool('veritysetup') || !haveTool('fsverity'))(
+  'a real image: SquashFS with zstd, the same root from all three',
+  async () => {
+    const dir = scratch()
+    const image = join(dir, 'image.squashfs')
+    const area = join(dir, 'tree')
+    // The compiler's and the formatter's binaries: tens of MB that compress like a system does.
+    const content = ['typescript', '@biomejs'].map((name) => join(import.meta.dirname, '../../node_modules', name))
+    run('mksquashfs', ...content, image, '-comp', 'zstd', '-Xcompression-level', '3', '-quiet', '-no-progress')
+    writeFileSync(area, '')
+    const size = readFileSync(image).length
+    expect(size % BLOCK).toBe(0)
+    expect(size).toBeGreaterThan(4 * 1024 * 1024)
+    const hasher = createTreeHasher()
+    for await (const piece of createReadStream(image)) hasher.update(piece as Buffer)
+    const { root } = hasher.finish()
+    expect(run('veritysetup', 'format', '--no-superblock', '--salt=-', image, area)).toContain(
+      `Root hash:      \t${root}\n`,
+    )
+    expect(fsverityDigest(root, size)).toBe(run('fsverity', 'digest', '--compact', image).trim())
+  },
+)
