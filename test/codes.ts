@@ -1,4 +1,5 @@
 import { isBistableError } from '../base/errors.ts'
+import { countInAttack } from './attacks/refused.ts'
 
 /** The code that `work` is refused with, or 'accepted'; anything that is not one of our errors is thrown on. */
 export function codeOf(work: () => unknown): string {
@@ -20,6 +21,7 @@ export async function codeOfAsync(work: () => Promise<unknown>): Promise<string>
 }
 
 function known(error: unknown): string {
-  if (isBistableError(error)) return error.code
-  throw error
+  if (!isBistableError(error)) throw error
+  countInAttack()
+  return error.code
 }

@@ -8,6 +8,7 @@ import { decompress } from 'zstd-napi'
 import { type MergeOptions, mergeImage, type StoredTree } from '../../publisher/oci/merge.ts'
 import { type OpenOptions, openImage } from '../../publisher/oci/open.ts'
 import type { MergedTree } from '../../publisher/tree.ts'
+import { countInAttack } from '../attacks/refused.ts'
 
 /** Makes OCI layouts, honest and not, and merges them. */
 
@@ -128,8 +129,9 @@ export async function refusal(ref: string, options: Options = {}): Promise<strin
     await merged(ref, options)
     return 'accepted'
   } catch (error) {
-    if (error instanceof Error && 'code' in error) return `${String(error.code)}: ${error.message}`
-    throw error
+    if (!(error instanceof Error && 'code' in error)) throw error
+    countInAttack()
+    return `${String(error.code)}: ${error.message}`
   }
 }
 

@@ -1,0 +1,39 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { asked, sendFile, serve } from '../device-install/web.ts'
+
+/**
+ * Every way by which a bundle reaches the agent. A door that is added here is attacked with everything that the others
+ * are: `offer` makes the bytes available and returns what `install` is told.
+ */
+export interface Door {
+  readonly name: string
+  readonly offer: (folder: string, bytes: Uint8Array) => Promise<string>
+}
+
+export const DOORS: readonly Door[] = [
+  {
+    name: 'file',
+    offer: async (folder, bytes) => {
+      const path = join(folder, 'offered.bundle')
+      writeFileSync(path, bytes)
+      return path
+    },
+  },
+  {
+    name: 'http',
+    offer: async (_, bytes) => (await serve((request, response) => sendFile(request, response, bytes))).url,
+  },
+  {
+    name: 'http without ranges',
+    offer: async (_, bytes) =>
+      (
+        await serve((request, response) => {
+          const { from } = asked(request, bytes.length)
+          if (from > bytes.length) return void response.writeHead(416).end()
+          response.setHeader('Content-Length', bytes.length)
+          response.end(bytes)
+        })
+      ).url,
+  },
+]
