@@ -22,10 +22,16 @@ vi.mock('../../keys/ed25519.ts', async (original) => {
 })
 
 /** Flips one bit, verifies, and flips it back. Returns the code of the refusal. */
-async function flipped(bytes: Buffer, at: number, bit: number, trust: Parameters<typeof verifyBundle>[1]) {
+async function flipped(
+  bytes: Buffer,
+  at: number,
+  bit: number,
+  trust: Parameters<typeof verifyBundle>[1],
+  options: Parameters<typeof verifyBundle>[2] = {},
+) {
   bytes[at] = (bytes[at] ?? 0) ^ (1 << bit)
   try {
-    await verifyBundle(memorySource(bytes), trust)
+    await verifyBundle(memorySource(bytes), trust, options)
     return `accepted byte ${at} bit ${bit}`
   } catch (error) {
     return isBistableError(error) ? error.code : `untyped at byte ${at} bit ${bit}: ${String(error)}`
@@ -81,4 +87,17 @@ test('one bit in every 4 KiB of payload, and in a chain of two roots with an ass
     wanted++
   }
   expectRefusals(codes, wanted)
+})
+
+test('without unpacking, no byte may flip either', async () => {
+  const made = await makeBundle({ boot: Buffer.alloc(4096, 'boot'), rootfs: noise(4096) })
+  const options = { storedOnly: true }
+  await verifyBundle(memorySource(made.bytes), made, options)
+  const codes = new Map<string, number>()
+  const step = 3
+  for (let at = 0; at < made.bytes.length; at += step) {
+    const code = await flipped(made.bytes, at, at % 8, made, options)
+    codes.set(code, (codes.get(code) ?? 0) + 1)
+  }
+  expectRefusals(codes, Math.ceil(made.bytes.length / step))
 })
