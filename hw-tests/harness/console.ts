@@ -21,11 +21,12 @@ const MAX_LINE = 4096
 const KEPT_LINES = 400
 const KEPT_TEXT = 256 * 1024
 const KEPT_EVENTS = 5_000
+const FRAME = /^<F[0-9A-F]{10} \d+\/\d+ /
 
 export class Console {
   readonly #port: Duplex
   readonly #now: () => number
-  readonly #log: WriteStream | undefined
+  #log: WriteStream | undefined
   #powerOn: number
   #partial = ''
   #lines: { at: number; text: string }[] = []
@@ -40,7 +41,7 @@ export class Console {
     this.#port = port
     this.#now = options.now ?? Date.now
     this.#powerOn = this.#now()
-    this.#log = options.transcript === undefined ? undefined : createWriteStream(options.transcript, { flags: 'a' })
+    if (options.transcript !== undefined) this.logTo(options.transcript)
     port.on('data', (bytes: Buffer) => this.#take(bytes))
     port.on('error', (error: Error) => this.#end(error))
     port.on('close', () => this.#end(new LabError('the console closed')))
@@ -54,11 +55,17 @@ export class Console {
     return this.#events
   }
 
-  /** Marks the moment that all times count from. */
-  markPowerOn(): void {
+  /** Marks the moment that all times count from. `restored`: no boot is seen, the system runs already. */
+  markPowerOn(restored = false): void {
     this.#powerOn = this.#now()
-    this.#note('--- power on ---')
-    this.#state = 'off'
+    this.#note(restored ? '--- a saved state of the running device goes on ---' : '--- power on ---')
+    this.#state = restored ? 'userspace' : 'off'
+  }
+
+  /** The transcript goes to this file from now on; what it holds already stays. */
+  logTo(transcript: string): void {
+    this.#log?.end()
+    this.#log = createWriteStream(transcript, { flags: 'a' })
   }
 
   /** A position in the stream; waits look only at what comes after it. */
@@ -71,9 +78,10 @@ export class Console {
     return this.#text.slice(Math.max(0, position - this.#textStart))
   }
 
-  /** The last lines, each with seconds since power-on. */
+  /** The last lines, each with seconds since power-on; frames of the command protocol are left out. */
   tail(count = 40): string {
-    const lines = this.#lines.slice(-count).map(({ at, text }) => `${(at / 1000).toFixed(2).padStart(8)}  ${text}`)
+    const said = this.#lines.filter(({ text }) => text !== '' && !FRAME.test(text))
+    const lines = said.slice(-count).map(({ at, text }) => `${(at / 1000).toFixed(2).padStart(8)}  ${text}`)
     if (this.#partial !== '') lines.push(`          ${this.#partial}`)
     return lines.join('\n')
   }

@@ -1,15 +1,24 @@
-import type { BootEvent } from './boot-states.ts'
+import type { BootEvent, BootState } from './boot-states.ts'
 import { Console, type TimedEvent } from './console.ts'
-import { LabError } from './lab-error.ts'
+import { DutError, LabError } from './lab-error.ts'
 import { type QemuMachine, type QemuOptions, startQemu } from './qemu.ts'
 import { type CommandOptions, type CommandResult, Shell } from './shell.ts'
 
 /** The device under test: power, console, boots as events, a shell, the agent's status. */
 
-export interface DutOptions extends QemuOptions {
+export interface DutOptions extends Omit<QemuOptions, 'restore'> {
   readonly transcript?: string
   /** How to get a shell: an image for tests has one waiting on the console, a real one asks for a login. */
   readonly login?: { readonly user: string; readonly password: string }
+}
+
+/** What a command of the agent answered with `--json`. */
+export interface Answer {
+  /** Exit code. */
+  readonly code: number
+  readonly body: Readonly<Record<string, unknown>>
+  /** Code of the error, of one that failed. */
+  readonly error: string | undefined
 }
 
 export interface BootReport {
@@ -21,14 +30,18 @@ export interface BootReport {
 
 export class Dut {
   readonly #options: DutOptions
+  #transcript: string | undefined
   #machine: QemuMachine | undefined
   #console: Console | undefined
   #shell: Shell | undefined
+  /** Ends every wait: the running test's. */
+  signal: AbortSignal | undefined
   /** Events before this index were already waited for. */
   #seen = 0
 
   constructor(options: DutOptions) {
     this.#options = options
+    this.#transcript = options.transcript
   }
 
   get console(): Console {
@@ -36,13 +49,52 @@ export class Dut {
     return this.#console
   }
 
-  async powerOn(): Promise<void> {
+  /** True while the device has power. */
+  get on(): boolean {
+    return this.#machine !== undefined
+  }
+
+  /** The state and the last console lines, also of a device that is off by now. */
+  lastWords(): { readonly state: BootState; readonly tail: string } {
+    return { state: this.#console?.state ?? 'off', tail: this.#console?.tail() ?? '(it was never on)' }
+  }
+
+  /** Path of the disk image. */
+  get disk(): string {
+    return this.#options.disk
+  }
+
+  /** Power on; with `restore` a saved state goes on instead of booting. */
+  async powerOn(options: { readonly restore?: string } = {}): Promise<void> {
     if (this.#machine !== undefined) throw new LabError('the device is on already')
-    const { transcript } = this.#options
-    this.#machine = await startQemu(this.#options)
-    this.#console = new Console(this.#machine.port, transcript === undefined ? {} : { transcript })
-    this.#console.markPowerOn()
+    this.#machine = await startQemu({ ...this.#options, ...options })
+    this.#console = new Console(
+      this.#machine.port,
+      this.#transcript === undefined ? {} : { transcript: this.#transcript },
+    )
+    this.#console.markPowerOn(options.restore !== undefined)
     this.#seen = 0
+  }
+
+  /** The transcript goes to this file from now on. */
+  logTo(transcript: string): void {
+    this.#transcript = transcript
+    if (this.on) this.#console?.logTo(transcript)
+  }
+
+  /** Saves the running machine's state into a file and ends it; the disk as it is then belongs to that state. */
+  async save(file: string): Promise<void> {
+    const machine = this.#machine
+    if (machine === undefined) throw new LabError('the device is off')
+    this.#machine = undefined
+    this.#shell = undefined
+    await this.#console?.close()
+    await machine.save(file)
+  }
+
+  /** A stick with this image is plugged in, read-only; the device sees one more disk. */
+  async plug(image: string): Promise<void> {
+    await this.#machine?.plug(image)
   }
 
   /** Cuts the power: what the guest had not flushed is lost. */
@@ -61,7 +113,8 @@ export class Dut {
     options: { timeoutMs: number; fatal?: readonly BootEvent['kind'][]; where?: (event: TimedEvent) => boolean },
   ): Promise<TimedEvent> {
     const accept = (event: TimedEvent) => kinds.includes(event.kind) && (options.where?.(event) ?? true)
-    const event = await this.console.waitForEvent(accept, kinds.join(' or '), this.#seen, options)
+    const wait = { ...options, ...(this.signal && { signal: this.signal }) }
+    const event = await this.console.waitForEvent(accept, kinds.join(' or '), this.#seen, wait)
     this.#seen = this.console.events.indexOf(event) + 1
     if (event.kind === 'boot') this.#shell = undefined
     return event
@@ -84,17 +137,35 @@ export class Dut {
     if (this.#shell === undefined) {
       if (this.#options.login !== undefined) await this.#login(this.#options.login)
       const shell = new Shell(this.console)
-      await shell.open({ timeoutMs: 120_000 })
+      await shell.open({ timeoutMs: 120_000, ...(this.signal && { signal: this.signal }) })
       this.#shell = shell
     }
-    return this.#shell.run(command, options)
+    return this.#shell.run(command, { ...(this.signal && { signal: this.signal }), ...options })
+  }
+
+  /** Runs `bistable ARGS --json`. */
+  async bistable(args: string, options: CommandOptions = {}): Promise<Answer> {
+    const { code, output } = await this.run(`bistable ${args} --json`, { timeoutMs: 240_000, ...options })
+    return readAnswer(args, code, output)
+  }
+
+  /** Types a line and does not wait for an answer, as for a command that ends the session. */
+  async type(line: string): Promise<void> {
+    await this.console.write(`${line}\n`)
+  }
+
+  /** An orderly reboot, asked of the agent; waits look only at what comes after it. */
+  async reboot(): Promise<void> {
+    this.skipSeen()
+    this.#shell = undefined
+    await this.type('bistable reboot')
   }
 
   /** `bistable status --json` of the device. */
   async status(): Promise<Record<string, unknown>> {
-    const { code, output } = await this.run('bistable status --json', { timeoutMs: 60_000 })
-    if (code !== 0) throw new LabError(`status ended with ${code}: ${output}`)
-    return JSON.parse(output) as Record<string, unknown>
+    const { code, body } = await this.bistable('status')
+    if (code !== 0) throw new DutError(`status ended with ${code}: ${JSON.stringify(body)}`)
+    return body
   }
 
   async #login({ user, password }: { user: string; password: string }): Promise<void> {
@@ -109,4 +180,13 @@ export class Dut {
     await console.waitForText(seen(/Password: /), 'a password prompt', from, { timeoutMs: 60_000 })
     await console.write(`${password}\n`)
   }
+}
+
+/** The one JSON object that a command with `--json` prints, wherever other lines stand. Pure. @throws DutError */
+export function readAnswer(args: string, code: number, output: string): Answer {
+  const line = output.split('\n').findLast((text) => text.startsWith('{'))
+  if (line === undefined) throw new DutError(`bistable ${args} ended with ${code} and no JSON: ${output.slice(-2000)}`)
+  const body = JSON.parse(line) as Record<string, unknown>
+  const error = body['error'] as { readonly code?: string } | undefined
+  return { code, body, error: error?.code }
 }

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { SerialPort } from 'serialport'
 import { LabError } from './lab-error.ts'
 import { Qmp } from './qmp.ts'
@@ -18,6 +19,8 @@ export interface QemuOptions {
   /** More emulator arguments, for tests of special hardware. */
   readonly extra?: readonly string[]
   readonly accel?: 'tcg' | 'kvm'
+  /** A machine state saved by `save` with the same options, beside a copy of the disk as it was then. */
+  readonly restore?: string
 }
 
 export interface QemuMachine {
@@ -26,6 +29,11 @@ export interface QemuMachine {
   /** SIGKILL: the guest's caches are gone at once. */
   cut(): Promise<void>
   reset(): Promise<void>
+  /** Writes the whole state (memory, devices) to a file and ends the machine; the disk then belongs to that state. */
+  save(file: string): Promise<void>
+  /** A disk appears at run time, read-only, as when a stick is plugged in. */
+  plug(image: string): Promise<void>
+  unplug(): Promise<void>
   readonly exited: Promise<number | null>
 }
 
@@ -59,9 +67,11 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...['-drive', `if=none,id=disk,format=raw,cache=writeback,discard=unmap,file=${options.disk}`],
     ...['-device', 'virtio-blk-pci,drive=disk,serial=bistable-disk'],
     ...['-device', 'virtio-rng-pci'],
+    ...['-device', 'pcie-root-port,id=socket,chassis=1'],
     ...network,
     ...['-chardev', 'pty,id=console', '-serial', 'chardev:console'],
     ...['-qmp', `unix:${control},server=on,wait=off`],
+    ...(options.restore === undefined ? [] : ['-incoming', 'defer']),
     ...(options.extra ?? []),
   ]
   const child = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -84,6 +94,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     const qmp = await Promise.race([Qmp.connect(control, 10_000), failed])
     const path = await Promise.race([ptyOf(qmp), failed])
     const port = await openPort(path)
+    if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
     // The console is open before the first instruction runs: nothing is lost.
     await qmp.send('cont')
     return {
@@ -94,11 +105,49 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
       reset: async () => {
         await qmp.send('system_reset')
       },
+      save: async (file) => {
+        await qmp.send('stop')
+        await qmp.send('migrate', { uri: `exec:cat >'${quotable(file)}'` })
+        await until(qmp, 'query-migrate', ['completed'])
+        await cut(child, qmp, exited)
+      },
+      plug: async (image) => {
+        const file = { driver: 'file', filename: image }
+        await qmp.send('blockdev-add', { driver: 'raw', 'node-name': 'stick', 'read-only': true, file })
+        await qmp.send('device_add', { driver: 'virtio-blk-pci', id: 'stick', drive: 'stick', bus: 'socket' })
+      },
+      unplug: async () => {
+        await qmp.send('device_del', { id: 'stick' })
+      },
     }
   } catch (error) {
     child.kill('SIGKILL')
     throw error
   }
+}
+
+async function restore(qmp: Qmp, file: string): Promise<void> {
+  await qmp.send('migrate-incoming', { uri: `exec:cat '${quotable(file)}'` })
+  await until(qmp, 'query-status', ['paused', 'prelaunch', 'postmigrate'])
+}
+
+/** Asks until the answer's `status` is one of those wanted; a state of a few hundred MB takes a second or two. */
+async function until(qmp: Qmp, question: string, wanted: readonly string[]): Promise<void> {
+  const deadline = Date.now() + 120_000
+  for (;;) {
+    const { status, 'error-desc': why } = (await qmp.send(question)) as { status: string; 'error-desc'?: string }
+    if (wanted.includes(status)) return
+    if (status === 'failed') throw new LabError(`the emulator's state: ${why ?? status}`)
+    if (Date.now() > deadline)
+      throw new LabError(`the emulator's state is ${status}, ${wanted.join(' or ')} was wanted`)
+    await sleep(50)
+  }
+}
+
+/** A path inside single quotes of a shell command. */
+function quotable(path: string): string {
+  if (path.includes("'")) throw new LabError(`no quotes in paths of machine states: ${path}`)
+  return path
 }
 
 async function ptyOf(qmp: Qmp): Promise<string> {

@@ -19,7 +19,7 @@ export interface CommandOptions {
 }
 
 const LINE_BYTES = 57 * 1024 * 4
-const FIRST_PAUSE_MS = 150
+const FIRST_PAUSE_MS = 200
 const LAST_PAUSE_MS = 20_000
 
 /** The first eight hexadecimal digits of the SHA-256: Debian's busybox has sha256sum, but no cksum. */
@@ -116,11 +116,10 @@ export class Shell {
         const growing = frames.size > seenBefore
         seenBefore = frames.size
         if (growing) continue
-        // Nothing new: ask for what is missing, or for everything. A command that still runs leaves the question in the
-        // tty's queue, so the pauses grow.
-        await this.#console.write(
-          `s "${total === undefined ? '' : missingOf(frames, total).slice(0, 100).join(' ')}"\n`,
-        )
+        // Nothing new: ask for what is missing. While the command runs, questions wait in the tty's queue: so they ask for
+        // one frame only, whose answer says how many there are, and the pauses grow.
+        const missing = total === undefined ? [0] : missingOf(frames, total).slice(0, 100)
+        await this.#console.write(`s "${missing.join(' ')}"\n`)
         if (total === undefined) pause = Math.min(pause * 2, LAST_PAUSE_MS)
       }
     }

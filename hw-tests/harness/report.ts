@@ -1,0 +1,36 @@
+import type { BootState } from './boot-states.ts'
+
+/** What a failed test shows, and where its transcript lies. Pure. */
+
+/** "suites/fall-back.hil.ts", "unhealthy: falls back" -> "fall-back/unhealthy-falls-back.log" */
+export function transcriptPath(file: string, test: string): string {
+  const plain = (text: string) =>
+    text
+      .toLowerCase()
+      .replace(/[^a-z0-9]+/g, '-')
+      .replace(/^-|-$/g, '')
+      .slice(0, 80)
+  const name = (file.split('/').at(-1) ?? file).replace(/(\.hil|\.test)?\.ts$/, '')
+  return `${plain(name)}/${plain(test)}.log`
+}
+
+export interface FailureFacts {
+  readonly place: string
+  readonly state: BootState
+  readonly tail: string
+  readonly transcript: string
+  readonly file: string
+  readonly test: string
+}
+
+/** The text behind a failure's own message: where the device stood, what it said last, how to get there by hand. */
+export function failureText(facts: FailureFacts): string {
+  const name = facts.test.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/'/g, '.')
+  return [
+    '',
+    `device on ${facts.place}, state: ${facts.state}; seconds since power-on, last console lines:`,
+    facts.tail,
+    `transcript: ${facts.transcript}`,
+    `again:      HIL_PLACE=${facts.place} npx vitest run --project hw ${facts.file} -t '${name}'`,
+  ].join('\n')
+}

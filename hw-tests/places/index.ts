@@ -1,0 +1,29 @@
+import { LabError } from '../harness/lab-error.ts'
+
+/** Places: what a test can run on. The default is an emulated one, so the suites pass on a laptop. */
+
+export interface QemuPlace {
+  readonly kind: 'qemu'
+  readonly memoryMiB: number
+  /** How the device reaches the test's web server. */
+  readonly serverAddress: string
+  /** Tests start from a saved state of the booted device where they need no boot of their own. */
+  readonly savedStates: boolean
+}
+
+export const PLACES = {
+  'qemu-x86-grub': { kind: 'qemu', memoryMiB: 512, serverAddress: 'http://10.0.2.100', savedStates: true },
+} satisfies Readonly<Record<string, QemuPlace>>
+
+export interface Place extends QemuPlace {
+  readonly name: string
+}
+
+/** The place that `HIL_PLACE` names, or else the emulated PC with GRUB. @throws LabError for an unknown name */
+export function choosePlace(name: string | undefined): Place {
+  const wanted = name === undefined || name === '' ? 'qemu-x86-grub' : name
+  const found = Object.entries(PLACES).find(([known]) => known === wanted)
+  if (found === undefined)
+    throw new LabError(`there is no place ${wanted}; there are: ${Object.keys(PLACES).join(', ')}`)
+  return { name: found[0], ...found[1] }
+}

@@ -1,0 +1,81 @@
+import { copyFile, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { makeStick } from '../harness/disk.ts'
+import { expect, hil } from '../harness/hil.ts'
+
+const MOUNT_STICK = [
+  'for i in $(seq 50); do [ -b /dev/vdb ] && break; sleep 0.2; done',
+  'mount -t ext4 -o ro /dev/vdb /mnt',
+].join('; ')
+
+hil(
+  'a release from a stick is installed, tried and committed; a rollback returns and commits',
+  async ({ dut, kit, bench }) => {
+    const next = kit.bundle('next')
+    const stick = join(bench.folder, 'stick')
+    await mkdir(stick)
+    await copyFile(next.path, join(stick, 'next.bundle'))
+    await makeStick(`${stick}.img`, stick, 128)
+    await dut.run('echo precious >/var/precious && sync')
+    await dut.plug(`${stick}.img`)
+    expect(await dut.run(MOUNT_STICK)).toMatchObject({ code: 0 })
+
+    expect(await dut.bistable('install /mnt/next.bundle')).toMatchObject({ code: 0, body: { ok: true } })
+    expect(await dut.status()).toMatchObject({
+      state: 'armed',
+      running: { slot: 'a' },
+      slots: { a: { role: 'primary' }, b: { role: 'trial', release: next.release, triesLeft: 3, committed: false } },
+    })
+
+    await dut.reboot()
+    await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
+    await expect(dut).toRun({ slot: 'b', release: next.release })
+    expect(await dut.run('cat /var/precious; cat /opt/app/version')).toMatchObject({ output: 'precious\n3.0\n' })
+    expect(await dut.status()).toMatchObject({
+      state: 'committed',
+      installFloor: next.release,
+      slots: { a: { role: 'spare', release: '1.2' }, b: { role: 'primary', committed: true } },
+    })
+    expect(await dut.bistable('verify')).toMatchObject({ code: 0 })
+
+    expect(await dut.bistable('rollback')).toMatchObject({ code: 0 })
+    await dut.reboot()
+    await expect(dut).toBoot({ slot: 'a', boot: 'try', why: 'ok' })
+    await expect(dut).toRun({ slot: 'a', release: '1.2' })
+    expect(await dut.status()).toMatchObject({
+      state: 'committed',
+      slots: { a: { role: 'primary', committed: true }, b: { role: 'spare', release: next.release } },
+    })
+  },
+)
+
+hil(
+  'a cancelled install leaves the device idle and on its slot; the next one goes on from there',
+  async ({ dut, kit, server }) => {
+    const next = kit.bundle('next')
+    // The unpacked release shares nearly everything with the running one: only a crawl leaves time to cancel.
+    const address = server.offer('/slow.bundle', { from: next.path, bytesPerSecond: 20_000 })
+    await dut.run(`bistable install ${address} --json >/tmp/install.json 2>&1 & echo $! >/tmp/install.pid`)
+    await dut.run('for i in $(seq 200); do bistable status --json | grep -q \'"state":"downloading"\' && break; done', {
+      timeoutMs: 240_000,
+    })
+    expect(await dut.bistable('cancel')).toMatchObject({ code: 0 })
+    const told = await dut.run(
+      'for i in $(seq 50); do grep -q ok /tmp/install.json && break; sleep 1; done; cat /tmp/install.json',
+    )
+    expect(told.output).toContain('"ok":false')
+    expect(await dut.status()).toMatchObject({
+      state: 'idle',
+      busy: null,
+      running: { slot: 'a' },
+      slots: { a: { role: 'primary', running: true }, b: { role: 'other' } },
+    })
+
+    const again = server.offer('/next.bundle', { from: next.path })
+    expect(await dut.bistable(`install ${again}`)).toMatchObject({ code: 0 })
+    expect(await dut.bistable('cancel')).toMatchObject({ code: 0 })
+    await dut.reboot()
+    await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
+    await expect(dut).toRun({ slot: 'a', release: '1.2' })
+  },
+)

@@ -1,0 +1,173 @@
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
+import { bistable } from '../demo/publisher.ts'
+
+// The test kit of the hardware-in-the-loop suites: keys, a disk image and bundles of the small busybox system, made once
+// per state of the sources into .cache/hil/DIGEST. Prints the folder as its last line.
+
+const run = promisify(execFile)
+const root = resolve(import.meta.dirname, '..')
+const cache = join(root, '.cache', 'hil')
+const KEPT_KITS = 2
+
+/** Everything that a byte of the kit depends on, the Debian packages aside. */
+const INPUTS = ['base', 'keys', 'bundle', 'bootloader', 'initramfs', 'publisher', 'device', 'demo', 'main.ts'].concat([
+  'package-lock.json',
+  'scripts/build.mjs',
+  'scripts/device-node.ts',
+  'scripts/hil-kit.ts',
+])
+
+const SYSTEM = {
+  product: 'hil-appliance',
+  hardware: ['qemu-x86_64'],
+  kernelArgs: ['console=ttyS0,115200', 'panic=1'],
+  writable: ['/opt/app/logs'],
+  owned: ['/etc/machine-id', '/etc/hostname'],
+  health: { deadlineSeconds: 25, required: ['/usr/lib/bistable/health.d/required/*'], wanted: [] },
+  agent: { apply: 'manual' },
+}
+
+const HANGING_CHECK = '#!/bin/sh\nexec sleep 3600\n'
+
+interface KitRelease {
+  readonly name: string
+  readonly counter: number
+  readonly spec: ReleaseSpec
+}
+
+const good = { tag: 'good', version: '1.0', app: 'app' } as const
+const RELEASES: readonly KitRelease[] = [
+  { name: 'old', counter: 1, spec: good },
+  { name: 'base', counter: 2, spec: good },
+  { name: 'next', counter: 3, spec: { tag: 'next', version: '3.0', app: 'app' } },
+  { name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
+  { name: 'panics', counter: 5, spec: { tag: 'panics', version: '5.0', app: 'app', brokenInit: true } },
+  { name: 'hangs', counter: 6, spec: { tag: 'hangs', version: '6.0', app: 'app' } },
+]
+
+async function inputDigest(): Promise<string> {
+  const hash = createHash('sha256').update(process.arch)
+  for (const input of INPUTS) {
+    const path = join(root, input)
+    const names = (await stat(path)).isDirectory()
+      ? (await readdir(path, { recursive: true, withFileTypes: true }))
+          .filter((entry) => entry.isFile() && !entry.name.endsWith('.test.ts'))
+          .map((entry) => join(entry.parentPath, entry.name))
+          .sort()
+      : [path]
+    for (const name of names)
+      hash.update(`${name.slice(root.length)}\0`).update(
+        createHash('sha256')
+          .update(await readFile(name))
+          .digest(),
+      )
+  }
+  return hash.digest('hex').slice(0, 16)
+}
+
+/** A key folder, and the steps from an image to a bundle that is signed with it. */
+async function signer(folder: string, product: string, passphrase: string) {
+  const keys = join(folder, `keys-${product}`)
+  await bistable(['keys', 'init', keys, '--product', product, '--passphrase-file', passphrase])
+  const system = join(folder, `${product}.json`)
+  await writeFile(system, `${JSON.stringify({ ...SYSTEM, product }, null, 2)}\n`)
+  const rootStatement = join(keys, 'root.json')
+  return {
+    rootStatement,
+    bundle: async (image: string, name: string, counter: number) => {
+      const build = join(folder, `${name}.build`)
+      const output = join(folder, `${name}.bundle`)
+      const number = ['--version', `${counter}.0`, '--counter', String(counter)]
+      const declared = ['--system', system, '--root', rootStatement]
+      await bistable(['build', image, '--output', build, ...number, ...declared, '--level', '1'])
+      await bistable(['sign', build, '--key', join(keys, 'release-1.key'), '--passphrase-file', passphrase])
+      await bistable(['pack', build, '--roots', join(keys, 'roots'), '--output', output])
+      await rm(build, { recursive: true })
+      console.log(`hil kit: bundle ${name}, release 1.${counter}`)
+    },
+  }
+}
+
+async function make(folder: string): Promise<void> {
+  // What goes into the images is built from the sources that the digest names.
+  await run(process.execPath, [join(root, 'scripts', 'build.mjs')])
+  const work = join(folder, 'work')
+  await mkdir(work)
+  const passphrase = join(work, 'passphrase')
+  await writeFile(passphrase, 'a passphrase for tests\n', { mode: 0o600 })
+  const own = await signer(folder, 'hil-appliance', passphrase)
+  const foreign = await signer(folder, 'other-appliance', passphrase)
+  const images = await imageFactory({
+    flavour: 'fast',
+    work,
+    rootStatement: own.rootStatement,
+    say: (line) => console.log(`hil kit: ${line}`),
+  })
+  const references = new Map<string, string>()
+  for (const { spec } of RELEASES) {
+    if (references.has(spec.tag)) continue
+    references.set(spec.tag, await images.release(spec))
+    if (spec.tag !== 'hangs') continue
+    const check = join(work, 'hanging-check')
+    await writeFile(check, HANGING_CHECK, { mode: 0o755 })
+    await run('umoci', [
+      ...['insert', '--image', `${images.layout}:hangs`],
+      ...[check, '/usr/lib/bistable/health.d/required/10-app'],
+    ])
+  }
+  const image = (spec: ReleaseSpec) => references.get(spec.tag) ?? ''
+  const jobs = RELEASES.map(
+    ({ name, counter, spec }) =>
+      () =>
+        own.bundle(image(spec), name, counter),
+  )
+  jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+  // Two at a time: a build is partly one thread.
+  const workers = [0, 1].map(async () => {
+    for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
+  })
+  await Promise.all(workers)
+  await bistable([
+    ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, 'disk.img')],
+    ...['--slot-rootfs', '128M', '--slot-boot', '32M', '--data', '48M'],
+  ])
+  await rm(work, { recursive: true })
+  const bundles = Object.fromEntries([
+    ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
+    ['foreign', { file: 'foreign.bundle', release: '1.9' }],
+  ])
+  await writeFile(
+    join(folder, 'kit.json'),
+    `${JSON.stringify({ disk: 'disk.img', product: SYSTEM.product, bundles }, null, 2)}\n`,
+  )
+}
+
+async function dropOldKits(): Promise<void> {
+  const kits = []
+  for (const name of await readdir(cache)) kits.push({ name, at: (await stat(join(cache, name))).mtimeMs })
+  kits.sort((a, b) => b.at - a.at)
+  for (const { name } of kits.slice(KEPT_KITS)) await rm(join(cache, name), { recursive: true, force: true })
+}
+
+const folder = join(cache, await inputDigest())
+try {
+  await stat(join(folder, 'kit.json'))
+} catch {
+  await mkdir(cache, { recursive: true })
+  const partial = await mkdtemp(join(cache, 'making-'))
+  try {
+    const start = Date.now()
+    await make(partial)
+    await rename(partial, folder)
+    console.log(`hil kit: made in ${((Date.now() - start) / 1000).toFixed(0)} s`)
+    await dropOldKits()
+  } finally {
+    await rm(partial, { recursive: true, force: true })
+  }
+}
+console.log(folder)
