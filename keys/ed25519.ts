@@ -1,7 +1,7 @@
 import { createPublicKey, verify as opensslVerify } from 'node:crypto'
 import * as noble from '@noble/ed25519'
 import { sha512 } from '@noble/hashes/sha2.js'
-import { fromHex, hex } from '../base/bytes.ts'
+import { compareBytes, fromHex, hex } from '../base/bytes.ts'
 import { keyErrors } from './errors.ts'
 import type { PublicKey } from './types.ts'
 
@@ -34,11 +34,23 @@ export function verifySignature(key: PublicKey, message: Uint8Array, signature: 
   if (signature.length !== 64) return false
   const raw = fromHex(key)
   // The native check first: it refuses most wrong signatures at a twentieth of the cost.
-  const spki = createPublicKey({ key: Buffer.concat([SPKI_PREFIX, raw]), format: 'der', type: 'spki' })
+  const spki = createPublicKey({ key: Buffer.from(spkiOf(key)), format: 'der', type: 'spki' })
   if (!opensslVerify(null, message, spki, signature)) return false
   const r = canonicalPoint(signature.subarray(0, 32))
   if (r === undefined || r.isSmallOrder()) return false
   return noble.verify(signature, message, raw, { zip215: false })
+}
+
+/** The public key as SubjectPublicKeyInfo (RFC 8410), DER: what OpenSSL and key services speak. */
+export function spkiOf(key: PublicKey): Uint8Array {
+  return new Uint8Array(Buffer.concat([SPKI_PREFIX, fromHex(key)]))
+}
+
+/** Takes a DER SubjectPublicKeyInfo of exactly an Ed25519 key. @throws KEY_INVALID */
+export function publicKeyFromSpki(der: Uint8Array): PublicKey {
+  if (compareBytes(der.subarray(0, SPKI_PREFIX.length), SPKI_PREFIX) !== 0)
+    throw keyErrors.KEY_INVALID('the public key is not an Ed25519 SubjectPublicKeyInfo')
+  return checkPublicKey(der.subarray(SPKI_PREFIX.length))
 }
 
 /** The public key of a 32-byte RFC 8032 seed. */

@@ -28,13 +28,13 @@ export const keyErrors = defineErrors({
   },
   KEY_PASSPHRASE_WRONG: {
     family: 'authenticity',
-    meaning: 'The passphrase does not open this key file, or the file was changed.',
-    next: 'Try the passphrase again; if it is right, take the file from its backup.',
+    meaning: 'The passphrase or PIN does not open this key, or the key file was changed.',
+    next: 'Try it again, but mind that tokens lock after a few wrong PINs; if it is right, take the file from its backup.',
   },
   KEY_PASSPHRASE_MISSING: {
     family: 'usage',
     meaning: 'A passphrase is needed and none was given, or it is empty or too long.',
-    next: 'Give --passphrase-file or --passphrase-fd.',
+    next: 'Run it on a terminal, or give --passphrase-file, --passphrase-fd or --passphrase-command.',
   },
   ENVELOPE_INVALID: {
     family: 'input',
@@ -64,7 +64,7 @@ export const keyErrors = defineErrors({
   SIGNATURE_THRESHOLD: {
     family: 'authenticity',
     meaning: 'Too few different keys of the newest root signed.',
-    next: 'Collect the missing signatures with `bistable keys sign`.',
+    next: 'Have more holders of these keys sign, with `bistable sign` (a root: `bistable keys sign`).',
   },
   SIGNATURE_REFUSED: {
     family: 'authenticity',
@@ -75,6 +75,36 @@ export const keyErrors = defineErrors({
     family: 'usage',
     meaning: 'This key has signed this statement already.',
     next: 'Have another key holder sign.',
+  },
+  SIGNER_URI: {
+    family: 'usage',
+    meaning: 'The name of a key is not understood.',
+    next: 'Give a key file, or pkcs11:, command:, aws-kms: or gcp-kms: as docs/keys.md shows.',
+  },
+  SIGNER_MISSING: {
+    family: 'environment',
+    meaning: 'A key, or something that is needed to reach it, is not here: module, token, credentials.',
+    next: 'Check the name of the key, and that the token or the credentials are there.',
+  },
+  SIGNER_FAILED: {
+    family: 'transport',
+    meaning: 'A token, a command or a service was asked for a key, a signature or a passphrase and did not give it.',
+    next: 'Read what it said; nothing was written.',
+  },
+  EXPORT_NOTHING: {
+    family: 'usage',
+    meaning: 'A statement carries no signature by any of the keys that were named.',
+    next: 'Name the keys that signed with --root or --public-key.',
+  },
+  MERGE_OTHER: {
+    family: 'usage',
+    meaning: 'Two files to merge are not copies of one statement.',
+    next: 'Compare them with `bistable keys show`; sign the right one again.',
+  },
+  ROOT_UNREACHABLE: {
+    family: 'usage',
+    meaning: 'After the change a role could not reach its threshold, or the change itself could never be signed.',
+    next: 'Add another key with --add, or lower the threshold with --threshold.',
   },
   ROOT_INVALID: {
     family: 'input',

@@ -28,8 +28,8 @@ const MAX_SCRYPT_LOG_N = 20
 const MAX_KEY_FILE_BYTES = 4 * KiB
 const MAX_PASSPHRASE_BYTES = KiB
 
-/** Asks for the passphrase when, and only when, it is needed. */
-export type AskPassphrase = () => Promise<Uint8Array>
+/** Asks for the passphrase when, and only when, it is needed. @param what the key, for the person who is asked */
+export type AskPassphrase = (what: string) => Promise<Uint8Array>
 
 export type Protection =
   | { readonly kind: 'passphrase'; readonly passphrase: AskPassphrase; readonly logN?: number }
@@ -70,7 +70,8 @@ export async function createKeyFile(
   const seed = new Uint8Array(random(32))
   try {
     const publicKey = publicKeyOf(seed)
-    const file = protection.kind === 'none' ? bare(seed, publicKey) : await seal(seed, publicKey, protection, random)
+    const file =
+      protection.kind === 'none' ? bare(seed, publicKey) : await seal(seed, publicKey, protection, random, path)
     await writeSecret(path, Buffer.from(`${JSON.stringify(file, undefined, 2)}\n`))
     return publicKey
   } finally {
@@ -111,11 +112,12 @@ async function seal(
   publicKey: PublicKey,
   protection: Extract<Protection, { kind: 'passphrase' }>,
   random: (length: number) => Uint8Array,
+  path: string,
 ): Promise<KeyFile> {
   const logN = protection.logN ?? SCRYPT_LOG_N
   const salt = random(32)
   const nonce = random(24)
-  const key = await stretch(await checkedPassphrase(protection.passphrase), salt, logN)
+  const key = await stretch(await checkedPassphrase(protection.passphrase, path), salt, logN)
   const sealed = xchacha20poly1305(key, nonce, associated(publicKey, logN)).encrypt(seed)
   key.fill(0)
   return {
@@ -134,7 +136,7 @@ async function unseal(
   passphrase: AskPassphrase,
   path: string,
 ): Promise<Uint8Array> {
-  const key = await stretch(await checkedPassphrase(passphrase), fromHex(file.salt), file.logN)
+  const key = await stretch(await checkedPassphrase(passphrase, path), fromHex(file.salt), file.logN)
   try {
     const opened = xchacha20poly1305(key, fromHex(file.nonce), associated(file.publicKey, file.logN))
     return opened.decrypt(fromHex(file.sealed))
@@ -149,8 +151,8 @@ function associated(publicKey: string, logN: number): Uint8Array {
   return concatBytes(Buffer.from(`bistable-key-1 scrypt ${logN} 8 1 `), fromHex(publicKey))
 }
 
-async function checkedPassphrase(ask: AskPassphrase): Promise<Uint8Array> {
-  const passphrase = await ask()
+async function checkedPassphrase(ask: AskPassphrase, path: string): Promise<Uint8Array> {
+  const passphrase = await ask(path)
   if (passphrase.length === 0 || passphrase.length > MAX_PASSPHRASE_BYTES)
     throw keyErrors.KEY_PASSPHRASE_MISSING(
       `the passphrase has ${passphrase.length} bytes, wanted 1 to ${MAX_PASSPHRASE_BYTES}`,

@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
 import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from './dsse.ts'
 import { keyErrors } from './errors.ts'
@@ -25,4 +26,11 @@ export async function requireAbsent(path: string): Promise<void> {
   // One byte tells that it is there; a larger file fails the read, which is an answer too.
   if ((await nodeFiles.read(path, MAX_ENVELOPE_BYTES)) !== undefined)
     throw keyErrors.KEY_FILE_EXISTS(`${path} is there already`)
+}
+
+/** Writes files into a folder, which is made; none may be there yet. @throws KEY_FILE_EXISTS, FILE_* */
+export async function writeNewFiles(folder: string, files: ReadonlyMap<string, Uint8Array>): Promise<void> {
+  await nodeFiles.makeDir(folder)
+  for (const name of files.keys()) await requireAbsent(join(folder, name))
+  for (const [name, bytes] of files) await writeFileDurably(join(folder, name), bytes)
 }

@@ -132,6 +132,7 @@ export function walkRoots(chain: readonly Uint8Array[], trusted?: TrustedRoots):
     // Where the trusted roots know this version already, its payload must be theirs.
     const twin =
       previous === undefined ? (i === 0 ? twinOf(link, anchors) : undefined) : anchors[previous.version + 1 - first]
+    if (i === 0 && previous !== undefined && previous === trusted?.current) requireRelated(link, previous)
     const root: Root = verifyLink(link, previous, twin, known)
     for (const role of ROLES) for (const key of root.roles[role].keys) known.add(key)
     if (trusted === undefined || root.version > trusted.current.version) added.push({ bytes: link.bytes, root })
@@ -201,6 +202,15 @@ function verifyLink(
   return root
 }
 
+/** Most often a file of another product: said in other words than that a root lacks a signature. */
+function requireRelated(link: Link, trusted: Root): void {
+  if (matchSignatures(link.envelope, trusted.roles.root.keys).signers.size === 0)
+    throw keyErrors.SIGNATURE_THRESHOLD(
+      `the roots found neither hold root ${trusted.version} of '${trusted.product}', which is trusted, nor are signed by its keys`,
+      { next: 'Use a file of this product; if it is one, publish it with every root since the trusted one.' },
+    )
+}
+
 function requireRootThreshold(root: Root, signers: ReadonlySet<PublicKey>): void {
   const { keys, threshold } = root.roles.root
   const signed = keys.filter((key) => signers.has(key)).length
@@ -209,12 +219,13 @@ function requireRootThreshold(root: Root, signers: ReadonlySet<PublicKey>): void
 }
 
 function requireSuccessor(previous: Root, root: Root): void {
-  if (root.version !== previous.version + 1)
-    throw keyErrors.ROOT_VERSION(`root ${root.version} follows root ${previous.version}`)
+  // First, since roots of two products that share their keys differ in version as well.
   if (root.product !== previous.product)
-    throw keyErrors.ROOT_PRODUCT(
-      `root ${root.version} is for '${root.product}', the one before for '${previous.product}'`,
-    )
+    throw keyErrors.ROOT_PRODUCT(`root ${root.version} is for '${root.product}', wanted '${previous.product}'`)
+  if (root.version === previous.version)
+    throw keyErrors.ROOT_FORK(`found a second root ${root.version}`)
+  if (root.version !== previous.version + 1)
+    throw keyErrors.ROOT_VERSION(`found root ${root.version} after root ${previous.version}`)
   if (root.epoch < previous.epoch)
     throw keyErrors.ROOT_EPOCH(`root ${root.version} has epoch ${root.epoch}, the one before ${previous.epoch}`)
 }

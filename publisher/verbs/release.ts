@@ -5,11 +5,10 @@ import { humanBytes } from '../../base/bytes.ts'
 import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
-import { loadSigner } from '../../keys/file-signer.ts'
 import { readRequired } from '../../keys/files.ts'
-import { passphraseFrom, passphraseOptions } from '../../keys/passphrase.ts'
 import { trustAnchor, walkRoots } from '../../keys/root.ts'
-import type { Signer, TrustedRoots } from '../../keys/types.ts'
+import { signerOptions, signersFrom } from '../../keys/signers/options.ts'
+import type { TrustedRoots } from '../../keys/types.ts'
 import { diskFromBundle } from '../disk/from-bundle.ts'
 import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
@@ -17,22 +16,20 @@ import { publish } from '../publish.ts'
 import { readRoots } from '../roots.ts'
 import { serveFolder } from '../serve.ts'
 import { signFile, signPaths } from '../sign.ts'
-import { listOption, numberOption, onePositional, sizeOption } from './options.ts'
+import { numberOption, onePositional, sizeOption } from './options.ts'
 
 /** The verbs behind build: sign, pack, publish, serve, disk. */
 
-const keyOptions = {
-  key: { type: 'string', value: 'FILE', multiple: true, help: 'a private key; may be given several times' },
-  ...passphraseOptions,
-} as const
-
 export const signVerb: Verb = {
   name: 'sign',
-  usage: 'sign BUILD_DIR|STATEMENT|ENVELOPE --key FILE…',
+  usage: 'sign BUILD_DIR|STATEMENT|ENVELOPE --key KEY…',
   summary: 'Sign a statement. Reads the statement and the keys, nothing else.',
-  options: { ...keyOptions, output: { type: 'string', value: 'FILE', help: 'the envelope (BUILD_DIR/release.json)' } },
+  options: {
+    ...signerOptions,
+    output: { type: 'string', value: 'FILE', help: 'the envelope (BUILD_DIR/release.json)' },
+  },
   run: async (call) => {
-    const signers = await loadSigners(call)
+    const signers = await signersFrom(call)
     const paths = await signPaths(onePositional(call, 'PATH'), stringOption(call, 'output'))
     const envelope = await signFile(paths, signers)
     const keys = signers.map(({ publicKey }) => publicKey)
@@ -63,10 +60,10 @@ export const packVerb: Verb = {
 
 export const publishVerb: Verb = {
   name: 'publish',
-  usage: 'publish BUNDLE… --to DIR --channel NAME --key FLEET.key',
+  usage: 'publish BUNDLE… --to DIR --channel NAME --key KEY',
   summary: 'Verify bundles, copy them to a publish folder, and point a channel to the newest.',
   options: {
-    ...keyOptions,
+    ...signerOptions,
     to: { type: 'string', value: 'DIR', help: 'the publish folder' },
     channel: { type: 'string', value: 'NAME', help: 'the channel (stable)' },
     root: { type: 'string', value: 'FILE', help: 'the root statement you trust; without it the chain of the bundle' },
@@ -86,7 +83,7 @@ export const publishVerb: Verb = {
       bundles: call.positionals,
       to: requiredOption(call, 'to'),
       channel,
-      signers: await loadSigners(call),
+      signers: await signersFrom(call),
       now: Date.now(),
       validSeconds: numberOption(call, 'days', 1, 30) * 86_400,
       ...(trusted === undefined ? {} : { trusted }),
@@ -171,15 +168,6 @@ async function trustedFrom(call: Invocation): Promise<TrustedRoots | undefined> 
   if (root !== undefined && folder !== undefined) throw cliErrors.USAGE('--root and --roots exclude one another')
   if (folder !== undefined) return walkRoots(await readRoots(folder))
   return root === undefined ? undefined : trustAnchor(await readRequired(root, MAX_ENVELOPE_BYTES))
-}
-
-async function loadSigners(call: Invocation): Promise<readonly Signer[]> {
-  const files = listOption(call, 'key')
-  if (files.length === 0) throw cliErrors.USAGE('--key is missing')
-  const passphrase = passphraseFrom(call)
-  const signers: Signer[] = []
-  for (const file of files) signers.push(await loadSigner(file, passphrase))
-  return signers
 }
 
 function definedOnly<K extends string>(values: Readonly<Record<K, number | undefined>>): Partial<Record<K, number>> {

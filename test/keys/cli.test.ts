@@ -91,11 +91,11 @@ describe('keys generate, show and sign', () => {
     await writeFile(at('statement.json'), encodeEnvelope(await signStatement('text/x-test', payload, [])))
     expect(await json('keys', 'sign', at('statement.json'), '--key', at('a.key'))).toMatchObject({
       ok: true,
-      signedBy: release.publicKey,
+      signedBy: [release.publicKey],
       signatures: 1,
     })
     expect(await json('keys', 'sign', at('statement.json'), '--key', at('b.key'))).toMatchObject({
-      signedBy: second.publicKey,
+      signedBy: [second.publicKey],
       signatures: 2,
     })
     const again = await bistable('keys', 'sign', at('statement.json'), '--key', at('a.key'))
