@@ -172,6 +172,15 @@ export function rollBack(state: BootState, tries: number = DEFAULT_TRIES): BootS
   return arm(state, otherSlot(state.primary), tries)
 }
 
+/**
+ * Says that the spare may not be booted any more: the security floor has passed its release. The primary is then the only
+ * slot, until the next install. Throws BOOT_NO_SPARE when there is none.
+ */
+export function retire(state: BootState): BootState {
+  if (!state.spare) throw bootErrors.BOOT_NO_SPARE(`${JSON.stringify(state)} has no spare`)
+  return next(state, { spare: false })
+}
+
 /** The same state with a new generation: written, it heals a copy that was torn. */
 export function renew(state: BootState): BootState {
   return next(state, {})

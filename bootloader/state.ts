@@ -16,6 +16,9 @@ export interface BootState {
   readonly trial: Slot | undefined
   /** Tries left for `trial`: 0 .. 9. 0 with a trial set: it fell back. */
   readonly left: number
-  /** True when the slot that is neither primary nor on trial holds a complete release that was once committed. */
+  /**
+   * True when the slot that is neither primary nor on trial holds a complete release that was once committed and is not
+   * below the security floor: it may be booted.
+   */
   readonly spare: boolean
 }

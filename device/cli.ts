@@ -100,8 +100,7 @@ interface Health {
 interface Checked extends Said {
   readonly decision: string
   readonly apply: string
-  readonly bundle: string
-  readonly size: number
+  readonly bundle?: string
   readonly freshness: { readonly clock: string; readonly expires: string }
 }
 
@@ -162,6 +161,7 @@ function checkText(found: Checked): string {
     'up-to-date': 'nothing to do',
     older: 'nothing to do',
     blocked: "not tried again by itself; 'bistable install --force' would",
+    waits: 'nothing to do yet',
     armed: found.apply === 'reboot' ? 'the agent would reboot' : "'bistable reboot' tries it",
     update:
       found.apply === 'manual'

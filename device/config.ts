@@ -15,6 +15,7 @@ export interface Paths {
   /** Slots and boot state given by path (agent/places.ts). */
   readonly places: string
   readonly anchor: string
+  readonly machineId: string
   readonly cmdline: string
   readonly data: string
   readonly run: string
@@ -34,6 +35,7 @@ export function pathsUnder(root: string): Paths {
     override: at('/etc/bistable/agent.json'),
     places: at('/etc/bistable/places.json'),
     anchor: at(ROOT_PATH),
+    machineId: at('/etc/machine-id'),
     cmdline: at('/proc/cmdline'),
     data: at('/data/bistable'),
     run: at('/run/bistable'),
@@ -44,11 +46,22 @@ export function pathsUnder(root: string): Paths {
   }
 }
 
+/** What a device may set for itself: the fields of `agent`, and its name. */
+const overrideSchema = v.strictObject({
+  ...agentSchema.entries,
+  /** What assignments call this device, instead of the id that follows from /etc/machine-id. */
+  deviceId: v.exactOptional(
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a plain name of at most 64 characters')),
+  ),
+})
+
+export type DeviceConfig = System & { readonly deviceId?: string }
+
 /**
  * Reads system.json and the override.
  * @throws CONFIG_MISSING without system.json; CONFIG_INVALID naming every bad field of a file at once
  */
-export async function readConfig(paths: Paths, files: Files): Promise<System> {
+export async function readConfig(paths: Paths, files: Files): Promise<DeviceConfig> {
   const bytes = await files.read(paths.system, SYSTEM_MAX_BYTES)
   if (bytes === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.system} does not exist`)
   const checked = checkSystem(parseJson(bytes, paths.system))
@@ -60,14 +73,15 @@ export async function readConfig(paths: Paths, files: Files): Promise<System> {
     throw invalid(paths.override, ['not a JSON object'])
   }
   // Merged before the defaults are filled in: a default must not undo what the image declares.
-  const agent = v.safeParse(agentSchema, { ...checked.system.agent, ...given })
-  if (!agent.success) {
+  const merged = v.safeParse(overrideSchema, { ...checked.system.agent, ...given })
+  if (!merged.success) {
     throw invalid(
       paths.override,
-      agent.issues.map((issue) => `${v.getDotPath(issue) ?? '(top)'}: ${issue.message}`),
+      merged.issues.map((issue) => `${v.getDotPath(issue) ?? '(top)'}: ${issue.message}`),
     )
   }
-  return { ...checked.system, agent: agent.output }
+  const { deviceId, ...agent } = merged.output
+  return { ...checked.system, agent, ...(deviceId === undefined ? {} : { deviceId }) }
 }
 
 function invalid(path: string, wrong: readonly string[]): Error {

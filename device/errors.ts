@@ -92,6 +92,26 @@ export const deviceErrors = defineErrors({
     meaning: 'The bundle at the announced address is not the release that the channel announced.',
     next: 'Publish the channel again; check caches between the server and the device.',
   },
+  ASSIGNMENT_OTHER_DEVICE: {
+    family: 'policy',
+    meaning: 'The assignment is for another device.',
+    next: "Assign the release to this device; 'bistable status' shows its id.",
+  },
+  ASSIGNMENT_REPLAYED: {
+    family: 'policy',
+    meaning: 'An assignment with a higher sequence, or another one with the same, was accepted before.',
+    next: 'Assign with a higher sequence; if nobody made two, find out who offers old files.',
+  },
+  ASSIGNMENT_EXPIRED: {
+    family: 'policy',
+    meaning: 'The assignment in the bundle has expired.',
+    next: 'Check the clock of this device, or assign again.',
+  },
+  ASSIGNMENT_EARLY: {
+    family: 'policy',
+    meaning: 'The time from which the assignment counts has not come, or cannot be known to have come.',
+    next: 'Wait for it; without a clock, assign without a start time.',
+  },
   RELEASE_BLOCKED: {
     family: 'policy',
     meaning: 'This release failed on this device before and is not tried again by itself.',

@@ -1,5 +1,6 @@
 import { otherSlot } from '../../bootloader/state.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
+import type { Root } from '../../keys/types.ts'
 import {
   clip,
   type Failure,
@@ -23,6 +24,15 @@ export function block(body: RecordBody, job: Pick<Job, 'digest' | 'number'>, rea
   const others = body.blocked.filter((entry) => entry.digest !== job.digest)
   const entry = { digest: job.digest, number: job.number, reason: clip(reason), at }
   return { ...body, blocked: [...others, entry].slice(-MAX_BLOCKED) }
+}
+
+/**
+ * What the fleet role said, forgotten: all its keys were replaced, so nothing it signed before can be offered again, and
+ * a stolen key that signed the highest sequence and a time far ahead is out of the way. Floors are not the fleet's.
+ */
+export function forgetFleet(body: RecordBody, root: Root): RecordBody {
+  const { freshness: _, assignment: __, ...kept } = body
+  return { ...kept, verifiedTime: root.issued }
 }
 
 export function factsOf(job: Job, committed: boolean): SlotFacts {

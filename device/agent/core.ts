@@ -1,12 +1,12 @@
 import { isBistableError } from '../../base/errors.ts'
-import { adopt, claim, commit, freshState, refuse } from '../../bootloader/machine.ts'
+import { adopt, claim, commit, freshState, refuse, renew, retire } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot } from '../../bootloader/state.ts'
 import { trustAnchor, walkRoots } from '../../keys/root.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
-import type { Failure, RecordBody } from '../records/record.ts'
+import { clip, type Failure, type RecordBody } from '../records/record.ts'
 import { openRecords, type RecordStore } from '../records/store.ts'
-import { addOutcome } from './body.ts'
+import { addOutcome, forgetFleet } from './body.ts'
 import { type BootLine, parseBootLine } from './cmdline.ts'
 import { decide, type Effect, type Event, type Limits, type Machine, type Now, type Step } from './machine.ts'
 import type { Ports } from './ports.ts'
@@ -94,16 +94,26 @@ export class Core {
     const { boot, engine } = this.ports
     let state: BootState | undefined
     let bootProblem: Failure | undefined
+    let torn = false
     let reason: Awaited<ReturnType<typeof boot.failure>>
     try {
       state = await boot.read()
+      torn = await boot.torn()
       reason = await boot.failure()
     } catch (error) {
       bootProblem = failureFrom(error)
     }
     const onDisk = { a: await engine.storedRelease('a'), b: await engine.storedRelease('b') }
     await this.#inTurn(async () => {
-      const facts = { body: this.body, boot: state, bootProblem, line: this.line, reason, onDisk: factsOnly(onDisk) }
+      const facts = {
+        body: this.body,
+        boot: state,
+        bootProblem,
+        torn,
+        line: this.line,
+        reason,
+        onDisk: factsOnly(onDisk),
+      }
       await this.#settle(reconcile(facts, this.now(), this.limits))
     })
   }
@@ -125,7 +135,11 @@ export class Core {
       const first = trusted.current.version - trusted.envelopes.length + 1
       const roots = trusted.envelopes.map((envelope, i) => ({ version: first + i, envelope }))
       const trust = await this.#store.saveRoots(roots)
-      await this.#save({ ...this.body, trust })
+      const before = this.#trusted.current.roles.fleet.keys
+      const replaced = !trusted.current.roles.fleet.keys.some((key) => before.includes(key))
+      // After lost root files nobody knows which keys were in force last: then nothing is forgotten.
+      const known = this.body.trust.version <= this.#trusted.current.version
+      await this.#save({ ...(replaced && known ? forgetFleet(this.body, trusted.current) : this.body), trust })
       this.#trusted = trusted
     })
     this.ports.say(`bistable: root version ${trusted.current.version} is trusted now`)
@@ -219,6 +233,11 @@ export class Core {
       if (state.trial !== undefined && state.left > 0) await boot.write(refuse(state, state.trial))
     } else if (change === 'adopt') {
       await boot.write(adopt(state, slot))
+    } else if (change === 'retire') {
+      if (state.spare && state.primary === slot) await boot.write(retire(state))
+    } else if (change === 'renew') {
+      await boot.write(renew(state))
+      this.ports.say('bistable: one copy of the boot state was damaged and is written anew')
     }
   }
 
@@ -231,6 +250,9 @@ export class Core {
   }
 
   async #note(outcome: Omit<Parameters<typeof addOutcome>[1], 'at'>): Promise<void> {
+    const last = this.body.outcomes.at(-1)
+    // What fails in the same way at every start is kept once.
+    if (last?.code === outcome.code && last?.message === clip(outcome.message)) return
     try {
       await this.#save(addOutcome(this.body, { at: this.now().wall, ...outcome }))
     } catch (error) {

@@ -134,3 +134,8 @@ export function bootOver(open: () => Promise<BootStateDevice>): BootPort {
     cameUp: (slot) => using((device) => device.clearReason(slot)),
   }
 }
+    torn: () =>
+      using(async (device) => {
+        const { state, copies } = await device.read()
+        return state !== undefined && copies.some(({ kind }) => kind !== 'valid')
+      }),

@@ -71,7 +71,7 @@ export async function poll(core: Core, signal: AbortSignal): Promise<void> {
     core.ports.say(`bistable: check ${found.decision} ${found.message}`)
     await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
     if (agent.apply === 'manual' || !news) return
-    if (found.decision === 'update') {
+    if (found.decision === 'update' && found.bundle !== undefined) {
       const options = { force: false, expect: found.digest, onProgress: progressLines(core) }
       const done = await installFrom(core, found.bundle, options, inner)
       core.ports.say(`bistable: ${done.message} fetched=${done.fetched}`)

@@ -1,6 +1,7 @@
-import { formatNumber } from '../../bundle/fields.ts'
+import { otherSlot, type Slot } from '../../bootloader/state.ts'
+import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
-import type { Failure, Job, RecordBody } from '../records/record.ts'
+import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'
 import { addOutcome, block, factsOf, recordCommit, withSlot } from './body.ts'
 
 /**
@@ -34,9 +35,10 @@ export type Event =
 export type Effect =
   /**
    * One boot-state write. `commit` and `refuse`: the slot on trial. `fresh`: both copies are lost, the running slot is
-   * primary. `adopt`: the spare runs because the primary does not come up.
+   * primary. `adopt`: the spare runs because the primary does not come up. `retire`: the spare is below the security
+   * floor. `renew`: one copy is torn.
    */
-  | { readonly do: 'write-boot'; readonly change: 'commit' | 'refuse' | 'fresh' | 'adopt' }
+  | { readonly do: 'write-boot'; readonly change: 'commit' | 'refuse' | 'fresh' | 'adopt' | 'retire' | 'renew' }
   /** Stop the install that runs. */
   | { readonly do: 'stop-work'; readonly failure: Failure }
   /** Tell the bootloader that the agent came up; what was left there is in the record by now. */
@@ -134,7 +136,7 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
       if (state.name !== 'trying') return same
       const next = recordCommit(body, state.job, event.securityFloor, since)
       const line = `bistable: committed slot=${state.job.slot} release=${formatNumber(state.job.number)}`
-      return to(next, { lines: [line] })
+      return to(next, { lines: [line], effects: retireEffects(next, otherSlot(state.job.slot)) })
     }
     case 'unhealthy':
       return state.name === 'trying' && state.failed === undefined
@@ -191,6 +193,16 @@ function endWork(body: RecordBody, job: Job, failure: Failure, lasting: boolean,
     effects: [],
     lines: [`bistable: install failed release=${formatNumber(job.number)} reason=${failure.code}`],
   }
+}
+
+/**
+ * The floors are recorded by now, so the initramfs refuses an older spare; the boot state must not offer it any more.
+ * Recorded first: a cut in between leaves a spare that is offered and refused, and the next start mends that.
+ */
+export function retireEffects(body: RecordBody, spare: Slot, known?: SlotFacts): readonly Effect[] {
+  const facts = body.slots[spare] ?? known
+  if (facts === undefined || compareNumbers(facts.number, body.securityFloor) >= 0) return []
+  return [{ do: 'write-boot', change: 'retire' }]
 }
 
 /** The verdict is recorded before the trial is refused: a cut in between is finished at the next start. */

@@ -27,6 +27,8 @@ export interface BootPort {
   write(state: BootState): Promise<void>
   failure(): Promise<BootReason['failure']>
   cameUp(slot: Slot): Promise<void>
+  /** True when one copy counts and the other cannot be read: the next write heals it. */
+  torn(): Promise<boolean>
 }
 
 export interface ProcessResult {
@@ -95,6 +97,8 @@ export interface Ports {
   readonly engine: Engine
   readonly processes: Processes
   readonly config: System
+  /** What assignments call this device; undefined: it has no id, and none is for it. */
+  readonly deviceId?: string | undefined
   readonly anchor: Uint8Array
   readonly cmdline: string
   readonly bootId: string

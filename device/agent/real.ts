@@ -10,6 +10,7 @@ import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
 import { deviceErrors } from '../errors.ts'
 import { makeBoot, makeEngine } from './engine.ts'
+import { deviceIdFrom } from './identity.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 
@@ -35,6 +36,7 @@ export async function realPorts(
     engine: makeEngine(paths.data, files, given),
     processes: realProcesses(paths.root),
     config,
+    deviceId: config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product),
     anchor,
     cmdline: await text(paths.cmdline),
     bootId: (await text('/proc/sys/kernel/random/boot_id')).trim(),

@@ -4,7 +4,7 @@ import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'
 import { addOutcome, recordCommit, recordFallBack, withSlot } from './body.ts'
 import type { BootLine } from './cmdline.ts'
-import { type Effect, type Limits, type Now, refuse, type Step, stateLine } from './machine.ts'
+import { type Effect, type Limits, type Now, refuse, retireEffects, type Step, stateLine } from './machine.ts'
 
 /**
  * What happened since the agent last wrote its record: compared are the record, the boot state, this boot's kernel
@@ -17,6 +17,8 @@ export interface BootFacts {
   /** Undefined when neither copy is valid, or when the partition could not be read: then `bootProblem` says why. */
   readonly boot: BootState | undefined
   readonly bootProblem: Failure | undefined
+  /** One copy of the boot state is damaged, the other counts. */
+  readonly torn: boolean
   readonly line: BootLine
   /** From reason.env: the last boot that the initramfs gave up. */
   readonly reason: BootReason['failure']
@@ -35,8 +37,17 @@ const WHY: Readonly<Record<string, readonly [code: string, message: string]>> = 
 
 export function reconcile(facts: BootFacts, now: Now, limits: Limits): Step {
   const step = findOut({ ...facts, body: learnRunning(facts) }, now, limits)
+  const effects = [...step.effects, ...mend(step, facts)]
   // The record holds by now whatever the initramfs left: the bootloader may forget it.
-  return { ...step, effects: [{ do: 'came-up' }, ...step.effects] }
+  return { ...step, effects: [{ do: 'came-up' }, ...effects] }
+}
+
+/** What is wrong with the boot state itself: a spare that the floor has passed, a torn copy. Any write heals the copy. */
+function mend(step: Step, { boot, line, onDisk, torn }: BootFacts): readonly Effect[] {
+  if (boot === undefined || step.effects.some((effect) => effect.do === 'write-boot')) return []
+  const spare = otherSlot(boot.primary)
+  const retired = boot.spare && boot.primary === line.slot ? retireEffects(step.body, spare, onDisk[spare]) : []
+  return retired.length === 0 && torn ? [{ do: 'write-boot', change: 'renew' }] : retired
 }
 
 function findOut(facts: BootFacts, now: Now, limits: Limits): Step {

@@ -3,9 +3,11 @@ import type { Slot } from '../../bootloader/state.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { shown as withoutSecrets } from '../doors/request.ts'
-import type { Outcome } from '../records/record.ts'
+import type { Assigned, Outcome } from '../records/record.ts'
+import { type AssignedState, assignedState, clockFacts } from './assignment.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
+import { isFresh } from './time.ts'
 
 /** Everything a person wants to know, from the records, the boot state and the kernel command line. */
 
@@ -29,8 +31,8 @@ export async function statusOf(core: Core) {
   const boot = await readBoot(core)
   const slots = {} as Record<Slot, SlotStatus>
   for (const slot of SLOTS) slots[slot] = await slotStatus(core, slot, boot.state)
-  const synchronised = await ports.clock.synchronised()
-  const { freshness } = body
+  const clock = await clockFacts(core)
+  const { assignment, freshness } = body
   const lastFailure = body.outcomes.findLast((o) => !o.ok)
   const lastCheck = body.outcomes.findLast((o) => o.what === 'check')
   return {
@@ -58,9 +60,11 @@ export async function statusOf(core: Core) {
             expires: freshness.expires,
             checked: freshness.at,
             clock: freshness.clock,
-            // Offline, or without a clock to trust, nobody can say: unknown, not stale.
-            fresh: synchronised ? Date.parse(freshness.expires) > ports.clock.wall().getTime() : null,
+            // Without a clock to trust only what expired for certain is stale; else nobody can say.
+            fresh: isFresh(freshness.expires, body, clock) ?? null,
           },
+    deviceId: ports.deviceId ?? null,
+    assignment: assignment === undefined ? null : assignedStatus(assignment, assignedState(assignment, body, clock)),
     channel: ports.config.agent.channel === undefined ? null : shownAddress(ports.config.agent.channel),
     apply: ports.config.agent.apply,
     lastCheck: shown(lastCheck),
@@ -78,6 +82,19 @@ export async function statusOf(core: Core) {
 /** Status is for everyone: no password or token of the address. */
 function shownAddress(address: string): string {
   return URL.canParse(address) ? withoutSecrets(new URL(address)) : address
+}
+
+function assignedStatus(assigned: Assigned, state: AssignedState) {
+  const { sequence, number, release, notBefore, expires, allowDowngrade } = assigned
+  return {
+    sequence,
+    release: formatNumber(number),
+    digest: release,
+    state,
+    notBefore: notBefore ?? null,
+    expires,
+    allowDowngrade,
+  }
 }
 
 const releaseOf = ({ release }: Outcome) => (release === undefined ? {} : { release: formatNumber(release) })
@@ -147,9 +164,12 @@ export function statusText(status: Status): string {
   )
   const f = status.freshness
   const fresh =
-    f === null ? 'never checked' : f.fresh === null ? 'unknown (clock not set)' : f.fresh ? 'fresh' : 'expired'
+    f === null ? 'never checked' : f.fresh === null ? 'unknown (clock not set)' : f.fresh ? 'fresh' : 'stale'
   lines.push(`channel ${status.channel ?? 'none'}  apply ${status.apply}  freshness ${fresh}`)
   if (f !== null) lines.push(`  newest ${f.newest}, issued ${f.issued}, expires ${f.expires}`)
+  const a = status.assignment
+  if (a !== null) lines.push(`assigned ${a.release} ${a.digest.slice(0, 12)}  sequence ${a.sequence}  ${a.state}`)
+  lines.push(`device id ${status.deviceId ?? 'none'}`)
   const show = (name: string, o: Status['lastOutcome']) => {
     if (o !== null) lines.push(`${name}  ${o.at}  ${o.what}  ${o.ok ? 'ok' : (o.code ?? 'failed')}: ${o.message}`)
   }

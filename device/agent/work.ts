@@ -9,6 +9,7 @@ import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { InstallProgress } from '../install/types.ts'
 import { clip, type Job } from '../records/record.ts'
+import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
 
@@ -55,7 +56,10 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
         )
       }
       await core.learnRoots(head.trusted)
-      checkAllowed(core, head, options)
+      const carried = head.assignment === undefined ? undefined : await judgeCarried(core, head.assignment)
+      const assigned = carried ?? (await assignedNow(core))
+      checkAllowed(core, head, options, assigned?.release === head.digest && assigned.allowDowngrade)
+      if (carried !== undefined) await acceptAssignment(core, carried)
       if (!/^https?:/.test(from)) {
         // A stick may be damaged or lie: know it before the old content of the slot is given up.
         await engine.verifyWhole(source, core.trusted, signal, (done, total) =>
@@ -139,7 +143,8 @@ function publicName(from: string): string {
   return /^https?:/i.test(from) && URL.canParse(from) ? shown(new URL(from)) : from
 }
 
-function checkAllowed(core: Core, head: BundleHead, options: InstallOptions): void {
+/** @param allowDowngrade an assignment in force says so for this release */
+function checkAllowed(core: Core, head: BundleHead, options: InstallOptions, allowDowngrade: boolean): void {
   const { product, hardware } = core.ports.config
   const { body } = core
   if (options.expect !== undefined && head.digest !== options.expect) {
@@ -148,7 +153,7 @@ function checkAllowed(core: Core, head: BundleHead, options: InstallOptions): vo
   // One of the names this system answers to, if the release lists any of them; else the first, for the message.
   const name = hardware.find((h) => head.statement.hardware.includes(h)) ?? hardware[0] ?? ''
   const { installFloor, securityFloor } = body
-  checkApplies(head.statement, { product, hardware: name, installFloor, securityFloor })
+  checkApplies(head.statement, { product, hardware: name, installFloor, securityFloor }, { allowDowngrade })
   const blocked = body.blocked.find((entry) => entry.digest === head.digest)
   if (blocked !== undefined && !options.force) {
     throw deviceErrors.RELEASE_BLOCKED(
@@ -198,13 +203,14 @@ export async function rollBackNow(core: Core): Promise<string> {
   const boot = await core.bootState()
   const facts = body.slots[slot] ?? (await ports.engine.storedRelease(slot))?.facts
   if (body.state.name === 'trying') throw deviceErrors.AGENT_STATE('a try is running; it ends by itself')
-  if (!boot.spare || boot.primary !== core.line.slot || facts === undefined) {
-    throw deviceErrors.ROLLBACK_NO_SPARE(`slot ${slot} holds nothing that was committed here`)
-  }
-  if (compareNumbers(facts.number, body.securityFloor) < 0) {
+  // Before the spare: the boot state does not call it one any more once the floor has passed it.
+  if (facts?.committed === true && compareNumbers(facts.number, body.securityFloor) < 0) {
     throw deviceErrors.ROLLBACK_FLOOR(
       `slot ${slot} holds ${formatNumber(facts.number)}, the security floor is ${formatNumber(body.securityFloor)}`,
     )
+  }
+  if (!boot.spare || boot.primary !== core.line.slot || facts === undefined) {
+    throw deviceErrors.ROLLBACK_NO_SPARE(`slot ${slot} holds nothing that was committed here`)
   }
   const { digest, number, version } = facts
   const started = core.now().wall

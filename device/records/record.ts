@@ -91,6 +91,19 @@ const freshness = v.object({
   clock: v.picklist(['synchronised', 'newest-verified-time']),
 })
 
+/** The assignment with the highest sequence that was accepted. Kept when it has expired: the sequence still counts. */
+const assigned = v.object({
+  sequence: v.pipe(count, v.minValue(1)),
+  /** SHA-256 of its payload. */
+  digest: sha256,
+  release: sha256,
+  number,
+  allowDowngrade: v.boolean(),
+  notBefore: v.exactOptional(time),
+  expires: v.nullable(time),
+  bundle: v.exactOptional(v.object({ path: text, size: count })),
+})
+
 const body = v.object({
   state: v.fallback(state, { name: 'idle' }),
   /** Newest root version seen, and the digest of each stored root envelope `roots/N.json`. */
@@ -103,6 +116,7 @@ const body = v.object({
   /** Newest issue time of any verified statement. Never goes back. */
   verifiedTime: v.optional(time),
   freshness: v.optional(freshness),
+  assignment: v.optional(assigned),
   blocked: v.pipe(
     v.array(v.object({ digest: sha256, number: v.optional(number), reason: text, at: time })),
     v.maxLength(MAX_BLOCKED),
@@ -117,6 +131,7 @@ export type State = v.InferOutput<typeof state>
 export type SlotFacts = v.InferOutput<typeof slotFacts>
 export type Outcome = v.InferOutput<typeof outcome>
 export type FreshnessSeen = v.InferOutput<typeof freshness>
+export type Assigned = v.InferOutput<typeof assigned>
 export type RecordBody = v.InferOutput<typeof body>
 
 export interface StateRecord {

@@ -42,7 +42,16 @@ const line = (change: Partial<BootFacts['line']> = {}): BootFacts['line'] => ({
 })
 const find = (facts: Partial<BootFacts>) =>
   reconcile(
-    { body: EMPTY_BODY, boot: boot(), bootProblem: undefined, line: line(), reason: undefined, onDisk: {}, ...facts },
+    {
+      body: EMPTY_BODY,
+      boot: boot(),
+      bootProblem: undefined,
+      torn: false,
+      line: line(),
+      reason: undefined,
+      onDisk: {},
+      ...facts,
+    },
     NOW,
     LIMITS,
   )

@@ -201,6 +201,14 @@ describe('power cuts', () => {
     expect(changes).toBeGreaterThan(20)
   })
 
+  it('at every change of an update that raises the security floor end without an older spare', async () => {
+    const changes = await enumerate({ counter: 3, securityFloor: 3 }, (world) => {
+      expect(world.boot).toMatchObject({ primary: 'b', trial: undefined, spare: false })
+      expect(world.core?.body).toMatchObject({ state: { name: 'committed' }, securityFloor: { counter: 3 } })
+    })
+    console.log(`power cuts: ${changes} in an update that raises the floor, none keeps the old slot as a spare`)
+  })
+
   it('at every change of a failing update end in the old release, with the reason, blocked once', async () => {
     const changes = await enumerate({ counter: 3, health: () => ({ exit: 1 }) }, (world) => {
       expect(world.boots.at(-1)).toBe('a')

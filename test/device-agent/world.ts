@@ -3,16 +3,16 @@ import type { Sha256 } from '../../base/bytes.ts'
 import { freshState, onBoot, type Starts } from '../../bootloader/machine.ts'
 import type { BootFailure } from '../../bootloader/reason.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
+import { ASSIGNMENT_PAYLOAD_TYPE, type AssignmentStatement, encodeAssignment } from '../../bundle/assignment.ts'
 import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from '../../bundle/freshness.ts'
 import { checkSystem, type System } from '../../bundle/system.ts'
-import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
+import type { AuthenticAssignment, BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import { Core } from '../../device/agent/core.ts'
 import { runAgent } from '../../device/agent/loop.ts'
 import type { Engine, Ports, ProcessResult, StoredRelease } from '../../device/agent/ports.ts'
 import { encodeEnvelope } from '../../keys/dsse.ts'
-import { trustAnchor } from '../../keys/root.ts'
 import { signStatement } from '../../keys/statement.ts'
-import { STATEMENT } from '../bundle/fixture.ts'
+import { ASSIGNMENT, STATEMENT } from '../bundle/fixture.ts'
 import { signedRoot, signer } from '../keys/helpers.ts'
 import { MemoryFiles } from './memory-files.ts'
 
@@ -25,6 +25,7 @@ export interface Release {
   readonly counter: number
   readonly version?: string
   readonly product?: string
+  readonly hardware?: string
   readonly securityFloor?: number
   /** Never reaches the agent. */
   readonly panics?: boolean
@@ -45,11 +46,16 @@ export class World {
   boot: BootState | undefined = freshState('a')
   starts: Starts = { a: 0, b: 0, up: 'a' }
   failure: BootFailure | undefined
+  /** One copy of the boot state is damaged. */
+  torn = false
+  deviceId: string | undefined = 'device-1'
   /** Set false to make the bootloader unable to write. */
   counterWritable = true
   readonly slots: Record<Slot, Release | 'partial'>
   readonly stored: Partial<Record<Slot, StoredRelease>> = {}
   readonly published = new Map<string, Release>()
+  /** Assignments inside bundles, by address. */
+  readonly carried = new Map<string, AuthenticAssignment>()
   readonly web = new Map<string, Uint8Array | Error>()
   agentConfig: Record<string, unknown> = { channel: CHANNEL, pollSeconds: 100, apply: 'reboot' }
   synchronised = true
@@ -102,6 +108,15 @@ export class World {
     this.published.set(`http://updates/${path}`, release)
     const envelope = await signStatement(FRESHNESS_PAYLOAD_TYPE, encodeFreshness(statement), by.map(signer))
     this.web.set(CHANNEL, encodeEnvelope(envelope))
+  }
+
+  /** Publishes `assignments/device-1.json` (or another device's), and the release that it names. */
+  async assign(release: Release, plan: Partial<AssignmentStatement> = {}, by: number[] = [21]): Promise<void> {
+    const path = `bundles/${release.counter}.bundle`
+    const statement = assignmentOf(release, { bundle: { path, size: 1000 }, ...plan })
+    this.published.set(`http://updates/${path}`, release)
+    const envelope = await signStatement(ASSIGNMENT_PAYLOAD_TYPE, encodeAssignment(statement), by.map(signer))
+    this.web.set('http://updates/assignments/device-1.json', encodeEnvelope(envelope))
   }
 
   /** One power-on until the agent asks for a reboot, the power is cut, or `seconds` have passed. */
@@ -200,6 +215,7 @@ export class World {
         write: async (state) => {
           this.change()
           this.boot = state
+          this.torn = false
         },
         failure: async () => this.failure,
         cameUp: async (slot) => {
@@ -207,6 +223,7 @@ export class World {
           this.failure = undefined
           this.starts = { a: 0, b: 0, up: slot }
         },
+        torn: async () => this.torn,
       },
       engine: this.#engine(),
       processes: {
@@ -226,6 +243,7 @@ export class World {
         },
       },
       config: this.system(),
+      deviceId: this.deviceId,
       anchor: ANCHOR,
       cmdline,
       bootId: `boot-${this.bootCount}`,
@@ -264,11 +282,11 @@ export class World {
         if (release === undefined) throw new Error(`nothing at ${source}`)
         return { name: source, size: 1000, read: () => nothing(), close: async () => undefined }
       },
-      head: async (source) => {
+      head: async (source, trusted) => {
         const release = this.published.get(source.name)
         if (release === undefined) throw new Error('gone')
-        const trusted = trustAnchor(ANCHOR)
-        return { statement: statementOf(release), digest: digestOf(release), trusted, size: 1000 } as BundleHead
+        const head = { statement: statementOf(release), digest: digestOf(release), trusted, size: 1000 }
+        return { ...head, assignment: this.carried.get(source.name) } as BundleHead
       },
       verifyWhole: async (_source, _trusted, _signal, onProgress) => onProgress(1, 1),
       install: async (call) => {
@@ -313,10 +331,15 @@ export function digestOf(release: Release): Sha256 {
   return createHash('sha256').update(name).digest('hex') as Sha256
 }
 
+export function assignmentOf(release: Release, plan: Partial<AssignmentStatement> = {}): AssignmentStatement {
+  return { ...ASSIGNMENT, release: digestOf(release), number: { epoch: 0, counter: release.counter }, ...plan }
+}
+
 function statementOf(release: Release): ReleaseStatement {
   return {
     ...STATEMENT,
     product: release.product ?? 'demo',
+    hardware: [release.hardware ?? 'qemu-x86_64'],
     number: { epoch: 0, counter: release.counter },
     version: release.version ?? `1.${release.counter}`,
     securityFloor: { epoch: 0, counter: release.securityFloor ?? 0 },

@@ -1,0 +1,71 @@
+import { KiB } from '../../base/bytes.ts'
+import { isBistableError } from '../../base/errors.ts'
+import { walkRoots } from '../../keys/root.ts'
+import type { TrustedRoots } from '../../keys/types.ts'
+import { shown } from '../doors/request.ts'
+import { deviceErrors } from '../errors.ts'
+import type { Core } from './core.ts'
+
+/** Small fleet-signed files of a publish folder: fetched, verified, and followed to newer roots where keys changed. */
+
+const MAX_ROOT_BYTES = 16 * KiB
+/** Newer roots followed in one check. */
+const MAX_NEW_ROOTS = 32
+const FETCH_MS = 60_000
+
+/**
+ * Fetches a file and reads it with `verify`, which verifies before it parses. When the signatures do not hold, newer
+ * roots are looked for beside `channels/` and it is asked again.
+ * @returns undefined when the server has no such file
+ * @throws TRANSPORT_*, AGENT_STALLED, RECORD_ROOTS, and as `verify`
+ */
+export async function fetchSigned<T>(
+  core: Core,
+  url: URL,
+  channel: URL,
+  maxBytes: number,
+  outer: AbortSignal,
+  verify: (bytes: Uint8Array) => T,
+): Promise<T | undefined> {
+  const limit = AbortSignal.timeout(FETCH_MS)
+  const signal = AbortSignal.any([outer, limit])
+  const check = (bytes: Uint8Array): T => {
+    // Only after stored roots were lost: keys that a newer root revoked must not count again.
+    const { version } = core.body.trust
+    if (core.trusted.current.version < version) {
+      throw deviceErrors.RECORD_ROOTS(
+        `root ${core.trusted.current.version} is known, root ${version} was trusted before`,
+      )
+    }
+    return verify(bytes)
+  }
+  try {
+    const bytes = await core.ports.engine.fetchSmall(url, maxBytes, signal)
+    if (bytes === undefined) return undefined
+    try {
+      return check(bytes)
+    } catch (error) {
+      if (!isBistableError(error) || !/^(SIGNATURE_|RECORD_ROOTS$)/.test(error.code)) throw error
+      const newer = await followRoots(core, channel, signal)
+      if (newer === undefined) throw error
+      await core.learnRoots(newer)
+      return check(bytes)
+    }
+  } catch (error) {
+    if (outer.aborted) throw outer.reason
+    if (limit.aborted) throw deviceErrors.AGENT_STALLED(`${shown(url)} did not answer within ${FETCH_MS / 1000} s`)
+    throw error
+  }
+}
+
+/** Roots newer than the trusted one, from `roots/N.json` beside `channels/`; each verified by the one before. */
+async function followRoots(core: Core, channel: URL, signal: AbortSignal): Promise<TrustedRoots | undefined> {
+  let trusted = core.trusted
+  for (let n = 0; n < MAX_NEW_ROOTS; n++) {
+    const next = new URL(`../roots/${trusted.current.version + 1}.json`, channel)
+    const bytes = await core.ports.engine.fetchSmall(next, MAX_ROOT_BYTES, signal)
+    if (bytes === undefined) break
+    trusted = walkRoots([bytes], trusted)
+  }
+  return trusted === core.trusted ? undefined : trusted
+}
