@@ -1,4 +1,5 @@
 import type { Verb } from '../base/cli.ts'
+import { assignVerb } from './verbs/assign.ts'
 import { buildVerb, lintVerb } from './verbs/image.ts'
 import { diskVerb, packVerb, publishVerb, serveVerb, signVerb } from './verbs/release.ts'
 
@@ -9,6 +10,7 @@ export const publisherVerbs: readonly Verb[] = [
   signVerb,
   packVerb,
   publishVerb,
+  assignVerb,
   serveVerb,
   diskVerb,
 ]

@@ -82,6 +82,21 @@ export const publisherErrors = defineErrors({
     meaning: 'The fleet keys given are not enough for the newest root of the bundle.',
     next: 'Give as many of the fleet keys of that root as its threshold asks for.',
   },
+  PUBLISH_DIRECTED: {
+    family: 'usage',
+    meaning: 'The bundle carries an assignment: every other device would refuse it.',
+    next: "Publish the bundle that was packed without one; 'bistable assign' directs a device to it.",
+  },
+  PUBLISH_SEQUENCE: {
+    family: 'policy',
+    meaning: 'The publish folder holds an assignment of this device that the new one would not replace.',
+    next: 'Give a higher --sequence, or none.',
+  },
+  PROVENANCE_DIFFERS: {
+    family: 'authenticity',
+    meaning: 'The provenance in the release is malformed, or says that other images were built than the release names.',
+    next: 'Somebody changed the images after the build: find out who, then build and sign again.',
+  },
   ROOTS_INVALID: {
     family: 'input',
     meaning: 'The folder of root statements is not one: N.json, consecutive versions.',

@@ -18,7 +18,7 @@ export async function packBundle(
   folder: string,
   roots: readonly Uint8Array[],
   output: string,
-  options: { readonly signal?: AbortSignal } = {},
+  options: { readonly signal?: AbortSignal; readonly assignment?: Uint8Array } = {},
 ): Promise<BundleHead> {
   const envelope = await nodeFiles.read(join(folder, 'release.json'), MAX_ENVELOPE_BYTES)
   if (envelope === undefined)
@@ -26,7 +26,8 @@ export async function packBundle(
       next: "Sign it with 'bistable sign'.",
     })
   const { parts } = await openBuild(folder)
-  await writeBundle({ ...parts, roots, envelope }, output, options)
+  const { assignment } = options
+  await writeBundle({ ...parts, roots, envelope, ...(assignment === undefined ? {} : { assignment }) }, output, options)
   const source = await fileSource(output)
   try {
     return await verifyBundle(source, { trusted: walkRoots(roots) }, options)

@@ -18,7 +18,7 @@ import { verifyBundle } from '../bundle/verify.ts'
 import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import { signStatement } from '../keys/statement.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
-import type { Signer, TrustedRoots } from '../keys/types.ts'
+import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
 import { publishRoots } from './roots.ts'
 
@@ -69,15 +69,8 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
   const present = await readChannel(channelFile, newest.trusted)
   if (present !== undefined) checkSuccessor(present, newest, request.channel)
   const statement = freshness(newest, request)
-  const envelope = await signStatement(FRESHNESS_PAYLOAD_TYPE, encodeFreshness(statement), request.signers)
-  try {
-    verifyEnvelope(envelope, 'fleet', newest.trusted)
-  } catch (cause) {
-    if (!isBistableError(cause)) throw cause
-    throw publisherErrors.PUBLISH_KEY(`root ${newest.trusted.current.version} does not accept it: ${cause.message}`, {
-      cause,
-    })
-  }
+  const payload = encodeFreshness(statement)
+  const envelope = await signAsFleet(FRESHNESS_PAYLOAD_TYPE, payload, request.signers, newest.trusted)
   // Before the channel file: a device that cannot verify it any more finds the root that lists its key.
   await publishRoots(newest.trusted, join(request.to, 'roots'))
   await writeFileDurably(channelFile, encodeEnvelope(envelope))
@@ -85,9 +78,28 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
   return statement
 }
 
+/** Signs for the fleet role, and refuses what devices would refuse. @throws PUBLISH_KEY */
+export async function signAsFleet(
+  payloadType: string,
+  payload: Uint8Array,
+  signers: readonly Signer[],
+  trusted: TrustedRoots,
+): Promise<Envelope> {
+  const envelope = await signStatement(payloadType, payload, signers)
+  try {
+    verifyEnvelope(envelope, 'fleet', trusted)
+  } catch (cause) {
+    if (!isBistableError(cause)) throw cause
+    throw publisherErrors.PUBLISH_KEY(`root ${trusted.current.version} does not accept it: ${cause.message}`, { cause })
+  }
+  return envelope
+}
+
+/** "2026-11-21T00:00:00Z", from milliseconds since 1970. */
+export const isoTime = (ms: number): string => new Date(ms).toISOString().replace(/\.\d{3}Z$/, 'Z')
+
 /** What the channel will say. Pure. */
 export function freshness(head: BundleHead, request: PublishRequest): FreshnessStatement {
-  const seconds = (ms: number): string => new Date(ms).toISOString().replace(/\.\d{3}Z$/, 'Z')
   return {
     type: 'freshness',
     product: head.statement.product,
@@ -97,8 +109,8 @@ export function freshness(head: BundleHead, request: PublishRequest): FreshnessS
     path: `bundles/${bundleName(head)}`,
     size: head.size,
     rootVersion: head.trusted.current.version,
-    issued: seconds(request.now),
-    expires: seconds(request.now + request.validSeconds * 1000),
+    issued: isoTime(request.now),
+    expires: isoTime(request.now + request.validSeconds * 1000),
   }
 }
 
@@ -144,7 +156,7 @@ function verifyOnce(envelope: ReturnType<typeof decodeEnvelope>, trusted: Truste
 }
 
 /** Copies a bundle durably. What is verified is the copy: the original may change meanwhile. */
-async function copyBundle(
+export async function copyBundle(
   path: string,
   folder: string,
   trusted: TrustedRoots | undefined,
@@ -157,6 +169,8 @@ async function copyBundle(
   try {
     await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'w', flush: true }), signal)
     const head = await verifyCopy(copy, trusted, signal)
+    if (head.assignment !== undefined)
+      throw publisherErrors.PUBLISH_DIRECTED(`${path} is for device ${head.assignment.statement.device} only`)
     const name = bundleName(head)
     await rename(copy, join(folder, name))
     const directory = await open(folder, 'r')

@@ -4,6 +4,7 @@ import { compareBytes } from '../base/bytes.ts'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
 import { isBistableError } from '../base/errors.ts'
 import { parseStrictJson } from '../base/strict-json.ts'
+import { ASSIGNMENT_PAYLOAD_TYPE, parseAssignment } from '../bundle/assignment.ts'
 import { FRESHNESS_PAYLOAD_TYPE, parseFreshness } from '../bundle/freshness.ts'
 import { parseRelease } from '../bundle/release.ts'
 import { RELEASE_PAYLOAD_TYPE } from '../bundle/types.ts'
@@ -19,6 +20,7 @@ import { publisherErrors } from './errors.ts'
 const KINDS = {
   release: { payloadType: RELEASE_PAYLOAD_TYPE, parse: parseRelease },
   root: { payloadType: ROOT_PAYLOAD_TYPE, parse: parseRoot },
+  assignment: { payloadType: ASSIGNMENT_PAYLOAD_TYPE, parse: parseAssignment },
   freshness: { payloadType: FRESHNESS_PAYLOAD_TYPE, parse: parseFreshness },
 } as const
 
@@ -41,8 +43,10 @@ function envelopeOf(bytes: Uint8Array): Envelope {
     throw publisherErrors.STATEMENT_INVALID('the file is JSON, but not an object')
   if ('payloadType' in json) return decodeEnvelope(bytes)
   const type = 'type' in json ? json.type : undefined
-  if (type !== 'release' && type !== 'root' && type !== 'freshness')
-    throw publisherErrors.STATEMENT_INVALID(`its type is ${JSON.stringify(type)}, wanted release, root or freshness`)
+  if (type !== 'release' && type !== 'root' && type !== 'freshness' && type !== 'assignment')
+    throw publisherErrors.STATEMENT_INVALID(
+      `its type is ${JSON.stringify(type)}, wanted ${Object.keys(KINDS).join(', ')}`,
+    )
   return { payloadType: KINDS[type].payloadType, payload: bytes, signatures: [] }
 }
 

@@ -2,13 +2,12 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { humanBytes } from '../../base/bytes.ts'
-import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
+import { cliErrors, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { readRequired } from '../../keys/files.ts'
-import { trustAnchor, walkRoots } from '../../keys/root.ts'
+import { trustAnchor } from '../../keys/root.ts'
 import { signerOptions, signersFrom } from '../../keys/signers/options.ts'
-import type { TrustedRoots } from '../../keys/types.ts'
 import { diskFromBundle } from '../disk/from-bundle.ts'
 import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
@@ -17,6 +16,7 @@ import { readRoots } from '../roots.ts'
 import { serveFolder } from '../serve.ts'
 import { signFile, signPaths } from '../sign.ts'
 import { numberOption, onePositional, sizeOption } from './options.ts'
+import { trustedFrom, trustOptions } from './trust.ts'
 
 /** The verbs behind build: sign, pack, publish, serve, disk. */
 
@@ -42,16 +42,22 @@ export const signVerb: Verb = {
 
 export const packVerb: Verb = {
   name: 'pack',
-  usage: 'pack BUILD_DIR --roots DIR --output FILE',
+  usage: 'pack BUILD_DIR --roots DIR --output FILE [--assignment FILE]',
   summary: 'Put a signed build and the root chain into a bundle, and verify it.',
   options: {
     roots: { type: 'string', value: 'DIR', help: 'folder of N.json root statements' },
     output: { type: 'string', value: 'FILE', help: 'the bundle' },
+    assignment: { type: 'string', value: 'FILE', help: "for one device only: what 'bistable assign' wrote for it" },
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
     const roots = await readRoots(requiredOption(call, 'roots'))
-    const head = await packBundle(onePositional(call, 'BUILD_DIR'), roots, output, { signal: call.signal })
+    const file = stringOption(call, 'assignment')
+    const assignment = file === undefined ? undefined : await readRequired(file, MAX_ENVELOPE_BYTES)
+    const head = await packBundle(onePositional(call, 'BUILD_DIR'), roots, output, {
+      signal: call.signal,
+      ...(assignment === undefined ? {} : { assignment }),
+    })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, size: head.size }))
     else call.terminal.out(`${output}: ${humanBytes(head.size)}, release ${head.digest}`)
     return 0
@@ -66,12 +72,7 @@ export const publishVerb: Verb = {
     ...signerOptions,
     to: { type: 'string', value: 'DIR', help: 'the publish folder' },
     channel: { type: 'string', value: 'NAME', help: 'the channel (stable)' },
-    root: { type: 'string', value: 'FILE', help: 'the root statement you trust; without it the chain of the bundle' },
-    roots: {
-      type: 'string',
-      value: 'DIR',
-      help: 'folder of N.json root statements that you trust, newer ones than the bundle',
-    },
+    ...trustOptions,
     days: { type: 'string', value: 'N', help: 'how long the channel file is fresh (30)' },
   },
   run: async (call) => {
@@ -159,15 +160,6 @@ export const diskVerb: Verb = {
     }
     return 0
   },
-}
-
-/** What --root or --roots says is trusted, if given. */
-async function trustedFrom(call: Invocation): Promise<TrustedRoots | undefined> {
-  const root = stringOption(call, 'root')
-  const folder = stringOption(call, 'roots')
-  if (root !== undefined && folder !== undefined) throw cliErrors.USAGE('--root and --roots exclude one another')
-  if (folder !== undefined) return walkRoots(await readRoots(folder))
-  return root === undefined ? undefined : trustAnchor(await readRequired(root, MAX_ENVELOPE_BYTES))
 }
 
 function definedOnly<K extends string>(values: Readonly<Record<K, number | undefined>>): Partial<Record<K, number>> {
