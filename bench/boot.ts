@@ -81,7 +81,8 @@ export async function benchBoot(workshop: Workshop, runs: number): Promise<Repor
     goals: [goal('kernel start to init, more than without verity', more(0, 1), 's', 0.5)],
     notes: [
       `by the emulator's start: ${more(2, 3).toFixed(2)} s more; QEMU TCG, 1 processor`,
-      `stages of the median boot: ${stages(middle(found.ours).console)}`,
+      `median boot, ours: ${stages(middle(found.ours).console)}`,
+      `median boot, minimal: ${stages(middle(found.plain).console)}`,
     ],
   }
 }
@@ -94,7 +95,7 @@ function middle(boots: readonly Boot[]): Boot {
 
 /** "start 3.10, find 3.60, …": seconds since kernel start. */
 function stages(console: string): string {
-  const found = [...console.matchAll(/bistable-init: stage (\w+) .*uptime=([\d.]+)/g)]
+  const found = [...console.matchAll(/-init: stage (\w+) .*?uptime=([\d.]+)/g)]
   const init = initLine(console)
   return [...found.map(([, stage, at]) => `${stage} ${at}`), ...(init === undefined ? [] : [`init ${init}`])].join(', ')
 }

@@ -7,20 +7,20 @@ import { forget, type LoopDevice, makeLoop, noLoop } from './loop.ts'
 import { type Measured, tool } from './measure.ts'
 import { startRauc } from './rauc.ts'
 import { goal, type Report, type Row, rowOf } from './report.ts'
-import { imagesOf, PRODUCT, type Workshop } from './workshop.ts'
+import { imagesOf, PRODUCT, type Release, type Workshop } from './workshop.ts'
 
-/** A local bundle into slots on loop devices, against `rauc install` of the same two images; then memory by size. */
+/** A local bundle into slots on loop devices, against `rauc install` of the same two images; then by size. */
 export async function benchInstall(workshop: Workshop, runs: number, sizesMiB: readonly number[]): Promise<Report> {
   const skipped = await noLoop()
   if (skipped !== undefined) return { name: 'install', runs: 0, skipped, rows: [], goals: [], notes: [] }
   const compared = await againstRauc(workshop, runs)
-  const bySize: { readonly mib: number; readonly row: Row }[] = []
-  for (const mib of sizesMiB) bySize.push({ mib, row: await incompressible(workshop, mib) })
-  const peaks = bySize.map(({ row }) => row.peakMiB ?? 0)
+  const bySize: { readonly ours: Row; readonly theirs: Row }[] = []
+  for (const mib of sizesMiB) bySize.push(await incompressible(workshop, mib))
+  const peaks = bySize.map(({ ours }) => ours.peakMiB ?? 0)
   const most = Math.max(compared.rows[0]?.peakMiB ?? 0, ...peaks)
   return {
     ...compared,
-    rows: [...compared.rows, ...bySize.map(({ row }) => row)],
+    rows: [...compared.rows, ...bySize.flatMap(({ ours, theirs }) => [ours, theirs])],
     goals: [
       ...compared.goals,
       goal('peak memory, every install here', most, 'MiB', 150),
@@ -32,56 +32,66 @@ export async function benchInstall(workshop: Workshop, runs: number, sizesMiB: r
 }
 
 async function againstRauc(workshop: Workshop, runs: number): Promise<Report> {
-  const { build, bundle } = await workshop.release()
+  const release = await workshop.release()
   const folder = join(workshop.folder, 'install')
   await mkdir(folder)
-  return await withSlots(folder, await slotSizes(build), async (loops) => {
-    const slots = pathsOf(loops)
-    const old = join(folder, 'old')
-    await tool('dd', ['if=/dev/urandom', `of=${old}`, 'bs=1M', `count=${loops.b.rootfs.size / 2 ** 20}`, 'status=none'])
-    const rauc = await startRauc(join(folder, 'rauc'), slots)
-    try {
-      const raucb = await rauc.bundle({ boot: join(build, 'boot.img'), rootfs: join(build, 'rootfs.img') })
-      const prepare = async (file: string): Promise<void> => {
-        await loops.b.boot.fillFrom(old)
-        await loops.b.rootfs.fillFrom(old)
-        await forget(file)
-      }
-      const ours: Measured[] = []
-      const theirs: Measured[] = []
-      for (let run = 0; run < runs; run++) {
-        workshop.say(`install: run ${run + 1} of ${runs}`)
-        await prepare(raucb)
-        theirs.push(await rauc.install(raucb))
-        await compare(loops, build)
-        await prepare(bundle)
-        ours.push(await installOnce(workshop, slots, bundle))
-        await compare(loops, build)
-      }
-      const rows = [rowOf('bistable install', ours), rowOf('rauc install', theirs)]
-      const [our, their] = rows
-      const total = (await imagesOf(build)).reduce((sum, { length }) => sum + length, 0)
-      return {
-        name: 'install',
-        runs,
-        rows,
-        goals: [
-          goal('wall time, ratio of medians', (our?.seconds?.median ?? 0) / (their?.seconds?.median ?? 1), '', 1.0),
-        ],
-        notes: [
-          `${(total / 2 ** 20).toFixed(0)} MiB of images; slots full of other bytes; bundle and slots not in the page cache`,
-          `ratio of minima ${((our?.seconds?.min ?? 0) / (their?.seconds?.min ?? 1)).toFixed(2)}`,
-        ],
-      }
-    } finally {
-      await rauc.stop()
-    }
-  })
+  const { theirs, ours } = await withSlots(folder, await slotSizes(release.build), (loops) =>
+    pairs(workshop, folder, release, loops, runs),
+  )
+  const rows = [rowOf('bistable install', ours), rowOf('rauc install', theirs)]
+  const [our, their] = rows
+  const total = (await imagesOf(release.build)).reduce((sum, { length }) => sum + length, 0)
+  return {
+    name: 'install',
+    runs,
+    rows,
+    goals: [goal('wall time, ratio of medians', (our?.seconds?.median ?? 0) / (their?.seconds?.median ?? 1), '', 1.0)],
+    notes: [
+      `${(total / 2 ** 20).toFixed(0)} MiB of images; slots full of other bytes; bundle and slots not in the page cache`,
+      `ratio of minima ${((our?.seconds?.min ?? 0) / (their?.seconds?.min ?? 1)).toFixed(2)}`,
+    ],
+  }
 }
 
-/** Memory of an install of an image that does not compress. */
-async function incompressible(workshop: Workshop, mib: number): Promise<Row> {
-  workshop.say(`install: memory with ${mib} MiB`)
+/** Both install the same two images into the same slots, by turns, each time over other bytes. */
+async function pairs(
+  workshop: Workshop,
+  folder: string,
+  { build, bundle }: Release,
+  loops: Loops,
+  runs: number,
+): Promise<{ readonly ours: Measured[]; readonly theirs: Measured[] }> {
+  const slots = pathsOf(loops)
+  const old = join(folder, 'old')
+  await tool('dd', ['if=/dev/urandom', `of=${old}`, 'bs=1M', `count=${loops.b.rootfs.size / 2 ** 20}`, 'status=none'])
+  const rauc = await startRauc(join(folder, 'rauc'), slots)
+  try {
+    const raucb = await rauc.bundle({ boot: join(build, 'boot.img'), rootfs: join(build, 'rootfs.img') })
+    const prepare = async (file: string): Promise<void> => {
+      await loops.b.boot.fillFrom(old)
+      await loops.b.rootfs.fillFrom(old)
+      await forget(file)
+    }
+    const ours: Measured[] = []
+    const theirs: Measured[] = []
+    for (let run = 0; run < runs; run++) {
+      workshop.say(`install: run ${run + 1} of ${runs}`)
+      await prepare(raucb)
+      theirs.push(await rauc.install(raucb))
+      await compare(loops, build)
+      await prepare(bundle)
+      ours.push(await installOnce(workshop, slots, bundle))
+      await compare(loops, build)
+    }
+    return { ours, theirs }
+  } finally {
+    await rauc.stop()
+  }
+}
+
+/** One install each of an image that does not compress: how time and memory follow the size. */
+async function incompressible(workshop: Workshop, mib: number): Promise<{ readonly ours: Row; readonly theirs: Row }> {
+  workshop.say(`install: an image of ${mib} MiB`)
   const folder = join(workshop.folder, `install-${mib}`)
   const build = join(folder, 'release.build')
   const bundle = join(folder, 'release.bundle')
@@ -104,13 +114,15 @@ async function incompressible(workshop: Workshop, mib: number): Promise<Row> {
     attachments: { inventory: Buffer.from('{"path":"/"}\n') },
   })
   await workshop.signAndPack(build, bundle)
-  const measured = await withSlots(folder, await slotSizes(build), async (loops) => {
-    const run = await installOnce(workshop, pathsOf(loops), bundle)
-    await compare(loops, build)
-    return run
+  const found = await withSlots(folder, await slotSizes(build), async (loops) => {
+    const { theirs, ours } = await pairs(workshop, folder, { build, bundle }, loops, 1)
+    return {
+      ours: rowOf(`bistable install, ${mib} MiB of random bytes`, ours),
+      theirs: rowOf(`rauc install, ${mib} MiB of random bytes`, theirs),
+    }
   })
   await tool('rm', ['-r', folder])
-  return rowOf(`bistable install, ${mib} MiB of random bytes`, [measured])
+  return found
 }
 
 type Loops = Readonly<Record<'a' | 'b', Readonly<Record<'boot' | 'rootfs', LoopDevice>>>>

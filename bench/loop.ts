@@ -1,5 +1,6 @@
+import { spawnSync } from 'node:child_process'
 import { truncate, writeFile } from 'node:fs/promises'
-import { tool } from './measure.ts'
+import { tool, toolEnv } from './measure.ts'
 
 /** Loop devices: slots as a device has them, on files. Needs root. */
 
@@ -12,12 +13,19 @@ export interface LoopDevice {
   detach(): Promise<void>
 }
 
+/** What is left when the bench is stopped half-way is let go of too. */
+const attached = new Set<string>()
+process.on('exit', () => {
+  for (const path of attached) spawnSync('losetup', ['--detach', path], { env: toolEnv })
+})
+
 /** Bytes: rounded up to 1 MiB. */
 export async function makeLoop(file: string, bytes: number): Promise<LoopDevice> {
   const size = Math.ceil(bytes / 2 ** 20) * 2 ** 20
   await writeFile(file, '')
   await truncate(file, size)
   const path = (await tool('losetup', ['--find', '--show', file])).trim()
+  attached.add(path)
   return {
     path,
     file,
@@ -28,6 +36,7 @@ export async function makeLoop(file: string, bytes: number): Promise<LoopDevice>
     },
     detach: async () => {
       await tool('losetup', ['--detach', path])
+      attached.delete(path)
     },
   }
 }

@@ -16,7 +16,7 @@ export interface Machine {
 
 // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholder
 const VERSION_FIELD = '${Version}'
-const PACKAGES = ['squashfs-tools', 'rauc', 'qemu-system-x86', 'cryptsetup-bin']
+const PACKAGES = ['squashfs-tools', 'rauc', 'qemu-system-x86']
 
 export async function describeMachine(): Promise<Machine> {
   const tools: Record<string, string> = {}

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -39,6 +40,11 @@ for (const name of wanted) if (benches[name] === undefined) throw new Error(`the
 
 const folder = await mkdtemp(join(tmpdir(), 'bistable-bench-'))
 const say = (line: string): void => console.error(`bench: ${line}`)
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    rmSync(folder, { recursive: true, force: true })
+    process.exit(130)
+  })
 try {
   const machine = await describeMachine()
   const flavour = values.fast ? 'fast' : 'debian'

@@ -57,12 +57,17 @@ export async function makePlainInitrd(options: {
 
 const init = (modules: readonly string[], device: string): string => `#!/bin/sh
 export PATH=/bin
+say() { read -r up _ </proc/uptime; echo "plain-init: stage $1 uptime=$up"; }
 mount -t proc proc /proc
+say start
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 ${modules.map((name) => `insmod /lib/modules/${name}`).join('\n')}
+say find
 while [ ! -b ${device} ]; do sleep 0.1; done
+say root
 mount -t squashfs -o ro ${device} /root
+say switch
 for folder in proc sys dev; do mount -o move /$folder /root/$folder; done
 exec switch_root /root /sbin/init
 `

@@ -40,7 +40,12 @@ export async function startRauc(folder: string, slots: Slots): Promise<Rauc> {
   service.stderr.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-4096)
   })
+  const kill = (): void => {
+    for (const child of [service, dbus]) child.kill()
+  }
+  process.on('exit', kill)
   const stop = async (): Promise<void> => {
+    process.off('exit', kill)
     for (const child of [service, dbus]) await end(child)
   }
   try {
