@@ -7,6 +7,7 @@ import { freshState } from '../../bootloader/machine.ts'
 import { checkSystem } from '../../bundle/system.ts'
 import { Core } from '../../device/agent/core.ts'
 import { makeBoot, makeEngine } from '../../device/agent/engine.ts'
+import { poll } from '../../device/agent/loop.ts'
 import type { Ports } from '../../device/agent/ports.ts'
 import { installFrom } from '../../device/agent/work.ts'
 import { signedRoot } from '../keys/helpers.ts'
@@ -27,6 +28,8 @@ export interface DevicePlan {
   readonly wall?: string
   readonly hardware?: string
   readonly slotBytes?: number
+  readonly channel?: string
+  readonly apply?: 'manual' | 'install'
 }
 
 export class Device {
@@ -62,7 +65,7 @@ export class Device {
       product: 'demo',
       hardware: [plan.hardware ?? 'qemu-x86_64'],
       health: { deadlineSeconds: 20, required: [], wanted: [] },
-      agent: { channel: 'http://127.0.0.1:9/channels/stable.json', apply: 'manual' },
+      agent: { channel: plan.channel ?? 'http://127.0.0.1:9/channels/stable.json', apply: plan.apply ?? 'manual' },
     })
     if ('problems' in checked) throw new Error(checked.problems.join())
     const clock = { wall: new Date(plan.wall ?? '2026-11-21T12:00:00Z'), synchronised: plan.synchronised ?? true }
@@ -86,6 +89,7 @@ export class Device {
       anchor: plan.anchor ?? (await signedRoot({}, [1, 2])),
       cmdline: 'quiet bistable.floor=0.3 bistable.slot=a bistable.release=0.5 bistable.boot=committed bistable.left=0',
       bootId: 'boot-1',
+      deviceId: 'device-1',
       pid: process.pid,
       systemd: false,
       watchdog: undefined,
@@ -105,6 +109,11 @@ export class Device {
 
   install(from: string, force = false): Promise<unknown> {
     return installFrom(this.core, from, { force, onProgress: () => undefined }, NEVER)
+  }
+
+  /** One round of the agent's loop: ask the channel, and do what the policy says. */
+  poll(): Promise<void> {
+    return poll(this.core, NEVER)
   }
 
   async bootState() {
