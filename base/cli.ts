@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
-import { BistableError, defineErrors, EXIT } from './errors.ts'
+import { BistableError, defineErrors, EXIT, systemCode, systemReason } from './errors.ts'
+import { fileErrors } from './file-errors.ts'
 import { printableLines } from './printable.ts'
 
 /** The command line: verbs are a table, options are declared, every outcome is a code. */
@@ -125,7 +126,8 @@ function parse(verb: Verb, rest: string[]): { values: Invocation['options']; pos
 const REPORT = 'This is a defect of bistable: please report it, with these lines.'
 
 /** Prints one error as text or JSON and returns its exit code. */
-function printError(error: unknown, json: boolean, terminal: Terminal): number {
+function printError(thrown: unknown, json: boolean, terminal: Terminal): number {
+  const error = fileFailure(thrown) ?? thrown
   if (error instanceof BistableError) {
     if (json) terminal.out(JSON.stringify({ ok: false, error: error.toJSON() }))
     else printSentence(terminal, error.code, error.message, error.next)
@@ -141,6 +143,13 @@ function printError(error: unknown, json: boolean, terminal: Terminal): number {
     for (const line of stack) terminal.err(line)
   }
   return EXIT.internal
+}
+
+/** A file that the system refused and nobody expected: a folder that is not there, a full disk. */
+function fileFailure(error: unknown): BistableError | undefined {
+  if (!(error instanceof Error && 'syscall' in error && 'path' in error)) return undefined
+  const code = systemCode(error) === 'ENOSPC' ? 'FILE_FULL' : 'FILE_FAILED'
+  return fileErrors[code](`cannot use '${error.path}': ${systemReason(error)}`, { cause: error })
 }
 
 function printSentence(terminal: Terminal, code: string, sentence: string, next: string): void {

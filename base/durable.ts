@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { isBistableError, systemCode } from './errors.ts'
+import { isBistableError, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
 
 /** Small files that must survive a power cut: written beside, flushed, renamed, flushed, read back. */
@@ -123,9 +123,9 @@ async function attempt(what: string, path: string, work: () => Promise<unknown>)
 }
 
 function failed(what: string, path: string, error: unknown): Error {
-  const code = systemCode(error) ?? 'unknown error'
+  const code = systemCode(error)
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return fileErrors.FILE_FULL(`cannot ${what} ${path}: no space left`, { cause: error })
   }
-  return fileErrors.FILE_FAILED(`cannot ${what} ${path}: ${code}`, { cause: error })
+  return fileErrors.FILE_FAILED(`cannot ${what} ${path}: ${systemReason(error)}`, { cause: error })
 }

@@ -1,3 +1,5 @@
+import { getSystemErrorMap } from 'node:util'
+
 /**
  * Every refusal has a stable code, a sentence (what was found, what was wanted) and a next step.
  *
@@ -98,4 +100,13 @@ export function isBistableError(error: unknown, code?: string): error is Bistabl
 export function systemCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined
   return typeof error.code === 'string' ? error.code : undefined
+}
+
+/** Why the system refused, for people: "no such file or directory (ENOENT)"; of other errors their own words. */
+export function systemReason(error: unknown): string {
+  const code = systemCode(error)
+  if (code === undefined) return error instanceof Error ? error.message : String(error)
+  const errno = typeof error === 'object' && error !== null && 'errno' in error ? error.errno : undefined
+  const words = typeof errno === 'number' ? getSystemErrorMap().get(errno)?.[1] : undefined
+  return words === undefined ? code : `${words} (${code})`
 }

@@ -10,7 +10,7 @@ export const fileErrors = defineErrors({
   FILE_FAILED: {
     family: 'storage',
     meaning: 'A file or directory could not be read, written or flushed.',
-    next: 'Check that the file system is mounted and writable, and the disk for errors.',
+    next: 'Check the path and its permissions, that the file system is writable, and the disk for errors.',
   },
   FILE_TOO_LARGE: {
     family: 'input',

@@ -1,3 +1,4 @@
+import { systemReason } from '../base/errors.ts'
 import { bootErrors } from './errors.ts'
 import { BLOCK_BYTES } from './grub-block.ts'
 import { type BootCopy, chooseCopy, decodeCopy, encodeCopy, SECTOR_BYTES } from './grub-env.ts'
@@ -43,7 +44,7 @@ export async function bootstateImage(state: BootState): Promise<Uint8Array> {
 /** Opens the boot state partition at `path`. Throws BOOT_STATE_READ, BOOT_STATE_LAYOUT. */
 export async function openBootState(path: string): Promise<BootStateDevice> {
   const device = await openRawDevice(path).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_READ(`${path} cannot be opened: ${sentence(cause)}`, { cause })
+    throw bootErrors.BOOT_STATE_READ(`${path} cannot be opened: ${systemReason(cause)}`, { cause })
   })
   try {
     await checkLayout(device)
@@ -57,7 +58,7 @@ export async function openBootState(path: string): Promise<BootStateDevice> {
 /** Throws BOOT_STATE_LAYOUT unless the three files are where the bootloader finds them. */
 export async function checkLayout(device: RawDevice): Promise<void> {
   const found = await device.read(0, METADATA_BYTES).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${sentence(cause)}`, { cause })
+    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${systemReason(cause)}`, { cause })
   })
   const at = metadata().findIndex((byte, index) => byte !== found[index])
   if (at !== -1)
@@ -87,7 +88,7 @@ async function readCopy(device: RawDevice, index: 0 | 1): Promise<BootCopy> {
   try {
     return decodeCopy(await readFile(device, index))
   } catch (error) {
-    return { kind: 'torn', detail: `cannot be read: ${sentence(error)}` }
+    return { kind: 'torn', detail: `cannot be read: ${systemReason(error)}` }
   }
 }
 
@@ -116,10 +117,10 @@ async function store(device: RawDevice, index: FileIndex, block: Uint8Array): Pr
     await device.write(offset, block.subarray(0, SECTOR_BYTES))
     await device.flush()
   } catch (cause) {
-    throw bootErrors.BOOT_STATE_WRITE(`${name} on ${device.name}: ${sentence(cause)}`, { cause })
+    throw bootErrors.BOOT_STATE_WRITE(`${name} on ${device.name}: ${systemReason(cause)}`, { cause })
   }
   const back = await readFile(device, index).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_NOT_STORED(`${name} on ${device.name} cannot be read back: ${sentence(cause)}`, {
+    throw bootErrors.BOOT_STATE_NOT_STORED(`${name} on ${device.name} cannot be read back: ${systemReason(cause)}`, {
       cause,
     })
   })
@@ -144,8 +145,4 @@ async function readFile(device: RawDevice, index: FileIndex): Promise<Uint8Array
 
 function equal(a: Uint8Array, b: Uint8Array): boolean {
   return Buffer.compare(a, b) === 0
-}
-
-function sentence(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

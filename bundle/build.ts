@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Sha256 } from '../base/bytes.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemReason } from '../base/errors.ts'
 import { readExactly } from '../base/source.ts'
 import { MAX_SIGNED_BYTES } from '../keys/dsse.ts'
 import { MAX_INDEX_BYTES } from './chunks.ts'
@@ -146,6 +146,6 @@ async function write(path: string, bytes: Uint8Array): Promise<void> {
   try {
     await writeFile(path, bytes)
   } catch (cause) {
-    throw bundleErrors.BUNDLE_WRITE(`cannot write ${path}: ${systemCode(cause)}`, { cause })
+    throw bundleErrors.BUNDLE_WRITE(`cannot write ${path}: ${systemReason(cause)}`, { cause })
   }
 }

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { MiB } from '../base/bytes.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemReason } from '../base/errors.ts'
 import type { ByteSource } from '../base/source.ts'
 import { bundleErrors } from './errors.ts'
 
@@ -18,8 +18,7 @@ export async function fileSource(path: string): Promise<ByteSource> {
     return new FileSource(path, file, size)
   } catch (cause) {
     await file?.close()
-    const why = systemCode(cause) ?? (cause instanceof Error ? cause.message : String(cause))
-    throw bundleErrors.SOURCE_OPEN(`cannot open ${path}: ${why}`, { cause })
+    throw bundleErrors.SOURCE_OPEN(`cannot open ${path}: ${systemReason(cause)}`, { cause })
   }
 }
 
@@ -75,7 +74,7 @@ class FileSource implements ByteSource {
     try {
       return piece.subarray(0, (await this.#file.read(piece, 0, length, position)).bytesRead)
     } catch (cause) {
-      throw bundleErrors.SOURCE_READ(`cannot read ${this.name} at byte ${position}: ${systemCode(cause)}`, { cause })
+      throw bundleErrors.SOURCE_READ(`cannot read ${this.name} at byte ${position}: ${systemReason(cause)}`, { cause })
     }
   }
 

@@ -1,4 +1,4 @@
-import { compareBytes } from '../base/bytes.ts'
+import { compareBytes, hex } from '../base/bytes.ts'
 import type { Cursor } from './cursor.ts'
 import { bundleErrors } from './errors.ts'
 import { MARKER, MARKER_NAME, MAX_ENVELOPE_MEMBER, type Member } from './layout.ts'
@@ -8,21 +8,29 @@ import { parseTarHeader, TAR_BLOCK, tarHeader, tarPadding } from './tar.ts'
 
 /** The format marker. @throws BUNDLE_NOT_A_BUNDLE, BUNDLE_FORMAT_UNKNOWN, BUNDLE_TRUNCATED */
 export async function readMarker(cursor: Cursor): Promise<void> {
-  const start = await cursor.take(Math.min(TAR_BLOCK, cursor.source.size))
+  const { name, size } = cursor.source
+  if (size === 0) throw bundleErrors.BUNDLE_TRUNCATED(`${name} is empty, wanted a bundle`)
+  const start = await cursor.take(Math.min(TAR_BLOCK, size))
   if (
     start.length < TAR_BLOCK &&
     compareBytes(start, tarHeader(MARKER_NAME, MARKER.length).subarray(0, start.length)) === 0
   )
-    throw bundleErrors.BUNDLE_TRUNCATED(`the bundle ends at byte ${start.length}, within its first header`)
+    throw bundleErrors.BUNDLE_TRUNCATED(`${name} ends at byte ${start.length}, within its first header`)
   const member = parseTarHeader(start)
   if (member?.name !== MARKER_NAME || member.size > TAR_BLOCK)
-    throw bundleErrors.BUNDLE_NOT_A_BUNDLE(`${cursor.source.name} does not start with the member ${MARKER_NAME}`)
+    throw bundleErrors.BUNDLE_NOT_A_BUNDLE(
+      `${name} ${isWebPage(start) ? 'is a web page' : `starts with the bytes ${hex(start.subarray(0, 8))}`}, wanted a bundle, which starts with the member ${MARKER_NAME}`,
+    )
   const text = Buffer.from(await readContent(cursor, member)).toString('latin1')
   if (text === MARKER) return
   const version = /^bistable bundle ([1-9][0-9]{0,8})\n$/.exec(text)?.[1]
-  if (version === undefined) throw bundleErrors.BUNDLE_NOT_A_BUNDLE(`the marker of ${cursor.source.name} is not ours`)
+  if (version === undefined)
+    throw bundleErrors.BUNDLE_NOT_A_BUNDLE(`${name} has a marker of another program in its first member`)
   throw bundleErrors.BUNDLE_FORMAT_UNKNOWN(`the bundle has format version ${version}, this program reads version 1`)
 }
+
+const isWebPage = (start: Uint8Array): boolean =>
+  /^\s*(?:<!doctype html|<html|<\?xml|<head|<!--)/i.test(Buffer.from(start.subarray(0, 64)).toString('latin1'))
 
 /** The next header, whatever it names. @throws BUNDLE_HEADER, BUNDLE_TRUNCATED */
 export async function readHeader(cursor: Cursor): Promise<Member> {

@@ -1,6 +1,6 @@
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import type { Sha256 } from '../base/bytes.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemReason } from '../base/errors.ts'
 import { readExactly } from '../base/source.ts'
 import { cutChunks, encodeIndex } from './chunks.ts'
 import { sha256 } from './digest.ts'
@@ -69,7 +69,7 @@ export async function packImage(path: string, options: PackOptions): Promise<Pac
     return { index, indexBytes: encodeIndex(index), root, length, dataPath: raw ? path : dataPath }
   } catch (cause) {
     if (!(cause instanceof Error && 'syscall' in cause)) throw cause
-    throw bundleErrors.BUNDLE_WRITE(`cannot write ${dataPath}: ${systemCode(cause)}`, { cause })
+    throw bundleErrors.BUNDLE_WRITE(`cannot write ${dataPath}: ${systemReason(cause)}`, { cause })
   } finally {
     await data?.close()
     await source.close()

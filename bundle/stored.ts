@@ -24,7 +24,7 @@ export function unpackChunk(chunk: Chunk, stored: Uint8Array): Uint8Array {
 export function checkStored(chunk: Chunk, stored: Uint8Array): void {
   if (stored.length !== chunk.storedLength || sha256(stored) !== chunk.storedDigest)
     throw bundleErrors.BUNDLE_DIGEST(
-      `the chunk at image byte ${chunk.offset} is not as signed (${chunk.storedLength} bytes, SHA-256 ${chunk.storedDigest})`,
+      `the ${stored.length} bytes stored for byte ${chunk.offset} of the image are not those that were signed: wanted ${chunk.storedLength} with the SHA-256 ${chunk.storedDigest}`,
     )
 }
 

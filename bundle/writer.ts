@@ -1,7 +1,7 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Sha256 } from '../base/bytes.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemReason } from '../base/errors.ts'
 import { authenticate, authenticateAssignment, checkAssigned } from './authentic.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
@@ -91,7 +91,7 @@ export async function writeBundle(
     await file?.close()
     await rm(beside, { force: true })
     if (!(cause instanceof Error && 'syscall' in cause)) throw cause
-    throw bundleErrors.BUNDLE_WRITE(`cannot write ${out}: ${systemCode(cause)}`, { cause })
+    throw bundleErrors.BUNDLE_WRITE(`cannot write ${out}: ${systemReason(cause)}`, { cause })
   }
 }
 

@@ -222,8 +222,7 @@ function requireSuccessor(previous: Root, root: Root): void {
   // First, since roots of two products that share their keys differ in version as well.
   if (root.product !== previous.product)
     throw keyErrors.ROOT_PRODUCT(`root ${root.version} is for '${root.product}', wanted '${previous.product}'`)
-  if (root.version === previous.version)
-    throw keyErrors.ROOT_FORK(`found a second root ${root.version}`)
+  if (root.version === previous.version) throw keyErrors.ROOT_FORK(`found a second root ${root.version}`)
   if (root.version !== previous.version + 1)
     throw keyErrors.ROOT_VERSION(`found root ${root.version} after root ${previous.version}`)
   if (root.epoch < previous.epoch)

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { compareUtf8, type Sha256 } from '../base/bytes.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemCode, systemReason } from '../base/errors.ts'
 import { ROOT_PATH, SYSTEM_PATH } from '../bundle/system.ts'
 import type { AddedFile } from './derive.ts'
 import { publisherErrors } from './errors.ts'
@@ -123,7 +123,7 @@ async function listFiles(folder: string, under: string): Promise<readonly string
   try {
     entries = await readDirectory(join(folder, under))
   } catch (error) {
-    throw publisherErrors.AGENT_PARTS_INVALID(`${join(folder, under)}: ${systemCode(error)}`, {
+    throw publisherErrors.AGENT_PARTS_INVALID(`${join(folder, under)}: ${systemReason(error)}`, {
       cause: error,
       next: "Give the folder that 'npm run build' made: dist/device.",
     })

@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { compareBytes } from '../base/bytes.ts'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
-import { systemCode } from '../base/errors.ts'
+import { systemReason } from '../base/errors.ts'
 import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import { keyErrors } from '../keys/errors.ts'
 import { MAX_ROOTS } from '../keys/root.ts'
@@ -18,7 +18,7 @@ export async function readRoots(folder: string): Promise<readonly Uint8Array[]> 
   try {
     names = await readdir(folder)
   } catch (cause) {
-    throw publisherErrors.ROOTS_INVALID(`${folder} cannot be read: ${systemCode(cause)}`, { cause })
+    throw publisherErrors.ROOTS_INVALID(`${folder} cannot be read: ${systemReason(cause)}`, { cause })
   }
   const versions = rootVersions(names)
   if (versions.length === 0 || versions.length > MAX_ROOTS)

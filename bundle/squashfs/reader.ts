@@ -1,7 +1,7 @@
 import { readSync } from 'node:fs'
 import { constants, type FileHandle, open } from 'node:fs/promises'
 import { MiB } from '../../base/bytes.ts'
-import { isBistableError, systemCode } from '../../base/errors.ts'
+import { isBistableError, systemReason } from '../../base/errors.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { readExactly } from '../../base/source.ts'
 import { bundleErrors } from '../errors.ts'
@@ -50,7 +50,7 @@ export async function openImageFile(path: string): Promise<OpenImage> {
   } catch (cause) {
     await handle?.close()
     if (isBistableError(cause)) throw cause
-    throw bundleErrors.SOURCE_OPEN(`cannot open ${path}: ${systemCode(cause) ?? String(cause)}`, { cause })
+    throw bundleErrors.SOURCE_OPEN(`cannot open ${path}: ${systemReason(cause)}`, { cause })
   }
 }
 
@@ -68,7 +68,7 @@ function readPiece(fd: number, path: string, out: Uint8Array, at: number): numbe
   try {
     return readSync(fd, out, 0, out.length, at)
   } catch (cause) {
-    throw bundleErrors.SOURCE_READ(`cannot read ${path} at byte ${at}: ${systemCode(cause) ?? String(cause)}`, {
+    throw bundleErrors.SOURCE_READ(`cannot read ${path} at byte ${at}: ${systemReason(cause)}`, {
       cause,
     })
   }

@@ -1,19 +1,21 @@
+import { humanBytes, KiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { readExactly } from '../../base/source.ts'
 import type { BootStateDevice } from '../../bootloader/bootstate.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
-import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
+import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { verifyBundle } from '../../bundle/verify.ts'
 import { openFileDoor } from '../doors/file.ts'
 import { openHttpDoor } from '../doors/http.ts'
+import { installErrors } from '../install/errors.ts'
 import { install } from '../install/install.ts'
 import type { ReuseSource } from '../install/types.ts'
 import { slotFault } from '../install/verify.ts'
 import type { SlotDevice } from '../slots/types.ts'
 import type { BootPort, Engine, InstallCall } from './ports.ts'
-import { forgetSlot, readSlotIndex, readSlotRelease, slotFolder, storeSlot } from './slot-files.ts'
+import { forgetSlot, readSlotIndex, readSlotRelease, slotFilesSize, slotFolder, storeSlot } from './slot-files.ts'
 
 /** Opens the places of a slot's images; who opens one closes it. */
 export interface Slots {
@@ -24,16 +26,25 @@ export interface Slots {
   forVerifying(slot: Slot, image: ImageName): Promise<SlotDevice>
 }
 
+/** Bytes free on the file system of a path. */
+export type Space = (path: string) => Promise<number>
+const unlimited: Space = async () => Number.POSITIVE_INFINITY
+
+/** For the records that are written until the release is armed, each beside the one it replaces. */
+const RECORDS_NEED = 128 * KiB
+
 /** The real bundles, installs and boot state: binds the rooms that move bytes to what the agent asks for. */
 
-export function engineOver(data: string, files: Files, slots: Slots): Engine {
+export function engineOver(data: string, files: Files, slots: Slots, space: Space = unlimited): Engine {
   return {
     open: (source, signal) => (/^https?:/i.test(source) ? openHttpDoor(source, { signal }) : openFileDoor(source)),
     head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
     verifyWhole: async (source, trusted, signal, onProgress) => {
-      await verifyBundle(source, { trusted }, { signal, onProgress })
+      // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
+      await verifyBundle(source, { trusted }, { signal, onProgress, storedOnly: true })
     },
     install: async (call) => {
+      await requireSpace(data, call.head, space)
       return await withOpened(async (opened) => {
         const target = otherSlot(call.running)
         const slot = {
@@ -67,6 +78,17 @@ export function engineOver(data: string, files: Files, slots: Slots): Engine {
       }
     },
   }
+}
+
+/** Asked before anything is given up: afterwards it would be too late to find that the release cannot be recorded. */
+async function requireSpace(data: string, head: BundleHead, space: Space): Promise<void> {
+  const free = await space(data)
+  const need = slotFilesSize(head) + RECORDS_NEED
+  if (free < need)
+    throw installErrors.INSTALL_NO_SPACE(
+      `${data} has ${humanBytes(free)} free, ${humanBytes(need)} are needed for what is kept there about a release`,
+      { details: { path: data, free, need } },
+    )
 }
 
 /** The data partition's knowledge of the slot follows the slot: void before the first write, complete before arming. */
@@ -132,10 +154,10 @@ export function bootOver(open: () => Promise<BootStateDevice>): BootPort {
     write: (state) => using((device) => device.write(state)),
     failure: () => using(async (device) => (await device.reason()).failure),
     cameUp: (slot) => using((device) => device.clearReason(slot)),
-  }
-}
     torn: () =>
       using(async (device) => {
         const { state, copies } = await device.read()
         return state !== undefined && copies.some(({ kind }) => kind !== 'valid')
       }),
+  }
+}

@@ -1,3 +1,4 @@
+import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
 import { openBootState } from '../../bootloader/bootstate.ts'
@@ -16,7 +17,10 @@ import type { BootPort, Engine } from './ports.ts'
 const sys = nodeSys()
 
 export const makeEngine = (data: string, files: Files, given: GivenPlaces | undefined): Engine =>
-  engineOver(data, files, slotsOfDevice(given))
+  engineOver(data, files, slotsOfDevice(given), async (path) => {
+    const { bfree, bsize } = await statfs(path)
+    return bfree * bsize
+  })
 
 function slotsOfDevice(given: GivenPlaces | undefined): Slots {
   const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>

@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { KiB } from '../../base/bytes.ts'
 import { nodeFiles } from '../../base/durable.ts'
-import { systemCode } from '../../base/errors.ts'
+import { systemReason } from '../../base/errors.ts'
 import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
@@ -120,7 +120,7 @@ export function realProcesses(root: string): Processes {
           child.stdout.destroy()
           child.stderr.destroy()
         }
-        child.on('error', (error) => done(undefined, `cannot be run: ${systemCode(error) ?? error.message}`))
+        child.on('error', (error) => done(undefined, `cannot be run: ${systemReason(error)}`))
         // "exit" and a moment for the last words, not "close": see above.
         child.on('exit', (code) => setImmediate(() => done(code ?? undefined)))
       }),
@@ -168,7 +168,7 @@ export async function openWatchdog(
     device = await open(path, 'r+')
   } catch (error) {
     // Busy: systemd or another program feeds it already, and resets a hung system just as well.
-    say(`bistable: the watchdog ${path} is not used: ${systemCode(error)}`)
+    say(`bistable: the watchdog ${path} is not used: ${systemReason(error)}`)
     return undefined
   }
   return {

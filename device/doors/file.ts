@@ -50,5 +50,7 @@ function doorError(path: string, error: unknown): BistableError | unknown {
     return doorErrors.TRANSPORT_MISSING(`there is no file ${path}`, { cause: error })
   if (code === 'EACCES' || code === 'EPERM')
     return doorErrors.TRANSPORT_REFUSED(`${path} may not be read: ${code}`, { cause: error })
-  return doorErrors.TRANSPORT_FILE_FAILED(error.message, { cause: error })
+  const next =
+    code === undefined ? { next: 'Give the path of a bundle: a file, or a block device that holds one.' } : {}
+  return doorErrors.TRANSPORT_FILE_FAILED(error.message, { cause: error, ...next })
 }

@@ -6,6 +6,11 @@ export const installErrors = defineErrors({
     meaning: 'The slot does not hold what was written and flushed. Nothing was armed.',
     next: 'Install again; if it repeats, the medium is worn out or lies.',
   },
+  INSTALL_NO_SPACE: {
+    family: 'storage',
+    meaning: 'The data partition lacks room for what is kept there about a release. No slot was touched.',
+    next: 'Free space on the data partition, then install again.',
+  },
   INSTALL_CANCELLED: {
     family: 'device',
     meaning: 'The install was cancelled before arming; the running system is untouched.',

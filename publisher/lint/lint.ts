@@ -116,7 +116,8 @@ export function requireFit(result: LintResult): {
     return { kernel, system, root }
   const lines = errors.map(problemLine)
   const raise = errors.every((error) => error.id.startsWith('kernel-')) ? 'IMAGE_NO_KERNEL' : 'IMAGE_UNFIT'
-  throw publisherErrors[raise](`${errors.length} things are wrong with the image:\n  ${lines.join('\n  ')}`, {
+  const count = errors.length === 1 ? '1 thing is' : `${errors.length} things are`
+  throw publisherErrors[raise](`${count} wrong with the image:\n  ${lines.join('\n  ')}`, {
     details: { problems: errors },
   })
 }

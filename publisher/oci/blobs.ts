@@ -3,6 +3,7 @@ import { isBistableError, systemCode } from '../../base/errors.ts'
 import { ByteFeed } from '../tar/feed.ts'
 import { splitPath } from '../tar/names.ts'
 import { TarReader } from '../tar/reader.ts'
+import { detectCompression } from './decompress.ts'
 import type { Descriptor } from './documents.ts'
 import { ociErrors } from './errors.ts'
 import { type FileRange, readRange, readWhole, wholeFile } from './file-range.ts'
@@ -38,10 +39,11 @@ const MAX_ARCHIVE_LINKS = 4
 
 /**
  * Lists an archive once; contents stay in place and are read as ranges of the file.
- * @throws IMAGE_ARCHIVE_INVALID
+ * @throws IMAGE_UNKNOWN_FORM, IMAGE_ARCHIVE_INVALID
  */
 export async function archiveSpace(path: string): Promise<BlobSpace> {
   const whole = await wholeFile(path)
+  await requireTar(whole)
   const members = new Map<string, FileRange | { readonly link: string }>()
   try {
     await listArchive(whole, members)
@@ -61,6 +63,23 @@ export async function archiveSpace(path: string): Promise<BlobSpace> {
       return undefined
     },
   }
+}
+
+/** A file that was never a tar is told in plain words; the reader would speak of headers. */
+async function requireTar(whole: FileRange): Promise<void> {
+  const start = Buffer.alloc(Math.min(whole.size, 512))
+  let at = 0
+  for await (const piece of readRange({ ...whole, size: start.length })) at += Buffer.from(piece).copy(start, at)
+  const compression = start.toString('hex', 0, 6) === 'fd377a585a00' ? 'xz' : detectCompression(start)
+  if (compression !== 'none')
+    throw ociErrors.IMAGE_UNKNOWN_FORM(`'${whole.path}' is compressed by ${compression}, wanted a plain tar`, {
+      next: `Unpack it first (${compression} -d), then give the tar.`,
+    })
+  const what = at === 0 ? 'is empty' : 'is no tar'
+  if (at === 0 || (start[0] !== 0 && start.toString('latin1', 257, 262) !== 'ustar'))
+    throw ociErrors.IMAGE_UNKNOWN_FORM(
+      `'${whole.path}' ${what}, wanted an image archive or the folder of an OCI layout`,
+    )
 }
 
 async function listArchive(

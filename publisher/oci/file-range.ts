@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Sha256 } from '../../base/bytes.ts'
-import { systemCode } from '../../base/errors.ts'
+import { systemCode, systemReason } from '../../base/errors.ts'
 import { ociErrors } from './errors.ts'
 
 /** A blob as bytes of a file: all of a file in a layout folder, or a member of an archive. */
@@ -20,7 +20,7 @@ async function openFile(path: string): Promise<FileHandle> {
   try {
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (cause) {
-    throw ociErrors.IMAGE_NOT_FOUND(`'${path}' cannot be opened: ${systemCode(cause) ?? String(cause)}`, { cause })
+    throw ociErrors.IMAGE_NOT_FOUND(`'${path}' cannot be opened: ${systemReason(cause)}`, { cause })
   }
   if ((await handle.stat()).isFile()) return handle
   await handle.close()
@@ -62,7 +62,7 @@ export async function* readRange(range: FileRange, from = 0, signal?: AbortSigna
     }
   } catch (cause) {
     if (systemCode(cause) === undefined || signal?.aborted === true) throw cause
-    throw ociErrors.IMAGE_NOT_FOUND(`'${range.path}' cannot be read: ${systemCode(cause)}`, { cause })
+    throw ociErrors.IMAGE_NOT_FOUND(`'${range.path}' cannot be read: ${systemReason(cause)}`, { cause })
   } finally {
     await Promise.allSettled([ahead])
     await handle.close()

@@ -202,7 +202,8 @@ class LayerBuilder {
 
 function childrenOf(item: Item, name: string): Map<string, Item> {
   if (item.children !== undefined) return item.children
-  throw ociErrors.LAYER_PARENT(`${show(name)} stands below something that is not a directory`)
+  const what = item.node?.type ?? 'hard link'
+  throw ociErrors.LAYER_PARENT(`${show(name)} stands below a ${what} of the same layer, wanted a directory`)
 }
 
 function duplicate(name: string): Error {

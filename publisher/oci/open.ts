@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { systemCode } from '../../base/errors.ts'
+import { systemCode, systemReason } from '../../base/errors.ts'
 import { archiveSpace, type BlobSpace, folderSpace } from './blobs.ts'
 import { openDockerArchive, sniff } from './docker-archive.ts'
 import { ociErrors } from './errors.ts'
@@ -120,6 +120,6 @@ async function kindOfPath(path: string): Promise<'folder' | 'file' | 'missing'> 
     return (await stat(path)).isDirectory() ? 'folder' : 'file'
   } catch (cause) {
     if (systemCode(cause) === 'ENOENT' || systemCode(cause) === 'ENOTDIR') return 'missing'
-    throw ociErrors.IMAGE_NOT_FOUND(`'${path}' cannot be opened: ${systemCode(cause) ?? String(cause)}`, { cause })
+    throw ociErrors.IMAGE_NOT_FOUND(`'${path}' cannot be opened: ${systemReason(cause)}`, { cause })
   }
 }

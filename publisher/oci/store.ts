@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync, unlinkSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
-import { systemCode } from '../../base/errors.ts'
+import { systemReason } from '../../base/errors.ts'
 import type { TarReader } from '../tar/reader.ts'
 import { ociErrors } from './errors.ts'
 
@@ -161,5 +161,5 @@ export class SealedStore {
 }
 
 function failed(what: string, path: string, cause: unknown): Error {
-  return ociErrors.IMAGE_STORE_FAILED(`'${path}' cannot be ${what}: ${systemCode(cause) ?? String(cause)}`, { cause })
+  return ociErrors.IMAGE_STORE_FAILED(`'${path}' cannot be ${what}: ${systemReason(cause)}`, { cause })
 }

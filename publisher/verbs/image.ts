@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { cliErrors, type Invocation, type OptionSpec, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
-import { EXIT } from '../../base/errors.ts'
+import { EXIT, systemReason } from '../../base/errors.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
 import { type AgentParts, agentFiles } from '../agent-overlay.ts'
@@ -10,6 +10,7 @@ import { buildRelease, newestTime } from '../build.ts'
 import { deriveTree } from '../derive.ts'
 import { lintTree } from '../lint/lint.ts'
 import { problemLine } from '../lint/report.ts'
+import { ociErrors } from '../oci/errors.ts'
 import { mergeImage, type StoredTree } from '../oci/merge.ts'
 import { openImage } from '../oci/open.ts'
 import { numberOption, onePositional, releaseOption, sizeOption } from './options.ts'
@@ -134,7 +135,7 @@ async function withTree<T>(
 ): Promise<T> {
   const platform = stringOption(call, 'platform')
   const reference = onePositional(call, 'IMAGE')
-  const workDir = await mkdtemp(join(stringOption(call, 'work-dir') ?? workParent, '.bistable-'))
+  const workDir = await makeWorkDir(stringOption(call, 'work-dir') ?? workParent)
   try {
     const input = await openImage(reference, {
       tempDir: workDir,
@@ -157,6 +158,14 @@ async function withTree<T>(
     }
   } finally {
     await rm(workDir, { recursive: true, force: true })
+  }
+}
+
+async function makeWorkDir(parent: string): Promise<string> {
+  try {
+    return await mkdtemp(join(parent, '.bistable-'))
+  } catch (cause) {
+    throw ociErrors.IMAGE_STORE_FAILED(`no work folder can be made in '${parent}': ${systemReason(cause)}`, { cause })
   }
 }
 

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { runCli, type Terminal, type Verb } from '../../base/cli.ts'
@@ -68,6 +69,18 @@ describe('what the command line prints', () => {
     const json = JSON.parse((await cli(broken, '--json')).out.join(''))
     expect(json).toMatchObject({ ok: false, error: { code: 'INTERNAL', family: 'internal' } })
     expect(json.error.next).toContain('report it')
+  })
+
+  it('tells a file that the system refused from a defect', async () => {
+    const { exit, err } = await cli(async () => {
+      await readFile('/nowhere/at/all')
+      return 0
+    })
+    expect(exit).toBe(8)
+    expect(err).toEqual([
+      "bistable: FILE_FAILED: cannot use '/nowhere/at/all': no such file or directory (ENOENT)",
+      '  next: Check the path and its permissions, that the file system is writable, and the disk for errors.',
+    ])
   })
 
   it('leaves every text visible as it is, and any text the same inside JSON', () => {

@@ -242,7 +242,7 @@ describe('the walk along root versions', () => {
     ['not signed', { version: 2 }, [], 'SIGNATURE_THRESHOLD'],
     ['signed by a release key', { version: 2 }, [11], 'SIGNATURE_THRESHOLD'],
     ['signed by a stranger besides', { version: 2 }, [1, 2, 99], 'SIGNATURE_UNKNOWN'],
-    ['of the same version', { version: 1, epoch: 1 }, [1, 2], 'ROOT_VERSION'],
+    ['of the same version', { version: 1, epoch: 1 }, [1, 2], 'ROOT_FORK'],
     ['that skips a version', { version: 3 }, [1, 2], 'ROOT_VERSION'],
     ['of version 2^53 - 1', { version: Number.MAX_SAFE_INTEGER }, [1, 2], 'ROOT_VERSION'],
     ['of another product', { version: 2, product: 'other' }, [1, 2], 'ROOT_PRODUCT'],

@@ -127,7 +127,7 @@ describe('forms', () => {
     expect(await refusal(join(folder, 'old.tar'))).toMatch(/^IMAGE_UNKNOWN_FORM: .*older than 1.10/)
     expect(await refusal(`oci-archive:${folder}`)).toMatch(/^IMAGE_UNKNOWN_FORM: .*is a folder/)
     expect(await refusal(`oci:${archive}`)).toMatch(/^IMAGE_UNKNOWN_FORM: .*is a file/)
-    expect(await refusal(text)).toMatch(/^IMAGE_ARCHIVE_INVALID:/)
+    expect(await refusal(text)).toMatch(/^IMAGE_UNKNOWN_FORM: .*is no tar/)
     expect(await refusal(join(folder, 'twice.tar'))).toMatch(/^IMAGE_ARCHIVE_INVALID: .*twice/)
     expect(await refusal(join(folder, 'hard.tar'))).toMatch(/^IMAGE_ARCHIVE_INVALID: .*hardlink/)
     expect(await refusal(join(folder, 'loop.tar'))).toMatch(/^IMAGE_UNKNOWN_FORM:/)
