@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeFiles } from '../../base/durable.ts'
+import type { ByteSource } from '../../base/source.ts'
 import { bootstateImage, openBootState } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { checkSystem } from '../../bundle/system.ts'
@@ -30,6 +31,8 @@ export interface DevicePlan {
   readonly slotBytes?: number
   readonly channel?: string
   readonly apply?: 'manual' | 'install'
+  /** What stands between a door and the agent. */
+  readonly tamper?: (source: ByteSource) => ByteSource
 }
 
 export class Device {
@@ -37,15 +40,24 @@ export class Device {
   readonly ports: Ports
   core: Core
   readonly said: string[]
+  /** Programs that the agent started. */
+  readonly ran: string[][]
   /** What the clock shows; may be set. */
   readonly clock: { wall: Date; synchronised: boolean }
   readonly #slotBytes: number
 
-  private constructor(root: string, ports: Ports, core: Core, made: Pick<Device, 'said' | 'clock'>, slotBytes: number) {
+  private constructor(
+    root: string,
+    ports: Ports,
+    core: Core,
+    made: Pick<Device, 'said' | 'ran' | 'clock'>,
+    slotBytes: number,
+  ) {
     this.root = root
     this.ports = ports
     this.core = core
     this.said = made.said
+    this.ran = made.ran
     this.clock = made.clock
     this.#slotBytes = slotBytes
   }
@@ -70,6 +82,9 @@ export class Device {
     if ('problems' in checked) throw new Error(checked.problems.join())
     const clock = { wall: new Date(plan.wall ?? '2026-11-21T12:00:00Z'), synchronised: plan.synchronised ?? true }
     const said: string[] = []
+    const ran: string[][] = []
+    const engine = makeEngine(at('data/bistable'), nodeFiles, places)
+    const tamper = plan.tamper ?? ((source: ByteSource) => source)
     const ports: Ports = {
       files: nodeFiles,
       data: at('data/bistable'),
@@ -80,9 +95,12 @@ export class Device {
         synchronised: async () => clock.synchronised,
       },
       boot: makeBoot(places),
-      engine: makeEngine(at('data/bistable'), nodeFiles, places),
+      engine: { ...engine, open: async (...from) => tamper(await engine.open(...from)) },
       processes: {
-        run: async () => ({ exit: 0, timedOut: false, said: '' }),
+        run: async (command) => {
+          ran.push([...command])
+          return { exit: 0, timedOut: false, said: '' }
+        },
         glob: async () => [],
       },
       config: checked.system,
@@ -98,7 +116,7 @@ export class Device {
     }
     const core = await Core.open(ports)
     await core.reconcile()
-    return new Device(root, ports, core, { said, clock }, slotBytes)
+    return new Device(root, ports, core, { said, ran, clock }, slotBytes)
   }
 
   /** The agent is killed and starts again: all it knows comes from the disk. */
