@@ -48,6 +48,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   const scratch = await mkdtemp(join(tmpdir(), 'bistable-qemu-'))
   const vars = join(scratch, 'vars.fd')
   const control = join(scratch, 'qmp')
+  const wire = join(scratch, 'console')
   await copyFile(firmware.vars, vars)
   const network =
     options.httpPort === undefined
@@ -69,7 +70,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...['-device', 'virtio-rng-pci'],
     ...['-device', 'pcie-root-port,id=socket,chassis=1'],
     ...network,
-    ...['-chardev', 'pty,id=console', '-serial', 'chardev:console'],
+    ...['-chardev', `socket,id=console,path=${wire},server=on,wait=off`, '-serial', 'chardev:console'],
     ...['-qmp', `unix:${control},server=on,wait=off`],
     ...(options.restore === undefined ? [] : ['-incoming', 'defer']),
     ...(options.extra ?? []),
@@ -92,8 +93,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   failed.catch(() => {})
   try {
     const qmp = await Promise.race([Qmp.connect(control, 10_000), failed])
-    const path = await Promise.race([ptyOf(qmp), failed])
-    const port = await openPort(path)
+    const port = await Promise.race([openConsole(qmp, wire, join(scratch, 'tty')), failed])
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
     // The console is open before the first instruction runs: nothing is lost.
     await qmp.send('cont')
@@ -150,11 +150,39 @@ function quotable(path: string): string {
   return path
 }
 
-async function ptyOf(qmp: Qmp): Promise<string> {
-  const chardevs = (await qmp.send('query-chardev')) as { label: string; filename: string }[]
-  const path = chardevs.find(({ label }) => label === 'console')?.filename.replace(/^pty:/, '')
-  if (path === undefined) throw new LabError('the emulator names no console pty')
-  return path
+/**
+ * A pty on the emulator's console socket. QEMU's own pty drops what is not read at once, and was once seen to go silent
+ * for good after a reset of the guest; behind a socket the guest's UART waits instead.
+ */
+async function openConsole(qmp: Qmp, wire: string, tty: string): Promise<SerialPort> {
+  const bridge = spawn('socat', [`PTY,link=${tty},rawer,wait-slave,pty-interval=0.01`, `UNIX-CONNECT:${wire}`], {
+    stdio: 'ignore',
+  })
+  const failed = new Promise<never>((_, reject) => {
+    bridge.on('error', (error) => reject(new LabError(`socat does not start: ${error.message}`)))
+    bridge.on('exit', (code) => reject(new LabError(`socat, the console's bridge, ended with ${code}`)))
+  })
+  failed.catch(() => {})
+  const port = await Promise.race([pathAppears(tty).then(() => openPort(tty)), failed])
+  port.on('close', () => bridge.kill('SIGKILL'))
+  const connected = async () => {
+    const chardevs = (await qmp.send('query-chardev')) as { label: string; filename: string }[]
+    return chardevs.some(({ label, filename }) => label === 'console' && !filename.startsWith('disconnected:'))
+  }
+  const deadline = Date.now() + 10_000
+  while (!(await connected())) {
+    if (Date.now() > deadline) throw new LabError('the console bridge does not reach the emulator')
+    await sleep(10)
+  }
+  return port
+}
+
+async function pathAppears(path: string): Promise<void> {
+  const deadline = Date.now() + 10_000
+  while (!existsSync(path)) {
+    if (Date.now() > deadline) throw new LabError(`socat made no pty at ${path}`)
+    await sleep(10)
+  }
 }
 
 function openPort(path: string): Promise<SerialPort> {
