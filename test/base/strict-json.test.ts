@@ -10,7 +10,7 @@ const parse = (text: string, limits: Partial<JsonLimits> = {}) =>
 /** The same value with ordinary objects, to compare with JSON.parse. */
 const plain = (value: unknown) => JSON.parse(JSON.stringify(value))
 
-describe('strict JSON', () => {
+describe('A23 strict JSON', () => {
   it('reads what JSON.parse reads', () => {
     const texts = [
       '0',

@@ -66,7 +66,7 @@ describe('one copy of the boot state', () => {
     )
   })
 
-  test('any single wrong byte in the words is noticed', () => {
+  test('C7 any single wrong byte in the words is noticed', () => {
     const good = encodeCopy({ generation: 12, primary: 'a', trial: 'b', left: 2, spare: false })
     for (let at = 25; at < 79; at++)
       for (const byte of [0x00, 0x0a, 0x31, 0x61, 0xff]) {

@@ -131,7 +131,7 @@ function allStates(generation: number): BootState[] {
 describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
   const plain = { starts: NO_STARTS, lost: [] }
 
-  test('every state, in either copy, beside an older copy, a torn one and garbage', () => {
+  test('C7 every state, in either copy, beside an older copy, a torn one and garbage', () => {
     const cases: Case[] = []
     for (const state of allStates(41)) {
       const good = encodeCopy(state)
@@ -175,7 +175,7 @@ describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
     compare(cases)
   })
 
-  test('broken primaries, spares and nothing readable at all', () => {
+  test('C7 broken primaries, spares and nothing readable at all', () => {
     const cases: Case[] = []
     const states = [...allStates(5).filter((s) => s.left <= 1), undefined]
     const older = encodeCopy({ ...freshState('b'), generation: 4 })

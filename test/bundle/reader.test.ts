@@ -43,7 +43,7 @@ test('a head needs no byte of the data, and few reads', async () => {
   expect(source.reads.length).toBe(1)
 })
 
-test('truncated at every 512 bytes and around, and with bytes behind the end', async () => {
+test('A24 truncated at every 512 bytes and around, and with bytes behind the end', async () => {
   const made = await makeBundle()
   const whole = made.bytes
   for (let cut = 0; cut < whole.length; cut += 512)
@@ -77,7 +77,7 @@ test('an unknown format version is named, also when it has more digits', async (
   await expect(openBundle(memorySource(ten), made)).rejects.toEqual(refusal('BUNDLE_FORMAT_UNKNOWN'))
 })
 
-test('a member that claims to be large is refused before it is read', async () => {
+test('A6 a member that claims to be large is refused before it is read', async () => {
   const made = await makeBundle()
   for (const [at, name] of [
     [1024, 'roots/1.json'],

@@ -50,7 +50,7 @@ test('no such file, a folder, a device without size, a pipe that nobody feeds', 
   await expect(fileSource(pipe)).rejects.toEqual(refusal('SOURCE_OPEN'))
 })
 
-test('offsets beyond 2^32 and sizes beyond 8^11, in a sparse file', async () => {
+test('A24 offsets beyond 2^32 and sizes beyond 8^11, in a sparse file', async () => {
   const path = join(scratch(), 'sparse')
   const size = 8 ** 11 + 1024
   writeFileSync(path, '')

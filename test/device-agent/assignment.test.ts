@@ -42,7 +42,7 @@ describe('whose an assignment is, and whether it is new', () => {
       judgeAssignment({ statement: { ...ASSIGNMENT, sequence }, digest }, known, device)
     })
 
-  it('goes by device (A18), sequence and digest (A19)', () => {
+  it('A18 A19 goes by device, sequence and digest', () => {
     expect(judge(1)).toBe('accepted')
     expect(judge(1, undefined, 'device-2')).toBe('ASSIGNMENT_OTHER_DEVICE')
     expect(codeOf(() => judgeAssignment({ statement: ASSIGNMENT, digest: SHA }, undefined, undefined))).toBe(
@@ -201,7 +201,7 @@ describe('directed mode', () => {
 })
 
 describe('the fleet role replaced as a whole (A8, A13 for the online key)', () => {
-  it('a stolen key cannot burn the sequence or the time for good', async () => {
+  it('A8 a stolen key cannot burn the sequence or the time for good', async () => {
     const world = new World({ counter: 2 })
     world.synchronised = false
     await world.publish({ counter: 2 }, { issued: '2099-01-01T00:00:00Z', expires: '2099-02-01T00:00:00Z' })
@@ -283,7 +283,7 @@ describe('going back on purpose', () => {
     if (want !== 'accepted') expect(world.core?.body.assignment).toBeUndefined()
   })
 
-  it('never onto wrong hardware or another product, whatever was assigned (A9)', async () => {
+  it('A9 never onto wrong hardware or another product, whatever was assigned', async () => {
     for (const [release, want] of [
       [{ counter: 4, hardware: 'rpi5' }, 'RELEASE_WRONG_HARDWARE'],
       [{ counter: 4, product: 'other' }, 'RELEASE_WRONG_PRODUCT'],

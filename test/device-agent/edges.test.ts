@@ -211,7 +211,7 @@ describe('the control socket', () => {
     expect(await ask(at.control, 'echo', {}, quiet, never)).toBe(NOBODY)
   })
 
-  it('is two sockets: everything for root, status for all', async () => {
+  it('C11 is two sockets: everything for root, status for all', async () => {
     const at = paths()
     const lock = await serveControl(at, async (verb) => verb)
     expect(statSync(at.control).mode & 0o777).toBe(0o600)

@@ -93,7 +93,7 @@ describe('a state record', () => {
   })
 })
 
-describe('the two records', () => {
+describe('A32 the two records', () => {
   it('survive every cut: no acknowledged floor falls, and the next save works', async () => {
     const files = new MemoryFiles()
     const acknowledged: { ops: number; floor: number }[] = [{ ops: 0, floor: 0 }]

@@ -111,7 +111,7 @@ describe('HTTP door with broken connections', () => {
     expect(web.seen).toHaveLength(7)
   })
 
-  it('does not take a byte a time for progress', async () => {
+  it('A7 slow retrieval: does not take a byte a time for progress', async () => {
     const web = await serve((request, response, count) =>
       sendFile(request, response, file, { etag: '"1"' }, count === 1 ? undefined : 1),
     )
@@ -127,7 +127,7 @@ describe('HTTP door with broken connections', () => {
     expect(await openCode('http://127.0.0.1:1/file')).toBe('TRANSPORT_LOST')
   })
 
-  it('drops a connection that is too slow, and keeps what came', async () => {
+  it('A7 slow retrieval: drops a connection that is too slow, and keeps what came', async () => {
     const web = await serve((request, response, count) => {
       if (count !== 2) return sendFile(request, response, file)
       const { from, to } = asked(request, file.length)
@@ -139,7 +139,7 @@ describe('HTTP door with broken connections', () => {
     expect(web.seen[2]?.range).toBe(`bytes=${FIRST + 1000}-${FIRST + 49_999}`)
   })
 
-  it('stops with TRANSPORT_STALLED when it never gets faster', async () => {
+  it('A7 slow retrieval: stops with TRANSPORT_STALLED when it never gets faster', async () => {
     const web = await serve((request, response, count) => {
       if (count === 1) return sendFile(request, response, file)
       const { from, to } = asked(request, file.length)
@@ -232,7 +232,7 @@ describe('HTTP door with servers that do not do ranges', () => {
 describe('HTTP door with wrong answers', () => {
   const page = Buffer.from('<!DOCTYPE html><html><body>Welcome to the hotel</body></html>')
 
-  it('knows a captive portal, by type or by content', async () => {
+  it('A17 wrong server: knows a captive portal, by type or by content', async () => {
     for (const [body, type] of [
       [page, 'text/html; charset=utf-8'],
       [page, 'application/octet-stream'],
@@ -281,7 +281,7 @@ describe('HTTP door with wrong answers', () => {
     expect(await openCode(`http://127.0.0.1:${(shell.address() as AddressInfo).port}/`)).toBe('TRANSPORT_WRONG_ANSWER')
   })
 
-  it('cuts a part that is too long, and goes on after one that is too short', async () => {
+  it('A6 endless data: cuts a part that is too long, and goes on after one that is too short', async () => {
     const web = await serve((request, response, count) => {
       if (count === 1) return sendFile(request, response, file)
       const { from, to } = asked(request, file.length)

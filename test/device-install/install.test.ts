@@ -300,7 +300,7 @@ describe('install refuses to arm', () => {
     expect(armed(on)).toBe(false)
   })
 
-  it('when the medium flips a bit, loses a write or tears it, in image or tree', async () => {
+  it('C4 when the medium flips a bit, loses a write or tears it, in image or tree', async () => {
     const tree = bundle.rootfs.length
     for (const at of [0, 1_234_567, tree - 1, tree, tree + 5000, tree + 7 * 4096 - 1]) {
       const on = bench()
@@ -333,7 +333,7 @@ describe('install refuses to arm', () => {
     expect(armed(on)).toBe(false)
   })
 
-  it('when the source gives other bytes than it was verified with', async () => {
+  it('C1 when the source gives other bytes than it was verified with', async () => {
     for (const image of ['boot', 'rootfs'] as const) {
       const on = bench()
       const target = head.offsets.data[image] + 5
@@ -350,7 +350,7 @@ describe('install refuses to arm', () => {
     }
   })
 
-  it('when the source is short, or its framing is not right', async () => {
+  it('A15 when the source is short, or its framing is not right', async () => {
     const on = bench()
     const data = head.offsets.data.rootfs
     const short = watched(source, (at, piece) => (at >= data && piece.length > 4096 ? piece.subarray(0, 10) : piece))

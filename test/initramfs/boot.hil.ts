@@ -104,7 +104,7 @@ cat /var/lib/sub/deep /var/lib/sub/new /opt/app/logs/first`),
   },
 )
 
-test.skipIf(!ready)('a slot under the security floor does not start; a torn floor stops trials only', async () => {
+test.skipIf(!ready)('C8 a slot under the security floor does not start; a torn floor stops trials only', async () => {
   // The system itself writes the file: the data partition has a journal.
   const put = async (bytes: Uint8Array): Promise<void> => {
     const testfloor = Buffer.from(bytes).toString('latin1').trimEnd().replace('\n', '_')
@@ -128,7 +128,7 @@ test.skipIf(!ready)('a slot under the security floor does not start; a torn floo
   await put(encodeFloor({ epoch: 0, counter: 1 }))
 })
 
-test.skipIf(!ready)('a flipped bit stops the slot, and its reason is found', async () => {
+test.skipIf(!ready)('C4 a flipped bit stops the slot, and its reason is found', async () => {
   // In the first block: the file system does not even mount.
   flip('b', 100)
   vm.setStarts({ a: 0, b: 1, up: 'a' })

@@ -35,7 +35,7 @@ describe('the bytes that are signed', () => {
   })
 })
 
-describe('the envelope', () => {
+describe('A21 A23 the envelope', () => {
   it('has one exact encoding', () => {
     expect(text(encodeEnvelope({ ...sample, signatures: [sig(1)] }))).toBe(
       `{"payload":"aGVsbG8=","payloadType":"text/plain","signatures":[{"sig":"${'AQEB'.repeat(21)}AQ=="}]}\n`,

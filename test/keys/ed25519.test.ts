@@ -27,7 +27,7 @@ function accepts(key: Uint8Array, message: Uint8Array, signature: Uint8Array): b
   return verifySignature(checked, message, signature)
 }
 
-describe('the signature rule against vectors of others', () => {
+describe('A22 C10 the signature rule against vectors of others', () => {
   itWith('wycheproof/ed25519_test.json')('Wycheproof: 151 of 151 as stated', () => {
     interface Group {
       publicKey: { pk: string }
@@ -113,7 +113,7 @@ describe('RFC 8032 section 7.1', () => {
   })
 })
 
-describe('odd keys and signatures', () => {
+describe('A22 odd keys and signatures', () => {
   const seed = new Uint8Array(32).fill(7)
   const message = Buffer.from('a statement')
 

@@ -316,7 +316,7 @@ describe('B10 names', () => {
     ['newline', 'a\nb'],
     ['escape', 'a\u001b[31m'],
     ['delete', 'a\u007f'],
-    ['C1 control', 'a\u009bb'],
+    ['a control of the second set', 'a\u009bb'],
     ['a part above 255 bytes', 'x'.repeat(256)],
     ['a part above 255 bytes in UTF-8', 'é'.repeat(128)],
     ['a path above 4095 bytes', Array.from({ length: 20 }, () => 'y'.repeat(220)).join('/')],

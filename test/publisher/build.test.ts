@@ -68,7 +68,10 @@ describe('build', () => {
     const tree = memoryTree(await manySpecs())
     const { build } = await buildRelease(tree, request, folder, { say: (line) => said.push(line) })
     expect(readdirSync(folder).sort()).toEqual(
-      ['boot.data', 'boot.idx', 'boot.img', 'inventory.zst', 'rootfs.idx', 'rootfs.img', 'statement.json'].sort(),
+      [
+        ...['boot.data', 'boot.idx', 'boot.img', 'inventory.zst', 'provenance.zst'],
+        ...['rootfs.idx', 'rootfs.img', 'sbom.zst', 'statement.json'],
+      ].sort(),
     )
     const { statement } = build
     expect(statement.issued).toBe(new Date(TIME * 1000).toISOString().replace('.000Z', 'Z'))
@@ -103,7 +106,7 @@ describe('build', () => {
     run('fsck.fat', '-n', boot)
   })
 
-  it('gives the same bytes in another folder, time zone, umask and with another number of threads', async () => {
+  it('B13 gives the same bytes in another folder, time zone, umask and with another number of threads', async () => {
     const before = { tz: process.env['TZ'], cwd: process.cwd(), umask: process.umask(0o077) }
     const folder = join(work, 'elsewhere', 'second')
     mkdirSync(join(work, 'elsewhere'))
