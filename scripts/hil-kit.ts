@@ -74,12 +74,12 @@ async function inputDigest(): Promise<string> {
 async function signer(folder: string, product: string, passphrase: string) {
   const keys = join(folder, `keys-${product}`)
   await bistable(['keys', 'init', keys, '--product', product, '--passphrase-file', passphrase])
-  const system = join(folder, `${product}.json`)
-  await writeFile(system, `${JSON.stringify({ ...SYSTEM, product }, null, 2)}\n`)
   const rootStatement = join(keys, 'root.json')
   return {
     rootStatement,
-    bundle: async (image: string, name: string, counter: number) => {
+    bundle: async (image: string, name: string, counter: number, hardware: readonly string[] = SYSTEM.hardware) => {
+      const system = join(folder, `${name}.json`)
+      await writeFile(system, `${JSON.stringify({ ...SYSTEM, product, hardware }, null, 2)}\n`)
       const build = join(folder, `${name}.build`)
       const output = join(folder, `${name}.bundle`)
       const number = ['--version', `${counter}.0`, '--counter', String(counter)]
@@ -88,6 +88,7 @@ async function signer(folder: string, product: string, passphrase: string) {
       await bistable(['sign', build, '--key', join(keys, 'release-1.key'), '--passphrase-file', passphrase])
       await bistable(['pack', build, '--roots', join(keys, 'roots'), '--output', output])
       await rm(build, { recursive: true })
+      await rm(system)
       console.log(`hil kit: bundle ${name}, release 1.${counter}`)
     },
   }
@@ -127,6 +128,7 @@ async function make(folder: string): Promise<void> {
         own.bundle(image(spec), name, counter),
   )
   jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+  jobs.push(() => own.bundle(image(good), 'board', 9, ['another-board']))
   // Two at a time: a build is partly one thread.
   const workers = [0, 1].map(async () => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
@@ -139,7 +141,7 @@ async function make(folder: string): Promise<void> {
   await rm(work, { recursive: true })
   const bundles = Object.fromEntries([
     ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
-    ['foreign', { file: 'foreign.bundle', release: '1.9' }],
+    ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
   ])
   await writeFile(
     join(folder, 'kit.json'),

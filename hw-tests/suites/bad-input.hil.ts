@@ -1,0 +1,106 @@
+import { appendFile, copyFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { partitionDigest } from '../harness/disk.ts'
+import type { Dut } from '../harness/dut.ts'
+import { expect, hil } from '../harness/hil.ts'
+import type { Kit } from '../harness/kit.ts'
+import type { Offer } from '../harness/server.ts'
+
+const PORTAL = Buffer.from('<!doctype html><title>Welcome to our guest network</title>Please sign in.')
+
+/** What no bad input may change: what would boot, and every byte of the other slot and of the boot state. */
+async function facts(dut: Dut): Promise<unknown> {
+  const { running, slots, boot, installFloor, securityFloor, rootVersion, blocked } = await dut.status()
+  expect(await dut.run('sync')).toMatchObject({ code: 0 })
+  const digests = []
+  for (const name of ['bootstate', 'boot-b', 'rootfs-b']) digests.push(await partitionDigest(dut.disk, name))
+  return { running, slots, boot, installFloor, securityFloor, rootVersion, blocked, digests }
+}
+
+interface Case {
+  readonly what: string
+  readonly code: string
+  offer(kit: Kit, folder: string): Promise<Offer> | Offer
+}
+
+const CASES: readonly Case[] = [
+  {
+    what: 'a bundle of another product',
+    code: 'SIGNATURE_THRESHOLD',
+    offer: (kit) => ({ from: kit.bundle('foreign').path }),
+  },
+  {
+    what: 'a bundle for other hardware',
+    code: 'RELEASE_WRONG_HARDWARE',
+    offer: (kit) => ({ from: kit.bundle('board').path }),
+  },
+  {
+    what: 'an older release',
+    code: 'RELEASE_BELOW_FLOOR',
+    offer: (kit) => ({ from: kit.bundle('old').path }),
+  },
+  {
+    what: 'a bundle that was cut short',
+    code: 'BUNDLE_TRUNCATED',
+    offer: (kit) => ({ from: kit.bundle('next').path, length: 40_000_000 }),
+  },
+  {
+    what: 'a bundle with bytes behind its end',
+    code: 'BUNDLE_TRAILING_BYTES',
+    offer: async (kit, folder) => {
+      const file = join(folder, 'longer.bundle')
+      await copyFile(kit.bundle('next').path, file)
+      await appendFile(file, Buffer.alloc(512))
+      return { from: file }
+    },
+  },
+  {
+    what: 'a web page that says so',
+    code: 'TRANSPORT_WRONG_ANSWER',
+    offer: () => ({ from: PORTAL, type: 'text/html' }),
+  },
+  {
+    what: 'a web page that says it is a bundle',
+    code: 'TRANSPORT_WRONG_ANSWER',
+    offer: () => ({ from: PORTAL }),
+  },
+]
+
+hil.describe('bad input', () => {
+  hil.override('begin', 'shared')
+
+  for (const { what, code, offer } of CASES)
+    hil(`${what} is refused as ${code}; slot and boot state stay as they are`, async ({ dut, kit, bench, server }) => {
+      const before = await facts(dut)
+      const answer = await dut.bistable(`install ${server.offer(`/${code}`, await offer(kit, bench.folder))}`)
+      expect(answer.body).toMatchObject({ ok: false, error: { code, next: expect.stringMatching(/\w/) } })
+      expect(answer.code).toBeGreaterThan(0)
+      expect(await facts(dut)).toEqual(before)
+      expect(await dut.status()).toMatchObject({ state: 'idle', lastFailure: { code } })
+    })
+
+  hil('a file that is not there is refused as TRANSPORT_MISSING', async ({ dut, server }) => {
+    const before = await facts(dut)
+    const address = server.offer('/x', { from: PORTAL }).replace(/x$/, 'nothing-here')
+    expect(await dut.bistable(`install ${address}`)).toMatchObject({ error: 'TRANSPORT_MISSING' })
+    expect(await facts(dut)).toEqual(before)
+  })
+
+  hil(
+    'a server that goes away in the middle and comes back: the install goes on where it was',
+    async ({ dut, kit, server }) => {
+      const { path, release } = kit.bundle('next')
+      const goneAfter = 150_000
+      const address = server.offer('/gone', { from: path, goneAfter })
+      const installed = dut.bistable(`install ${address}`)
+      const signal = dut.signal
+      while (!server.gone('/gone') && signal?.aborted === false) await sleep(100)
+      expect(server.served('/gone')).toBe(goneAfter)
+      server.heal('/gone')
+      expect(await installed).toMatchObject({ code: 0, body: { ok: true } })
+      expect(await dut.status()).toMatchObject({ state: 'armed', slots: { b: { role: 'trial', release } } })
+      expect(await dut.bistable('verify b')).toMatchObject({ code: 0 })
+    },
+  )
+})
