@@ -50,7 +50,7 @@ export interface Choice {
   readonly contents?: ReadonlyMap<Inode, Inode>
 }
 
-/** A disk after a cut. */
+/** A disk after a cut. What its functions give is right until the next one is asked for. */
 export interface CutDisk {
   readonly what: string
   readonly told: Told
