@@ -1,5 +1,7 @@
 import { availableParallelism } from 'node:os'
-import { runTool } from './tools.ts'
+import { isBistableError } from '../base/errors.ts'
+import { publisherErrors } from './errors.ts'
+import { runTool, type ToolName } from './tools.ts'
 
 /** Builds the SquashFS image from a clean tar stream. */
 
@@ -22,13 +24,16 @@ export interface SquashfsOptions {
 
 /** What mksquashfs may use for its queues and caches: the build as a whole stays within 512 MiB. */
 const BUILDER_MEMORY = '160M'
+/** The first version in which -root-uid and -root-gid hold for a tar too. */
+const HEEDS_ROOT_UID = 4.6
 
 /**
  * Writes the image to the new file `output`.
  *
  * `mksquashfs -tar` and not sqfstar: the same program, but sqfstar 4.5.1 cannot read a compression level. In this mode
- * 4.5.1 gives the root directory uid 0, the time now and no xattrs, whatever tar and options say; SOURCE_DATE_EPOCH caps
- * that time.
+ * 4.5.1 gives the root directory the user and group that run it, the time now and no xattrs, whatever tar and options
+ * say. SOURCE_DATE_EPOCH caps that time; in a user namespace an ordinary user's number is 0, as root's is. Versions that
+ * heed -root-uid need none.
  * @throws TOOL_MISSING, TOOL_FAILED, or what the tar stream throws
  */
 export async function makeSquashfs(
@@ -37,12 +42,32 @@ export async function makeSquashfs(
   options: SquashfsOptions,
 ): Promise<void> {
   const { blockSize, level, processors = availableParallelism(), rootMode, time, signal } = options
+  const [tool, ...before] = await asUserZero()
   await runTool(
-    'mksquashfs',
+    tool,
     // biome-ignore format: option and value stand together
-    ['-', output, '-tar', '-comp', 'zstd', '-Xcompression-level', String(level), '-b', String(blockSize),
+    [...before, '-', output, '-tar', '-comp', 'zstd', '-Xcompression-level', String(level), '-b', String(blockSize),
      '-reproducible', '-processors', String(processors), '-mem', BUILDER_MEMORY, '-root-mode', rootMode.toString(8),
-     '-exit-on-error', '-no-progress', '-quiet'],
+     '-root-uid', '0', '-root-gid', '0', '-exit-on-error', '-no-progress', '-quiet'],
     { input: tar, env: { SOURCE_DATE_EPOCH: String(time) }, ...(signal === undefined ? {} : { signal }) },
   )
+}
+
+/** The builder's command, with what makes its user number 0 in front where that is needed. @throws TOOL_FAILED */
+async function asUserZero(): Promise<readonly [ToolName, ...string[]]> {
+  const user = process.getuid?.() ?? 0
+  if (user === 0) return ['mksquashfs']
+  const { out } = await runTool('mksquashfs', ['-version'])
+  const version = /version ([0-9.]+)/.exec(out)?.[1] ?? 'unknown'
+  if (Number.parseFloat(version) >= HEEDS_ROOT_UID) return ['mksquashfs']
+  try {
+    await runTool('unshare', ['--map-root-user', 'true'])
+    return ['unshare', '--map-root-user', 'mksquashfs']
+  } catch (cause) {
+    if (!isBistableError(cause)) throw cause
+    throw publisherErrors.TOOL_FAILED(
+      `mksquashfs ${version} would make user ${user} the owner of the root directory, and there is no user namespace to run it in: ${cause.message}`,
+      { cause, next: 'Run the build as root, allow user namespaces, or install squashfs-tools 4.6 or newer.' },
+    )
+  }
 }

@@ -17,6 +17,7 @@ const PACKAGES = {
   sgdisk: 'gdisk',
   mke2fs: 'e2fsprogs',
   debugfs: 'e2fsprogs',
+  unshare: 'util-linux',
 } as const
 
 export type ToolName = keyof typeof PACKAGES

@@ -1,12 +1,12 @@
 // Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the
-// native zstd addon beside it.
+// native zstd addon beside it. usage: node scripts/build.mjs [FOLDER]
 import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
 import { build } from 'esbuild'
 
 const root = resolve(import.meta.dirname, '..')
-const dist = join(root, 'dist')
+const dist = resolve(root, process.argv[2] ?? 'dist')
 const require = createRequire(import.meta.url)
 const addonLoader = require.resolve('zstd-napi/binding.js')
 const addon = join(dirname(addonLoader), 'build', 'Release', 'binding.node')
