@@ -1,5 +1,5 @@
 import { humanBytes } from '../base/bytes.ts'
-import { cliErrors, type Invocation, requiredOption, type Verb } from '../base/cli.ts'
+import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../base/cli.ts'
 import { printable } from '../base/printable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { decodeEnvelope } from '../keys/dsse.ts'
@@ -10,16 +10,22 @@ import { bundleErrors } from './errors.ts'
 import { formatNumber } from './fields.ts'
 import { fileSource } from './file-source.ts'
 import { MAX_ENVELOPE_MEMBER } from './layout.ts'
-import { inspectBundle } from './reader.ts'
+import { inspectBundle, openBundle } from './reader.ts'
 import { unknownReleaseFields } from './release.ts'
-import type { BundleHead, ChunkIndex } from './types.ts'
-import { verifyBundle } from './verify.ts'
+import { ATTACHMENT_NAMES, type BundleHead, type ChunkIndex } from './types.ts'
+import { readAttachment, verifyBundle } from './verify.ts'
 
 export const bundleVerbs: readonly Verb[] = [
   {
     name: 'inspect',
-    usage: 'inspect FILE',
-    summary: 'Show what a bundle says. Its signatures are not compared with any key of yours.',
+    usage: 'inspect FILE [--sbom|--provenance|--inventory] [--root root.json]',
+    summary: 'Show what a bundle says, or print one of its attachments. Without --root no key of yours is asked.',
+    options: {
+      sbom: { type: 'boolean', help: 'print the bill of materials (CycloneDX JSON)' },
+      provenance: { type: 'boolean', help: 'print the provenance (in-toto, SLSA)' },
+      inventory: { type: 'boolean', help: 'print the inventory, one JSON object a line' },
+      root: { type: 'string', value: 'FILE', help: 'a root statement you trust: refuse what it does not vouch for' },
+    },
     run: inspect,
   },
   {
@@ -32,13 +38,36 @@ export const bundleVerbs: readonly Verb[] = [
 ]
 
 async function inspect(call: Invocation): Promise<number> {
+  const [attachment, ...more] = ATTACHMENT_NAMES.filter((name) => call.options[name] === true)
+  if (more.length > 0) throw cliErrors.USAGE(`--${attachment} and --${more[0]} exclude one another`)
   return await withFile(onlyFile(call), async (source) => {
     const { head, signedBy } = await inspectBundle(source, { signal: call.signal })
+    const root = stringOption(call, 'root')
+    const authenticated = root !== undefined
+    if (authenticated)
+      await openBundle(source, { trusted: trustAnchor(await readSmall(root)) }, { signal: call.signal })
+    if (attachment !== undefined) {
+      await printLines(readAttachment(source, head, attachment, { signal: call.signal }), call.terminal.out)
+      return 0
+    }
     const facts = factsOf(head, signedBy)
-    if (call.json) call.terminal.out(JSON.stringify({ ok: true, authenticated: false, ...facts }))
-    else for (const line of overview(facts)) call.terminal.out(printable(line))
+    if (call.json) call.terminal.out(JSON.stringify({ ok: true, authenticated, ...facts }))
+    else for (const line of overview(facts, authenticated)) call.terminal.out(printable(line))
     return 0
   })
+}
+
+/** Line by line: an attachment may be larger than what should stand in memory as one text. */
+async function printLines(pieces: AsyncIterable<Uint8Array>, out: (line: string) => void): Promise<void> {
+  const decoder = new TextDecoder()
+  let rest = ''
+  for await (const piece of pieces) {
+    const lines = (rest + decoder.decode(piece, { stream: true })).split('\n')
+    rest = lines.pop() ?? ''
+    for (const line of lines) out(line)
+  }
+  rest += decoder.decode()
+  if (rest !== '') out(rest)
 }
 
 async function verify(call: Invocation): Promise<number> {
@@ -109,7 +138,7 @@ function countChunks(index: ChunkIndex): { readonly raw: number; readonly zstd: 
   return { raw, zstd: index.chunks.length - raw }
 }
 
-function overview(facts: ReturnType<typeof factsOf>): string[] {
+function overview(facts: ReturnType<typeof factsOf>, authenticated: boolean): string[] {
   const { images, attachments, roots, signatures } = facts
   return [
     `product      ${facts.product}`,
@@ -131,7 +160,9 @@ function overview(facts: ReturnType<typeof factsOf>): string[] {
     `threshold    ${signatures.threshold} of the release keys`,
     ...(facts.assignment === null ? [] : [assignmentLine(facts.assignment)]),
     ...facts.ignored.map((path) => `ignored      unknown field ${JSON.stringify(path)}`),
-    "NOT AUTHENTICATED: the keys are the bundle's own. Use verify --root for more than a look.",
+    authenticated
+      ? 'The root statement given vouches for this. The images were not read: use verify for them.'
+      : "NOT AUTHENTICATED: the keys are the bundle's own. Use verify --root for more than a look.",
   ]
 }
 

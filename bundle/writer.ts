@@ -95,8 +95,8 @@ export async function writeBundle(
   }
 }
 
-/** The parts must be those of the statement, in its order, byte for byte. */
-function checkParts(statement: ReleaseStatement, parts: ReleaseParts): void {
+/** The parts must be those of the statement, in its order, byte for byte. @throws BUNDLE_PARTS, BUNDLE_INDEX_INVALID */
+export function checkParts(statement: ReleaseStatement, parts: ReleaseParts): void {
   const wanted = [...statement.images, ...statement.attachments].map(({ name }) => name).join(', ')
   const found = [...parts.images, ...parts.attachments].map(({ name }) => name).join(', ')
   if (wanted !== found) throw bundleErrors.BUNDLE_PARTS(`the parts are ${found}; the statement lists ${wanted}`)

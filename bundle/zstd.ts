@@ -9,6 +9,9 @@ import { bundleErrors } from './errors.ts'
 
 const PIECE = 128 * 1024
 
+/** Of the library inside: other versions may make other bytes. */
+export const zstdVersion: string = binding.versionString()
+
 /** One frame with its content size in the header, no checksum. Same bytes for the same input, level and library. */
 export function compress(bytes: Uint8Array, level: number): Uint8Array {
   const out = Buffer.allocUnsafe(binding.compressBound(bytes.length))

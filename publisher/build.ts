@@ -2,14 +2,14 @@ import { createWriteStream } from 'node:fs'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { MiB, type Sha256 } from '../base/bytes.ts'
+import { MiB } from '../base/bytes.ts'
 import { systemCode } from '../base/errors.ts'
 import { type Build, buildImagePath, finishBuild } from '../bundle/build.ts'
 import { buildInventory, encodeInventory } from '../bundle/inventory.ts'
+import { listPackages, type PackageList } from '../bundle/packages.ts'
 import { MAX_ATTACHMENT_UNPACKED } from '../bundle/release.ts'
-import { openSquashfs } from '../bundle/squashfs/image.ts'
+import { openSquashfs, type Squashfs } from '../bundle/squashfs/image.ts'
 import { openImageFile } from '../bundle/squashfs/reader.ts'
-import { createTreeHasher } from '../bundle/tree.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
 import { buildInitramfs, INITRAMFS_NEEDS, type InitramfsSource } from '../initramfs/build.ts'
 import { type AgentParts, agentFiles } from './agent-overlay.ts'
@@ -18,6 +18,16 @@ import { comparing } from './compare.ts'
 import { type AddedFile, deriveTree } from './derive.ts'
 import { publisherErrors } from './errors.ts'
 import { type LintResult, lintTree, requireFit } from './lint/lint.ts'
+import { toolVersions } from './package.ts'
+import {
+  type BuilderFacts,
+  type BuildSource,
+  type BuiltImage,
+  digestImage,
+  makeProvenance,
+  UNNAMED_BUILDER,
+} from './provenance.ts'
+import { type Distribution, makeSbom, parseOsRelease } from './sbom.ts'
 import { makeSquashfs } from './squashfs.ts'
 import { cleanTar } from './tar/clean.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
@@ -37,6 +47,10 @@ export interface BuildRequest {
   readonly level: number
   /** Seconds since 1970: the time of everything added, and the statement's issue time. The newest file's unless told. */
   readonly time?: number
+  /** What the tree was merged from, for the provenance. */
+  readonly source?: BuildSource
+  /** Who builds, for the provenance. */
+  readonly builder?: BuilderFacts
   /** Threads of the SquashFS builder; the result does not depend on it. */
   readonly processors?: number
 }
@@ -62,7 +76,8 @@ export async function buildRelease(
     throw publisherErrors.IMAGE_FROM_FUTURE(
       `the newest file is of ${isoSeconds(time)}, later than this machine's clock`,
     )
-  const tree = deriveTree(merged, { add: await agentFiles(merged, request.parts, time), time })
+  const added = await agentFiles(merged, request.parts, time)
+  const tree = deriveTree(merged, { add: added, time })
   const lint = await lintTree(tree, INITRAMFS_NEEDS)
   const fit = requireFit(lint)
   try {
@@ -96,21 +111,48 @@ export async function buildRelease(
     const cfg = bootCfg({ number, securityFloor, root: rootfs.root, length: rootfs.length, kernelArgs })
     await makeBootImage({ kernel, initrd, cfg }, buildImagePath(folder, 'boot'), { time, workDir: work, ...signal })
 
-    edge.say('chunks and statement')
+    edge.say('bill of materials, provenance, chunks and statement')
+    const { product, hardware } = fit.system
+    const tools = await toolVersions()
+    const issued = isoSeconds(time)
+    const sbom = makeSbom(rootfs.packages, {
+      product,
+      hardware,
+      version: request.version,
+      number,
+      rootfsRoot: rootfs.root,
+      issued,
+      toolVersion: tools['bistable'] ?? 'unknown',
+      distribution: rootfs.distribution,
+    })
+    const provenance = makeProvenance({
+      images: [await digestImage('boot', buildImagePath(folder, 'boot')), rootfs],
+      source: request.source,
+      added: added.flatMap(({ path, node }) =>
+        node.type === 'file' ? [{ path: `/${path}`, sha256: node.content }] : [],
+      ),
+      parameters: parametersOf(request),
+      builder: request.builder ?? { id: UNNAMED_BUILDER },
+      tools,
+    })
     const build = await finishBuild(
       folder,
       {
         release: {
-          product: fit.system.product,
-          hardware: fit.system.hardware,
+          product,
+          hardware,
           number,
           version: request.version,
           securityFloor,
           rootVersion: request.rootVersion ?? fit.root.version,
-          issued: isoSeconds(time),
+          issued,
         },
         boundaries: { rootfs: rootfs.boundaries },
-        attachments: { inventory: rootfs.inventory },
+        attachments: {
+          inventory: rootfs.inventory,
+          sbom: Buffer.from(sbom),
+          provenance: Buffer.from(provenance),
+        },
       },
       signal,
     )
@@ -122,9 +164,22 @@ export async function buildRelease(
   }
 }
 
-interface Rootfs {
-  readonly root: Sha256
-  readonly length: number
+/** What whoever ran the build chose, and nothing of the machine. */
+function parametersOf(request: BuildRequest): Readonly<Record<string, unknown>> {
+  const { version, number, securityFloor, rootVersion, blockSize, level, time } = request
+  return {
+    version,
+    number,
+    securityFloor,
+    ...(rootVersion === undefined ? {} : { rootVersion }),
+    squashfs: { blockSize, level },
+    ...(time === undefined ? {} : { sourceDateEpoch: time }),
+  }
+}
+
+interface Rootfs extends BuiltImage {
+  readonly packages: PackageList
+  readonly distribution: Distribution | undefined
   readonly boundaries: readonly number[]
   readonly inventory: Uint8Array
 }
@@ -161,12 +216,25 @@ async function buildRootfs(
     const image = await openSquashfs(file, file.size)
     const inventory = await collect(encodeInventory(buildInventory(comparing(content, image))))
     const boundaries = await image.contentBoundaries()
-    const hasher = createTreeHasher({ onPage: () => undefined })
-    for (let at = 0; at < file.size; at += MiB) hasher.update(await file.read(at, Math.min(MiB, file.size - at)))
-    return { root: hasher.finish().root, length: file.size, boundaries, inventory }
+    const packages = await listPackages(image)
+    const distribution = await distributionOf(image)
+    return { ...(await digestImage('rootfs', output)), boundaries, inventory, packages, distribution }
   } finally {
     await file.close()
   }
+}
+
+const MAX_OS_RELEASE = 64 * 1024
+
+async function distributionOf(image: Squashfs): Promise<Distribution | undefined> {
+  for (const path of ['usr/lib/os-release', 'etc/os-release']) {
+    const entry = await image.lookup(path)
+    if (entry?.type !== 'file' || entry.size > MAX_OS_RELEASE) continue
+    const pieces: Uint8Array[] = []
+    for await (const piece of image.read(entry)) pieces.push(piece)
+    return parseOsRelease(Buffer.concat(pieces).toString('utf8'))
+  }
+  return undefined
 }
 
 async function collect(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {

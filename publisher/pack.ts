@@ -4,15 +4,16 @@ import { openBuild } from '../bundle/build.ts'
 import { bundleErrors } from '../bundle/errors.ts'
 import { fileSource } from '../bundle/file-source.ts'
 import type { BundleHead } from '../bundle/types.ts'
-import { verifyBundle } from '../bundle/verify.ts'
-import { writeBundle } from '../bundle/writer.ts'
+import { unpackAttachment, verifyBundle } from '../bundle/verify.ts'
+import { checkParts, writeBundle } from '../bundle/writer.ts'
 import { MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import { walkRoots } from '../keys/root.ts'
+import { checkProvenance } from './provenance.ts'
 
 /**
  * Puts a build folder, its signed envelope (release.json) and a root chain into a bundle, then reads the whole bundle
  * back as a device would.
- * @throws BUILD_FOLDER, the errors of `writeBundle` and `verifyBundle`
+ * @throws BUILD_FOLDER, PROVENANCE_DIFFERS, the errors of `writeBundle` and `verifyBundle`
  */
 export async function packBundle(
   folder: string,
@@ -25,7 +26,12 @@ export async function packBundle(
     throw bundleErrors.BUILD_FOLDER(`${folder} has no release.json: it is not signed yet`, {
       next: "Sign it with 'bistable sign'.",
     })
-  const { parts } = await openBuild(folder)
+  const { parts, statement } = await openBuild(folder)
+  checkParts(statement, parts)
+  await checkProvenance(statement, (entry) => {
+    const part = parts.attachments.find(({ name }) => name === entry.name)
+    return unpackAttachment(entry, part?.stored ?? new Uint8Array())
+  })
   const { assignment } = options
   await writeBundle({ ...parts, roots, envelope, ...(assignment === undefined ? {} : { assignment }) }, output, options)
   const source = await fileSource(output)

@@ -14,12 +14,13 @@ import {
 } from '../bundle/freshness.ts'
 import { inspectBundle } from '../bundle/reader.ts'
 import type { BundleHead } from '../bundle/types.ts'
-import { verifyBundle } from '../bundle/verify.ts'
+import { readAttachment, verifyBundle } from '../bundle/verify.ts'
 import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import { signStatement } from '../keys/statement.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
 import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
+import { checkProvenance } from './provenance.ts'
 import { publishRoots } from './roots.ts'
 
 /** Publishing: bundles are copied first, the channel file that points to one of them is written last. */
@@ -190,7 +191,9 @@ async function verifyCopy(
   const source = await fileSource(path)
   try {
     const trust = trusted ?? (await inspectBundle(source, options)).head.trusted
-    return await verifyBundle(source, { trusted: trust }, options)
+    const head = await verifyBundle(source, { trusted: trust }, options)
+    await checkProvenance(head.statement, ({ name }) => readAttachment(source, head, name, options))
+    return head
   } finally {
     await source.close()
   }

@@ -4,6 +4,7 @@ import { publisherErrors } from '../errors.ts'
 import type { MergedTree } from '../tree.ts'
 import { lintRoot, lintSystem } from './declaration.ts'
 import { isFile, type Kernel, lintKernel } from './kernel.ts'
+import { lintPackages } from './packages.ts'
 import { type Problem, problemLine, type Report } from './report.ts'
 import { lintPasswd } from './users.ts'
 
@@ -38,6 +39,7 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   lintPrograms(tree, needs, report)
   lintFolders(tree, system, report)
   lintVar(tree, report)
+  lintPackages(tree, report)
   const passwd = tree.resolve('etc/passwd')
   if (!isFile(passwd) || passwd.node.size > PASSWD_MAX)
     report('error', 'users-missing', '/etc/passwd', 'missing, or too large')

@@ -1,4 +1,6 @@
 import { createHash } from 'node:crypto'
+import type { Sha256 } from '../../base/bytes.ts'
+import type { BuildSource } from '../provenance.ts'
 import type { MergedTree, TreeNode } from '../tree.ts'
 import { applyLayer } from './apply.ts'
 import type { Finding } from './attributes.ts'
@@ -28,6 +30,8 @@ export interface MergeOptions {
 
 /** A merged tree that holds a content store open. */
 export interface StoredTree extends MergedTree {
+  /** What was read, by digest. */
+  readonly source: BuildSource
   /** Removes the content store; contents cannot be read afterwards. */
   close(): void
 }
@@ -42,6 +46,7 @@ export async function mergeImage(input: ImageInput, workDir: string, options: Me
   const clampTime = options.clampTime ?? input.config.created
   const findings: Finding[] = []
   const root = new Item('dir')
+  const layers: BuildSource['layers'][number][] = []
   const context: LayerContext = {
     budget: new Budget(options.limits ?? DEFAULT_LIMITS),
     store,
@@ -50,8 +55,11 @@ export async function mergeImage(input: ImageInput, workDir: string, options: Me
   }
   const made: TreeNode = { type: 'dir', mode: 0o755, uid: 0, gid: 0, mtime: clampTime ?? 0, xattrs: new Map() }
   try {
-    for (const layer of input.layers)
-      applyLayer(root, await readChecked(layer, context, options.signal), made, findings)
+    for (const one of input.layers) {
+      const { layer, digest, diffId } = await readChecked(one, context, options.signal)
+      applyLayer(root, layer, made, findings)
+      layers.push({ digest, diffId })
+    }
     root.node ??= made
     if (context.policy.devices === 'drop-dev') dropDevices(root, findings)
   } catch (error) {
@@ -62,11 +70,21 @@ export async function mergeImage(input: ImageInput, workDir: string, options: Me
   const sealed = await store.seal()
   const config = { architecture: input.config.architecture, labels: input.config.labels }
   const tree = makeTree(entries, sealed, config, [...stillTrue(findings, entries), ...findIn(entries)])
-  return { ...tree, close: () => sealed.close() }
+  const source: BuildSource = {
+    layers,
+    ...(input.digest === undefined ? {} : { image: input.digest }),
+    // A path says where it lay on this machine, which is nobody's business and differs from one to the next.
+    ...(input.reference.startsWith('docker://') ? { reference: input.reference } : {}),
+  }
+  return { ...tree, source, close: () => sealed.close() }
 }
 
 /** Reads one layer; its blob and its unpacked stream must be what the image says, whatever else is wrong with it. */
-async function readChecked(layer: LayerInput, context: LayerContext, signal: AbortSignal | undefined): Promise<Layer> {
+async function readChecked(
+  layer: LayerInput,
+  context: LayerContext,
+  signal: AbortSignal | undefined,
+): Promise<{ readonly layer: Layer; readonly digest: Sha256; readonly diffId: Sha256 }> {
   const blob = new CheckedRange(layer.blob, { digest: layer.digest, size: layer.size }, signal)
   const unpackedHash = layer.compression === 'none' ? undefined : createHash('sha256')
   const unpacked = decompress(blob.pieces(), layer.compression, layer.blob.size)
@@ -81,12 +99,12 @@ async function readChecked(layer: LayerInput, context: LayerContext, signal: Abo
     throw error
   }
   const stored = await blob.finish()
-  const diffId = unpackedHash?.digest('hex') ?? stored
+  const diffId = (unpackedHash?.digest('hex') as Sha256 | undefined) ?? stored
   if (layer.diffId !== undefined && layer.diffId !== diffId)
     throw ociErrors.IMAGE_DIGEST_MISMATCH(
       `${layer.name} unpacks to the SHA-256 ${diffId}, its diff_id is ${layer.diffId}`,
     )
-  return tree
+  return { layer: tree, digest: stored, diffId }
 }
 
 async function* hashed(

@@ -13,6 +13,8 @@ import { problemLine } from '../lint/report.ts'
 import { ociErrors } from '../oci/errors.ts'
 import { mergeImage, type StoredTree } from '../oci/merge.ts'
 import { openImage } from '../oci/open.ts'
+import { packageRoot } from '../package.ts'
+import { type BuilderFacts, UNNAMED_BUILDER } from '../provenance.ts'
 import { numberOption, onePositional, releaseOption, sizeOption } from './options.ts'
 
 /** The verbs that read an image: lint and build. */
@@ -62,6 +64,8 @@ export const buildVerb: Verb = {
     level: { type: 'string', value: 'N', help: 'zstd level of the root file system, 1 to 22 (15)' },
     block: { type: 'string', value: 'SIZE', help: 'SquashFS block size, 4K to 1M (128K)' },
     processors: { type: 'string', value: 'N', help: 'compression threads (all)' },
+    'builder-id': { type: 'string', value: 'URI', help: 'who builds, for the provenance' },
+    invocation: { type: 'string', value: 'ID', help: "the pipeline's name of this run, for the provenance" },
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
@@ -78,10 +82,12 @@ export const buildVerb: Verb = {
       ...(time === undefined ? {} : { time }),
       ...(processors === undefined ? {} : { processors }),
       ...(rootVersion === undefined ? {} : { rootVersion }),
+      builder: builderOf(call),
     }
     return await withTree(call, dirname(output), time, async (tree) => {
       const say = (line: string): void => call.terminal.err(`build: ${line}`)
-      const { build, lint } = await buildRelease(tree, request, output, { say, signal: call.signal })
+      const whole = { ...request, source: tree.source }
+      const { build, lint } = await buildRelease(tree, whole, output, { say, signal: call.signal })
       const warnings = lint.problems.filter(({ severity }) => severity === 'warning')
       const { product, number, images } = build.statement
       if (call.json)
@@ -96,6 +102,13 @@ export const buildVerb: Verb = {
       return 0
     })
   },
+}
+
+function builderOf(call: Invocation): BuilderFacts {
+  const id = stringOption(call, 'builder-id') ?? UNNAMED_BUILDER
+  const invocation = stringOption(call, 'invocation')
+  if (!/^[a-z][a-z0-9+.-]*:[!-~]{1,500}$/i.test(id)) throw cliErrors.USAGE(`--builder-id wants a URI, found '${id}'`)
+  return { id, ...(invocation === undefined ? {} : { invocation }) }
 }
 
 function agentParts(call: Invocation): AgentParts {
@@ -119,12 +132,6 @@ function agentParts(call: Invocation): AgentParts {
     ...(system === undefined ? {} : { system }),
     ...(root === undefined ? {} : { root }),
   }
-}
-
-/** The folder of package.json, from the sources (publisher/verbs/) and from the built file (dist/). */
-function packageRoot(): string {
-  const here = import.meta.dirname
-  return here.endsWith(join('publisher', 'verbs')) ? join(here, '..', '..') : join(here, '..')
 }
 
 async function withTree<T>(

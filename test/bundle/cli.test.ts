@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { runCli } from '../../base/cli.ts'
 import { bundleVerbs } from '../../bundle/cli.ts'
+import { inspectBundle } from '../../bundle/reader.ts'
 import { signedRoot } from '../keys/helpers.ts'
-import { makeBundle } from './fixture.ts'
+import { makeBundle, memorySource } from './fixture.ts'
 import { noise } from './tools.ts'
 
 async function cli(...argv: string[]) {
@@ -33,6 +34,32 @@ test('inspect: for people and as JSON', async () => {
     images: [{ name: 'boot' }, { name: 'rootfs', chunks: { raw: 1, zstd: 0 } }],
     ignored: ['colour'],
   })
+})
+
+test('inspect prints an attachment, its digest checked first; with --root only what that vouches for', async () => {
+  // A name that would turn a terminal's line around comes out as the same string in JSON.
+  const sbom = '{\n "name": "\u202e x"\n}\n'
+  const made = await makeBundle({ attachments: { sbom: Buffer.from(sbom), inventory: Buffer.from('{"path":"/"}\n') } })
+  const shown = await cli('inspect', made.path, '--sbom')
+  expect([shown.code, JSON.parse(shown.out)]).toEqual([0, { name: '\u202e x' }])
+  expect(shown.out).not.toContain('\u202e')
+  expect((await cli('inspect', made.path, '--inventory')).out).toBe('{"path":"/"}')
+  expect((await cli('inspect', made.path, '--provenance')).err).toContain('BUNDLE_ATTACHMENT')
+  expect((await cli('inspect', made.path, '--sbom', '--inventory')).code).toBe(2)
+
+  const root = join(made.dir, 'root.json')
+  writeFileSync(root, made.parts.roots[0] ?? '')
+  expect((await cli('inspect', made.path, '--root', root)).out).not.toContain('NOT AUTHENTICATED')
+  expect((await cli('inspect', made.path, '--sbom', '--root', root)).code).toBe(0)
+  writeFileSync(root, await signedRoot({ root: [4, 5, 6] }, [4, 5]))
+  expect((await cli('inspect', made.path, '--sbom', '--root', root)).err).toContain('SIGNATURE_THRESHOLD')
+
+  const bytes = Buffer.from(made.bytes)
+  const at = (await inspectBundle(memorySource(bytes))).head.offsets.attachments.sbom ?? 0
+  bytes[at + 20] = (bytes[at + 20] ?? 0) ^ 1
+  writeFileSync(made.path, bytes)
+  const bad = await cli('inspect', made.path, '--sbom')
+  expect([bad.code, bad.out]).toEqual([4, ''])
 })
 
 test('verify: OK with the digest, or the code of the refusal', async () => {

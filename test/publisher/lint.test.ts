@@ -129,6 +129,14 @@ describe('lint', () => {
       ['fact var-seed /var', 'warning var-litter /var/log'],
     ],
   ]
+  cases.push([
+    'package databases that are not read',
+    (s) => {
+      s['var/lib/rpm/Packages'] = 'bdb'
+      s['usr/lib/sysimage/rpm/rpmdb.sqlite-wal'] = ''
+    },
+    ['fact var-seed /var', 'warning packages-unread /var/lib/rpm/Packages'],
+  ])
   for (const [name, change, wanted] of cases)
     it(name, async () => {
       expect(await problems(change)).toEqual(wanted)
