@@ -19,7 +19,8 @@ packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
   g++ make python3"
 case "${1:-}" in
   demo) ;;
-  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr cpio qemu-utils" ;;
+  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr cpio qemu-utils
+    signify-openbsd minisign softhsm2 opensc openssl bsdutils" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
   *) stop "usage: scripts/setup.sh demo|test|bench" ;;
 esac
