@@ -165,7 +165,8 @@ try {
   try {
     const start = Date.now()
     await make(partial)
-    await rename(partial, folder)
+    // Another run may have made the same kit meanwhile: its bytes do as well.
+    await rename(partial, folder).catch(() => stat(join(folder, 'kit.json')))
     console.log(`hil kit: made in ${((Date.now() - start) / 1000).toFixed(0)} s`)
     await dropOldKits()
   } finally {

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
 import { test } from 'vitest'
-import { choosePlace } from '../places/index.ts'
+import { choosePlace, missingTools } from '../places/index.ts'
 import { copyImage } from './disk.ts'
 import { Dut } from './dut.ts'
 import { openKit } from './kit.ts'
@@ -57,7 +57,9 @@ export const hil = test
     return bench
   })
   .extend('begin', 'running' as Begin)
-  .extend('dut', async ({ place, kit, server, bench, begin, task, signal, onTestFailed }, { onCleanup }) => {
+  .extend('dut', async ({ place, kit, server, bench, begin, task, signal, skip, onTestFailed }, { onCleanup }) => {
+    const missing = missingTools(place.tools, process.env['PATH'] ?? '')
+    if (missing.length > 0 && process.env['CI'] === undefined) skip(`not here: ${missing.join(', ')}`)
     const file = relative(root, task.file.filepath)
     const transcript = join(output, transcriptPath(file, task.name))
     await mkdir(dirname(transcript), { recursive: true })

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { choosePlace } from '../places/index.ts'
+import { choosePlace, missingTools } from '../places/index.ts'
 import { type BootEvent, readLine } from './boot-states.ts'
 import { flipBit, partitionDigest, readGpt } from './disk.ts'
 import { Dut, readAnswer } from './dut.ts'
@@ -189,6 +189,7 @@ describe('small parts', () => {
 
   it('an unknown place is named, with those there are', () => {
     expect(choosePlace(undefined).name).toBe('qemu-x86-grub')
+    expect(missingTools(['sh', 'no-such-tool'], '/usr/bin:/bin')).toEqual(['no-such-tool'])
     expect(() => choosePlace('bench-9')).toThrow(/no place bench-9; there are: qemu-x86-grub/)
   })
 

@@ -32,7 +32,8 @@ export async function savedState(kit: Kit, place: Place): Promise<SavedState> {
     const partial = await mkdtemp(join(kit.folder, 'saving-'))
     try {
       await save(kit, place, partial)
-      await rename(partial, folder)
+      // Another run may have saved the same state meanwhile.
+      await rename(partial, folder).catch(() => access(state.memory))
     } finally {
       await rm(partial, { recursive: true, force: true })
     }
