@@ -29,7 +29,7 @@ export const FULL: CampaignPlan = {
   exhaustive: 8,
   pageSubsets: 400,
   secondUpdates: 0.003,
-  cutAgain: 4,
+  cutAgain: 6,
 }
 /** What the unit tests run. */
 export const SAMPLE: CampaignPlan = {

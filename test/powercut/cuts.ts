@@ -92,6 +92,7 @@ function* subsets(replay: Replay, fresh: readonly Unit[], random: () => number, 
 /** Each sector of a write torn: first bytes new, then what was there, or garbage; all others arrived, or none did. */
 function* tornUnits(replay: Replay, fresh: readonly Unit[], random: () => number): Generator<Chosen> {
   const others = replay.units.filter((unit) => !fresh.includes(unit))
+  const garbage = garbagePage(random)
   for (const [n, unit] of fresh.entries()) {
     const boot = unit.part === 'bootstate'
     const page = Math.floor(unit.offset / PAGE)
@@ -115,13 +116,13 @@ function* tornUnits(replay: Replay, fresh: readonly Unit[], random: () => number
         for (const [sector, k] of sectorCuts(unit, boot)) {
           const at = sector * 512
           const bytes = Buffer.concat([next.subarray(0, at + k), old.subarray(at + k)])
-          if (tail === 'garbage') garbage(bytes.subarray(at + k, at + 512), random)
+          if (tail === 'garbage') garbage.copy(bytes, at + k, at + k, at + 512)
           const torn = tear(bytes, `${k} bytes of 512 and an ${tail} tail in sector ${sector}`)
           if (torn !== undefined) yield torn
         }
         for (const k of PAGE_CUTS) {
           const bytes = Buffer.concat([next.subarray(0, k), old.subarray(k)])
-          if (tail === 'garbage') garbage(bytes.subarray(k), random)
+          if (tail === 'garbage') garbage.copy(bytes, k, k)
           const torn = tear(bytes, `${k} bytes of 4096 and an ${tail} tail`)
           if (torn !== undefined) yield torn
         }
@@ -179,9 +180,11 @@ const lostContents = (inodes: readonly Inode[]) =>
 
 const flips = (count: number, random: () => number) => Array.from({ length: count }, () => (random() < 0.5 ? 1 : 0))
 
-function garbage(bytes: Buffer, random: () => number): void {
-  for (let at = 0; at + 4 <= bytes.length; at += 4) bytes.writeUInt32LE(Math.floor(random() * 2 ** 32), at)
-  for (let at = bytes.length - (bytes.length % 4); at < bytes.length; at++) bytes[at] = 0xa5
+/** A page of garbage; the same one for every tear of a write, so that equal boot states stay equal. */
+function garbagePage(random: () => number): Buffer {
+  const bytes = Buffer.alloc(PAGE)
+  for (let at = 0; at < PAGE; at += 4) bytes.writeUInt32LE(Math.floor(random() * 2 ** 32), at)
+  return bytes
 }
 
 const isFlush = (op: Op): boolean => op.kind === 'flush' || op.kind === 'file-sync' || op.kind === 'sync-dir'

@@ -1,8 +1,9 @@
 import type { Files } from '../../base/durable.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
-import { encodeWord } from '../../bootloader/grub-env.ts'
+import { decodeCopy, encodeWord } from '../../bootloader/grub-env.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { freshState } from '../../bootloader/machine.ts'
+import { decodeReason } from '../../bootloader/reason.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import { openRecords, type RecordStore } from '../../device/records/store.ts'
@@ -69,7 +70,7 @@ export class Judge {
 
   async judge(cut: CutDisk): Promise<Verdict | undefined> {
     const answer = this.#bootloader(cut.boot)
-    return (await this.#boots(cut, answer)) ?? (await this.#remembers(cut)) ?? (await this.#comesBack(cut))
+    return (await this.#boots(cut, answer)) ?? (await this.#remembers(cut)) ?? (await this.#comesBack(cut, answer))
   }
 
   /** The bootloader knows the state, and what it starts verifies. */
@@ -110,9 +111,12 @@ export class Judge {
   }
 
   /** An agent that is started here comes up, keeps what was promised and leaves a state that boots. */
-  async #comesBack(cut: CutDisk): Promise<Verdict | undefined> {
+  async #comesBack(cut: CutDisk, { slot, boot, why, left, after }: BootAnswer): Promise<Verdict | undefined> {
     const { installFloor, securityFloor, rootVersion } = cut.told
-    const key = `${cut.bootKey} ${cut.filesKey} ${installFloor} ${securityFloor} ${rootVersion}`
+    const told = `${installFloor} ${securityFloor} ${rootVersion}`
+    // The agent sees the boot state through its codec: what decodes alike is one start.
+    const release = (await this.#reader.holds(cut.slot(slot)))?.counter
+    const key = `${slot} ${release} ${boot} ${why} ${left} ${seenByAgent(cut.boot)} ${seenByAgent(after)} ${cut.filesKey} ${told}`
     if (this.#recovered.has(key)) return this.#recovered.get(key)
     if (!this.#agents()) return undefined
     const verdict = await this.#recover(cut)
@@ -204,6 +208,21 @@ export class Judge {
   #parts(inSlot: DeviceParts['inSlot']): DeviceParts {
     return { bootloader: this.#bootloader, releases: this.#releases, inSlot }
   }
+}
+
+/** Both copies and the reason as the agent reads them, and whether the constant second sectors are whole. */
+function seenByAgent(files: Buffer): string {
+  const file = (n: number): Buffer => files.subarray(n * 1024, n * 1024 + 1024)
+  const copies = [0, 1].map((n) => {
+    const copy = decodeCopy(file(n))
+    return copy.kind === 'valid' ? encodeWord(copy.state) : copy.kind
+  })
+  const whole = [0, 1, 2].map((n) =>
+    file(n)
+      .subarray(512)
+      .every((byte) => byte === 0x23),
+  )
+  return JSON.stringify([copies, decodeReason(file(2)), whole])
 }
 
 const unbootable = (why: string): Verdict => ({ kind: 'unbootable', why })
