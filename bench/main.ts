@@ -49,26 +49,21 @@ try {
   const machine = await describeMachine()
   const flavour = values.fast ? 'fast' : 'debian'
   const workshop = await openWorkshop({ folder, flavour, level: Number(values.level), say })
-  const reports: Report[] = []
-  for (const [name, run] of Object.entries(benches)) {
-    if (!wanted.includes(name)) continue
-    reports.push(await run(workshop, values.runs === undefined ? (usual[name] ?? 3) : Number(values.runs)))
-  }
   const { cores, memoryGiB, system, kernel, node, tools } = machine
   console.log(`${cores} cores, ${memoryGiB} GiB, ${system}, Linux ${kernel}, Node.js ${node}`)
-  console.log(
-    Object.entries(tools)
-      .map(([tool, version]) => `${tool} ${version}`)
-      .join(', '),
-  )
-  console.log(`load of the last minute: ${machine.load} before, ${load()} after\n`)
-  for (const report of reports) console.log(`${reportText(report)}\n`)
+  const versions = Object.entries(tools).map(([name, version]) => `${name} ${version}`)
+  console.log(`${versions.join(', ')}; load of the last minute ${machine.load}\n`)
   const file = resolve(values.json)
   await mkdir(dirname(file), { recursive: true })
-  await writeFile(
-    file,
-    `${JSON.stringify({ machine, flavour, level: values.level, loadAfter: load(), reports }, null, 2)}\n`,
-  )
+  const reports: (Report & { readonly loadAfter: number })[] = []
+  for (const [name, run] of Object.entries(benches)) {
+    if (!wanted.includes(name)) continue
+    const report = await run(workshop, values.runs === undefined ? (usual[name] ?? 3) : Number(values.runs))
+    reports.push({ ...report, loadAfter: load() })
+    console.log(`${reportText(report)}\n  load of the last minute ${load()}\n`)
+    // After each: a later one that cannot run takes nothing away.
+    await writeFile(file, `${JSON.stringify({ machine, flavour, level: values.level, reports }, null, 2)}\n`)
+  }
   console.log(`bench: ok; figures in ${values.json}`)
 } finally {
   if (values.keep) say(`kept: ${folder}`)
