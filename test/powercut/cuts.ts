@@ -19,7 +19,7 @@ export interface CutPlan {
 
 /** First bytes of a 512-byte sector of boot state that arrive: each within the words, and some beyond. */
 const BOOT_SECTOR_CUTS = [0, 1, 7, 19, ...Array.from({ length: 100 }, (_, n) => n + 20), 128, 255, 256, 384, 510, 511]
-const SLOT_SECTOR_CUTS = [1, 256, 511]
+const SLOT_SECTOR_CUTS = [1, 64, 256, 448, 511]
 const PAGE_CUTS = [0, 1, 60, 84, 511, 512, 513, 1023, 1024, 2048, 4095]
 const FILE_CUTS = [1, 7, 80, 511, 512, 513]
 
