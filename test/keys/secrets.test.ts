@@ -1,11 +1,11 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
-import { build } from 'esbuild'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { loadSigner } from '../../keys/file-signer.ts'
 import { keysJson } from '../helpers/keys-cli.ts'
+import { installProgram } from '../helpers/program.ts'
 import { have } from '../helpers/run.ts'
 import { key } from './helpers.ts'
 
@@ -18,18 +18,8 @@ const at = (...parts: string[]) => join(dir, ...parts)
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'bistable-secrets-'))
-  const root = resolve(import.meta.dirname, '../..')
-  symlinkSync(join(root, 'node_modules'), at('node_modules'))
-  program = at('keys.mjs')
-  await build({
-    stdin: {
-      contents: `import { runCli } from './base/cli.ts'; import { keyVerbs } from './keys/cli.ts'
-        const terminal = { out: console.log, err: console.error, interactive: process.stderr.isTTY === true }
-        process.exitCode = await runCli(keyVerbs, process.argv.slice(2), terminal, new AbortController().signal)`,
-      resolveDir: root,
-    },
-    ...{ outfile: program, bundle: true, packages: 'external', platform: 'node', format: 'esm', logLevel: 'error' },
-  })
+  await installProgram(dir)
+  program = at('dist', 'bistable.mjs')
   writeFileSync(at('pass'), `${PASSPHRASE}\n`)
 })
 afterAll(() => rmSync(dir, { recursive: true }))
