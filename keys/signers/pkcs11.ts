@@ -27,6 +27,7 @@ const CKA_EC_POINT = 0x181
 const CKK_EC_EDWARDS = 0x40
 const CKM_EDDSA = 0x1057
 const CKF_SERIAL_SESSION = 4
+const CKF_TOKEN_INITIALIZED = 0x400
 const CKU_USER = 1
 const MAX_TOKENS = 64
 
@@ -119,10 +120,10 @@ function findToken(p11: PKCS11, uri: Pkcs11Uri): Handle {
     .C_GetSlotList(true)
     .slice(0, MAX_TOKENS)
     .filter((slot) => {
-      const { label, serialNumber } = p11.C_GetTokenInfo(slot)
+      const { label, serialNumber, flags } = p11.C_GetTokenInfo(slot)
       // Both are padded with blanks.
       const fits = (wanted: string | undefined, is: string) => wanted === undefined || wanted === is.trimEnd()
-      return fits(uri.token, label) && fits(uri.serial, serialNumber)
+      return (flags & CKF_TOKEN_INITIALIZED) !== 0 && fits(uri.token, label) && fits(uri.serial, serialNumber)
     })
   return onlyOne(found, `tokens fit ${describe(uri)}`)
 }
