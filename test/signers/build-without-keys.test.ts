@@ -26,7 +26,7 @@ async function inputsOf(entry: string): Promise<string[]> {
   return Object.keys(metafile.inputs)
 }
 
-describe('build', () => {
+describe('B12: build', () => {
   let dir: string
   beforeAll(() => {
     dir = mkdtempSync(join(tmpdir(), 'bistable-keyless-'))
