@@ -75,12 +75,18 @@ try {
       failed++
       problems.push(`FAILED: ${row.id} is promised, and no test of it passed`)
     }
-  const tried = (await readFile(log, 'utf8')).split('\n').reduce((sum, line) => sum + Number(line), 0)
+  let tried = 0
+  let accepted = 0
+  for (const line of (await readFile(log, 'utf8')).split('\n').filter((text) => text !== '')) {
+    const [more = 0, bad = 0] = line.split(' ').map(Number)
+    tried += more
+    accepted += bad
+  }
   const nonPromises = rows.filter(({ promised }) => !promised).length
   for (const line of problems) console.log(line)
-  // A hostile input that is accepted fails its test, so a failed test is the word for it here.
-  console.log(`attacks: ${tried} tried, ${failed} accepted, ${nonPromises} non-promises`)
-  process.exitCode = failed === 0 && tried > 0 ? 0 : 1
+  const bad = failed > 0 ? `, ${failed} tests failed` : ''
+  console.log(`attacks: ${tried} tried, ${accepted} accepted, ${nonPromises} non-promises${bad}`)
+  process.exitCode = failed === 0 && accepted === 0 && tried > 0 ? 0 : 1
 } finally {
   await rm(scratch, { recursive: true })
 }

@@ -48,7 +48,7 @@ function expectRefusals(codes: Map<string, number>, wanted: number) {
   countRefusals(wanted)
 }
 
-test('A24 every bit of a small bundle: none may flip', async () => {
+test('A24 every bit of a small bundle: none may flip', { timeout: 300_000 }, async () => {
   const made = await makeBundle({ boot: Buffer.alloc(4096, 'boot'), rootfs: noise(4096) })
   await verifyBundle(memorySource(made.bytes), made)
   const codes = new Map<string, number>()

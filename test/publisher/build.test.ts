@@ -121,6 +121,9 @@ describe('build', () => {
       if (before.tz === undefined) delete process.env['TZ']
       else process.env['TZ'] = before.tz
     }
+    // The other one is made by the test above, unless only this one runs.
+    if (!existsSync(join(work, 'first')))
+      await buildRelease(memoryTree(await manySpecs()), request, join(work, 'first'), { say: () => {} })
     for (const name of readdirSync(join(work, 'first')))
       expect([name, sha(join(folder, name))]).toEqual([name, sha(join(work, 'first', name))])
   })
