@@ -15,12 +15,12 @@ node_ok=$(node -p 'const [a,b]=process.versions.node.split(".").map(Number); a>2
 # What the product itself calls: the SquashFS builder, FAT, ext4 and GPT tools, GRUB, the emulator.
 packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
   grub-common grub-efi-amd64-bin qemu-system-x86 ovmf
-  mmdebstrap debian-archive-keyring umoci skopeo socat zstd xz-utils
+  mmdebstrap debian-archive-keyring uidmap umoci skopeo socat zstd xz-utils
   g++ make python3"
 case "${1:-}" in
   demo) ;;
-  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr cpio qemu-utils
-    signify-openbsd minisign softhsm2 opensc openssl bsdutils" ;;
+  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr cpio file qemu-utils
+    busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
   *) stop "usage: scripts/setup.sh demo|test|bench" ;;
 esac
@@ -34,7 +34,8 @@ done
 if [ -n "$missing" ]; then
   root=""
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || stop "these Debian packages are missing and neither root nor sudo is here to install them:$missing"
+    command -v sudo >/dev/null || stop "Debian packages are missing, and neither root nor sudo is here to install them. As root:
+  apt-get install --no-install-recommends$missing"
     root=sudo
   fi
   say "installing Debian packages:$missing"
