@@ -75,7 +75,10 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...(options.restore === undefined ? [] : ['-incoming', 'defer']),
     ...(options.extra ?? []),
   ]
-  const child = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  // A test run that is killed takes its machines with it.
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let said = ''
   child.stdout.on('data', (b: Buffer) => {
     said = (said + b.toString()).slice(-4096)
@@ -87,7 +90,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     rm(scratch, { recursive: true, force: true }),
   )
   const failed = new Promise<never>((_, reject) => {
-    child.on('error', (error) => reject(new LabError(`qemu-system-x86_64 does not start: ${error.message}`)))
+    child.on('error', (error) => reject(new LabError(`the emulator does not start: ${error.message}`)))
     child.on('exit', (code) => reject(new LabError(`the emulator ended with ${code}: ${said}`)))
   })
   failed.catch(() => {})

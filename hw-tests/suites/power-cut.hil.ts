@@ -15,13 +15,16 @@ const INSTALL_LINES = 75
 /** Events from the boot loader's line to the agent's "committed": kernel, stages of the initramfs, trying. */
 const BOOT_EVENTS = 11
 const BOOT_MS = 300_000
+/** A cut, a boot and an install take about 45 s; this is for a machine that has much else to do. */
+const CUT_MS = 300_000
 
 /** Starts an install and returns somewhere in it (or, with the last steps, after it). */
 async function somewhereInInstall(dut: Dut, address: string): Promise<string> {
   const lines = upTo(INSTALL_LINES)
   const more = upTo(400)
   const from = dut.console.position()
-  await dut.type(`bistable install ${address}`)
+  // Not to a terminal: plain lines, one for ten percent.
+  await dut.type(`bistable install ${address} 2>&1 | cat`)
   const reached = (text: string) => {
     const armed = / is armed in slot /.test(text)
     const failed = /bistable: [A-Z]+_[A-Z_]+: .*/.exec(text)?.[0]
@@ -49,6 +52,7 @@ async function somewhereInTry(dut: Dut, slot: 'a' | 'b'): Promise<string> {
 
 hil(
   `${count} power cuts, seed ${seed}: what boots works, and the next install succeeds`,
+  { timeout: (count + 1) * CUT_MS },
   async ({ dut, kit, server }) => {
     const { path, release } = kit.bundle('next')
     const address = server.offer('/next.bundle', { from: path })
