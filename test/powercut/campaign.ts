@@ -34,8 +34,8 @@ export const FULL: CampaignPlan = {
 /** What the unit tests run. */
 export const SAMPLE: CampaignPlan = {
   ...FULL,
-  keep: 0.08,
-  keepBoot: 0.03,
+  keep: 0.066,
+  keepBoot: 0.02,
   agents: 0.25,
   pageSubsets: 120,
   secondUpdates: 0.003,
