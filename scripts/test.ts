@@ -76,9 +76,11 @@ try {
 }
 
 for (const name of skipped) console.log(`skipped: ${name}`)
-if (process.env['CI'] && skipped.length > 0) {
-  console.log(`in CI no prerequisite may be missing: ${skipped.length} skipped count as failed`)
-  failed += skipped.length
+// Vectors with licences of their own lie beside the repository; no set-up can bring them. All else it must have brought.
+const lacking = skipped.filter((name) => !name.endsWith('beside the repository)'))
+if (process.env['CI'] && lacking.length > 0) {
+  console.log(`in CI no prerequisite may be missing: ${lacking.length} skipped count as failed`)
+  failed += lacking.length
 }
 const tail = skipped.length > 0 && !process.env['CI'] ? `, ${skipped.length} skipped` : ''
 console.log(`${passed} passed, ${failed} failed${tail}`)
