@@ -50,6 +50,7 @@ export async function openWorkshop(options: {
   // A copy: nothing that is built beside us meanwhile changes what is measured.
   const dist = join(folder, 'program', 'dist')
   await cp(join(root, 'dist'), dist, { recursive: true })
+  await copyFile(join(root, 'package.json'), join(folder, 'program', 'package.json'))
   const bistable = (args: readonly string[]) => measure(process.execPath, [join(dist, 'bistable.mjs'), ...args])
 
   const keys = join(folder, 'keys')
