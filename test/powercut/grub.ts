@@ -59,6 +59,7 @@ export class Grub {
 
   constructor() {
     this.dir = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'bistable-powercut-'))
+    process.once('exit', this.#remove)
     const sizes = { esp: 64, bootstate: 1024, 'boot-a': 128, 'rootfs-a': 64, 'boot-b': 128, 'rootfs-b': 64, data: 64 }
     this.#template = makeDisk(join(this.dir, 'template.img'), sizes)
     for (const slot of SLOTS) {
@@ -128,8 +129,11 @@ export class Grub {
     return path
   }
 
+  readonly #remove = (): void => rmSync(this.dir, { recursive: true, force: true })
+
   close(): void {
-    rmSync(this.dir, { recursive: true, force: true })
+    process.removeListener('exit', this.#remove)
+    this.#remove()
   }
 }
 
