@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config'
 
-// unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; one file at a time, never retried.
+// unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; never retried.
 export default defineConfig({
   test: {
     projects: [
@@ -21,7 +21,9 @@ export default defineConfig({
         test: {
           name: 'hw',
           include: ['hw-tests/**/*.hil.ts', 'test/**/*.hil.ts'],
-          fileParallelism: false,
+          globalSetup: ['hw-tests/setup.ts'],
+          // An emulated device boots on one processor. A real place is one board: one file at a time.
+          maxWorkers: process.env['HIL_PLACE'] ? 1 : 2,
           retry: 0,
           testTimeout: 600_000,
           hookTimeout: 600_000,
