@@ -22,8 +22,8 @@ export default defineConfig({
           name: 'hw',
           include: ['hw-tests/**/*.hil.ts', 'test/**/*.hil.ts'],
           globalSetup: ['hw-tests/setup.ts'],
-          // An emulated device boots on one processor. A real place is one board: one file at a time.
-          maxWorkers: process.env['HIL_PLACE'] ? 1 : 2,
+          // One file at a time: a place is one board, and two emulators on two processors wait for each other.
+          fileParallelism: false,
           retry: 0,
           testTimeout: 600_000,
           hookTimeout: 600_000,

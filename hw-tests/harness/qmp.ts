@@ -6,6 +6,7 @@ import { LabError } from './lab-error.ts'
 export class Qmp {
   readonly #socket: Socket
   #buffer = ''
+  #closed = false
   #waiting: { resolve: (value: unknown) => void; reject: (error: Error) => void }[] = []
 
   private constructor(socket: Socket) {
@@ -13,6 +14,7 @@ export class Qmp {
     socket.setEncoding('utf8')
     socket.on('data', (text: string) => this.#take(text))
     const end = () => {
+      this.#closed = true
       for (const { reject } of this.#waiting.splice(0)) reject(new LabError('the emulator closed its control socket'))
     }
     socket.on('close', end)
@@ -39,6 +41,8 @@ export class Qmp {
   }
 
   send(execute: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
+    // Nobody would answer: an emulator that died must not look like one that is slow.
+    if (this.#closed) return Promise.reject(new LabError(`the emulator is gone; ${execute} was not sent`))
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject })
       this.#socket.write(`${JSON.stringify(args === undefined ? { execute } : { execute, arguments: args })}\n`)
