@@ -23,7 +23,7 @@ export default defineConfig({
           include: ['hw-tests/**/*.hil.ts', 'test/**/*.hil.ts'],
           globalSetup: ['hw-tests/setup.ts'],
           // One file at a time: a place is one board, and two emulators on two processors wait for each other.
-          fileParallelism: false,
+          maxWorkers: 2,
           retry: 0,
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -31,12 +31,15 @@ const BOOT_MS = 300_000
 /** The device that the tests of a file hand on. */
 interface Bench {
   dut: Dut | undefined
+  /** False until its start has succeeded: a device that did not start is not handed on. */
+  sound: boolean
   folder: string
 }
 
 async function clear(bench: Bench): Promise<void> {
   const { dut } = bench
   bench.dut = undefined
+  bench.sound = false
   await dut?.powerCut()
 }
 
@@ -49,7 +52,11 @@ export const hil = test
     return server
   })
   .extend('bench', { scope: 'file' }, async ({ place }, { onCleanup }): Promise<Bench> => {
-    const bench: Bench = { dut: undefined, folder: await mkdtemp(join(tmpdir(), `bistable-${place.name}-`)) }
+    const bench: Bench = {
+      dut: undefined,
+      sound: false,
+      folder: await mkdtemp(join(tmpdir(), `bistable-${place.name}-`)),
+    }
     onCleanup(async () => {
       await clear(bench)
       await rm(bench.folder, { recursive: true, force: true })
@@ -64,7 +71,7 @@ export const hil = test
     const transcript = join(output, transcriptPath(file, task.name))
     await mkdir(dirname(transcript), { recursive: true })
     await rm(transcript, { force: true })
-    const kept = begin === 'shared' ? bench.dut : undefined
+    const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
     if (kept === undefined) await clear(bench)
     const disk = join(bench.folder, 'disk.img')
     const dut = kept ?? new Dut({ disk, memoryMiB: place.memoryMiB, httpPort: server.port })
@@ -94,5 +101,6 @@ export const hil = test
       await dut.powerOn()
       await dut.next(['running'], { timeoutMs: BOOT_MS })
     }
+    bench.sound = true
     return dut
   })

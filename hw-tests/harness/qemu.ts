@@ -62,7 +62,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],
     ...['-machine', `q35,accel=${options.accel ?? 'tcg'}`, '-cpu', options.accel === 'kvm' ? 'host' : 'max'],
-    ...['-smp', '2', '-m', String(options.memoryMiB ?? 768)],
+    ...['-smp', '1', '-m', String(options.memoryMiB ?? 768)],
     ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${firmware.code}`],
     ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],
     ...['-drive', `if=none,id=disk,format=raw,cache=writeback,discard=unmap,file=${options.disk}`],

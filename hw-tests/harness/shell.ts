@@ -54,6 +54,8 @@ function sendFunction(tag: string): string {
 
 export class Shell {
   readonly #console: Console
+  /** Tag of the command before. */
+  #before = 'F0'
 
   constructor(console: Console) {
     this.#console = console
@@ -85,8 +87,11 @@ export class Shell {
     const wait = options.signal === undefined ? {} : { signal: options.signal }
     const start = this.#console.position()
     const script = Buffer.from(command).toString('base64')
+    // Files of the command before are removed here, not behind its answer: nobody would wait for that line, and a machine
+    // saved or cut meanwhile would keep half of it in its tty.
     // Long commands go in several short lines: a tty line buffer holds 4095 bytes.
-    await this.#console.write(`stty -echo 2>/dev/null;PS1=;PS2=;: >/tmp/${tag}.in\n`)
+    await this.#console.write(`stty -echo 2>/dev/null;PS1=;PS2=;rm -f /tmp/${this.#before}.*;: >/tmp/${tag}.in\n`)
+    this.#before = tag
     for (let at = 0; at < script.length; at += 512)
       await this.#console.write(`printf %s '${script.slice(at, at + 512)}' >>/tmp/${tag}.in\n`)
     await this.#console.write(`${sendFunction(tag)}\n`)
@@ -108,7 +113,6 @@ export class Shell {
           start,
           { ...wait, timeoutMs: Math.max(1, Math.min(pause, left)) },
         )
-        await this.#console.write(`rm -f /tmp/${tag}.*\n`)
         return decode(whole)
       } catch (error) {
         if (!(error instanceof DutError) || left <= 0) throw error

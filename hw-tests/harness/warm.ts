@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { access, mkdtemp, rename, rm } from 'node:fs/promises'
+import { access, mkdtemp, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Place } from '../places/index.ts'
@@ -18,10 +18,11 @@ export interface SavedState {
 const BOOT_MS = 300_000
 
 export async function savedState(kit: Kit, place: Place): Promise<SavedState> {
-  // A state fits only the emulator and the machine that it was saved from.
+  // A state fits only the emulator and the machine that it was saved from, as qemu.ts describes it.
   const { stdout } = await promisify(execFile)('qemu-system-x86_64', ['--version'])
+  const machine = await readFile(join(import.meta.dirname, 'qemu.ts'), 'utf8')
   const digest = createHash('sha256')
-    .update(JSON.stringify([stdout, place]))
+    .update(JSON.stringify([stdout, place, machine]))
     .digest('hex')
   const folder = join(kit.folder, `running-${digest.slice(0, 12)}`)
   const state = { disk: join(folder, 'disk.img'), memory: join(folder, 'memory') }
