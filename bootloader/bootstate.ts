@@ -1,4 +1,5 @@
 import { systemReason } from '../base/errors.ts'
+import type { BackendReading, BootBackend } from './backend.ts'
 import { bootErrors } from './errors.ts'
 import { BLOCK_BYTES } from './grub-block.ts'
 import { type BootCopy, chooseCopy, decodeCopy, encodeCopy, SECTOR_BYTES } from './grub-env.ts'
@@ -6,30 +7,20 @@ import { FILES, type FileIndex, layoutImage, METADATA_BYTES, metadata, REASON } 
 import { checkState } from './machine.ts'
 import { openRawDevice, type RawDevice } from './raw-device.ts'
 import { type BootReason, decodeReason, encodeReason, NO_REASON } from './reason.ts'
-import type { BootState, Slot } from './state.ts'
+import { type BootState, MAX_TRIES, type Slot } from './state.ts'
 
-/** The agent's side of the boot state partition: an edge module, over a `RawDevice`. */
+/** The GRUB backend: the boot state partition as `grub.cfg` reads it. An edge module, over a `RawDevice`. */
 
-export interface BootStateReading {
-  /** The state that counts; undefined when no copy can be read. */
-  readonly state: BootState | undefined
+export interface BootStateReading extends BackendReading {
   /** Which copy it came from. */
   readonly source: 0 | 1 | undefined
   readonly copies: readonly [BootCopy, BootCopy]
 }
 
-export interface BootStateDevice {
+export interface BootStateDevice extends BootBackend {
   read(): Promise<BootStateReading>
-  /**
-   * Stores `state` in the copy that does not count: one write of 512 bytes, flushed and read back.
-   * Its generation must be above what is stored; throws BOOT_STATE_INVALID otherwise, BOOT_STATE_WRITE,
-   * BOOT_STATE_NOT_STORED. After any error the state from before counts, or (lost power, lost answer) the new one.
-   */
+  /** Stores `state` in the copy that does not count: one write of 512 bytes. */
   write(state: BootState): Promise<void>
-  reason(): Promise<BootReason>
-  /** Says that the agent came up in slot `up`: no starts, no failure. Writes only when that changes something. */
-  clearReason(up: Slot): Promise<void>
-  close(): Promise<void>
 }
 
 /** The image of the boot state partition (1 MiB) of a device that runs `state.primary` and never failed. */
@@ -68,6 +59,7 @@ export async function checkLayout(device: RawDevice): Promise<void> {
 /** The boot state on an already checked device. */
 export function bootStateOn(device: RawDevice): BootStateDevice {
   return {
+    describe: () => ({ name: 'grub', place: `GRUB environment blocks on ${device.name}`, maxTries: MAX_TRIES }),
     read: () => readBootState(device),
     write: (state) => writeBootState(device, state),
     reason: () => readReason(device),
@@ -80,7 +72,8 @@ export async function readBootState(device: RawDevice): Promise<BootStateReading
   const copies = [await readCopy(device, 0), await readCopy(device, 1)] as const
   const source = chooseCopy(copies)
   const counting = source === undefined ? undefined : copies[source]
-  return { state: counting?.kind === 'valid' ? counting.state : undefined, source, copies }
+  const torn = source !== undefined && copies.some(({ kind }) => kind === 'torn')
+  return { state: counting?.kind === 'valid' ? counting.state : undefined, torn, source, copies }
 }
 
 /** A copy that cannot be read is a lost one, not a failure: that is what the other is for. */

@@ -2,7 +2,7 @@ import { humanBytes, KiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { readExactly } from '../../base/source.ts'
-import type { BootStateDevice } from '../../bootloader/bootstate.ts'
+import type { BootBackend } from '../../bootloader/backend.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
@@ -139,25 +139,22 @@ async function withOpened<T>(work: (opened: { close(): Promise<void> }[]) => Pro
   }
 }
 
-/** @param open opens the boot state partition; called and closed for each use */
-export function bootOver(open: () => Promise<BootStateDevice>): BootPort {
-  const using = async <T>(work: (device: BootStateDevice) => Promise<T>): Promise<T> => {
-    const device = await open()
+/** @param open opens the bootloader's backend; called and closed for each use */
+export function bootOver(open: () => Promise<BootBackend>): BootPort {
+  const using = async <T>(work: (backend: BootBackend) => Promise<T>): Promise<T> => {
+    const backend = await open()
     try {
-      return await work(device)
+      return await work(backend)
     } finally {
-      await device.close()
+      await backend.close()
     }
   }
   return {
-    read: () => using(async (device) => (await device.read()).state),
-    write: (state) => using((device) => device.write(state)),
-    failure: () => using(async (device) => (await device.reason()).failure),
-    cameUp: (slot) => using((device) => device.clearReason(slot)),
-    torn: () =>
-      using(async (device) => {
-        const { state, copies } = await device.read()
-        return state !== undefined && copies.some(({ kind }) => kind !== 'valid')
-      }),
+    read: () => using(async (backend) => (await backend.read()).state),
+    write: (state) => using((backend) => backend.write(state)),
+    failure: () => using(async (backend) => (await backend.reason()).failure),
+    cameUp: (slot) => using((backend) => backend.clearReason(slot)),
+    torn: () => using(async (backend) => (await backend.read()).torn),
+    describe: () => using(async (backend) => backend.describe()),
   }
 }

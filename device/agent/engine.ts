@@ -1,13 +1,13 @@
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
-import { openBootState } from '../../bootloader/bootstate.ts'
 import { openForReuse, openSlotDevice } from '../slots/block.ts'
 import { openDirectReader } from '../slots/direct.ts'
 import { slotErrors } from '../slots/errors.ts'
 import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
 import { nodeSys } from '../slots/sys.ts'
 import type { SlotDevice, SlotPlace } from '../slots/types.ts'
+import { openBackend } from './backends.ts'
 import { bootOver, engineOver, type Slots } from './engine-over.ts'
 import type { GivenPlaces } from './places.ts'
 import type { BootPort, Engine } from './ports.ts'
@@ -56,9 +56,9 @@ async function openReader(place: SlotPlace): Promise<SlotDevice> {
   }
 }
 
-/** The boot state partition of the running disk, or the one that `given` names. */
+/** The bootloader's backend of this device. */
 export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
-  bootOver(async () => openBootState(given?.bootstate ?? (await findBootstate())))
+  bootOver(() => openBackend(given, { findBootstate }))
 
 async function findBootstate(): Promise<string> {
   const disk = await findRunningDisk(sys)

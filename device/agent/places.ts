@@ -4,12 +4,26 @@ import type { Files } from '../../base/durable.ts'
 import { deviceErrors } from '../errors.ts'
 
 /**
- * `/etc/bistable/places.json`: slots and boot state given by path, for a device whose slots are files or whose
- * partitions have other names. Without it they are found by GPT partition name.
+ * `/etc/bistable/places.json`: slots and boot state given by path, for a device whose slots are files, whose partitions
+ * have other names, or whose boot state is not in the partition `bootstate`. What it leaves out is found by GPT
+ * partition name.
  */
 const path = v.pipe(v.string(), v.startsWith('/'))
 const images = v.strictObject({ boot: path, rootfs: path })
-const schema = v.strictObject({ bootstate: path, slots: v.strictObject({ a: images, b: images }) })
+/** The bootloader's backend: one entry per kind (backends.ts opens them). */
+const boot = v.variant('kind', [
+  /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
+  v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),
+])
+const schema = v.pipe(
+  v.strictObject({
+    /** The same as `boot` of kind `partition`. */
+    bootstate: v.exactOptional(path),
+    boot: v.exactOptional(boot),
+    slots: v.exactOptional(v.strictObject({ a: images, b: images })),
+  }),
+  v.check((places) => places.bootstate === undefined || places.boot === undefined, 'bootstate and boot say the same'),
+)
 
 export type GivenPlaces = v.InferOutput<typeof schema>
 

@@ -1,5 +1,6 @@
 import type { Files } from '../../base/durable.ts'
 import type { ByteSource } from '../../base/source.ts'
+import type { BackendFacts } from '../../bootloader/backend.ts'
 import type { BootReason } from '../../bootloader/reason.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { System } from '../../bundle/system.ts'
@@ -20,7 +21,7 @@ export interface Clock {
   synchronised(): Promise<boolean>
 }
 
-/** The bootstate partition, opened for each use so that nothing is held between two. */
+/** The bootloader's backend, opened for each use so that nothing is held between two. */
 export interface BootPort {
   /** Undefined when neither copy is valid. Fails when the partition cannot be read. */
   read(): Promise<BootState | undefined>
@@ -29,6 +30,7 @@ export interface BootPort {
   cameUp(slot: Slot): Promise<void>
   /** True when one copy counts and the other cannot be read: the next write heals it. */
   torn(): Promise<boolean>
+  describe(): Promise<BackendFacts>
 }
 
 export interface ProcessResult {

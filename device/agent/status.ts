@@ -45,7 +45,7 @@ export async function statusOf(core: Core) {
     busy: core.busyWith === undefined ? null : { what: core.busyWith.what, since: core.busyWith.since },
     running: { slot: line.slot, release: formatNumber(line.release), boot: line.boot, why: line.why },
     slots,
-    boot: { generation: boot.state?.generation ?? null, problem: boot.problem ?? null },
+    boot: { backend: boot.backend, generation: boot.state?.generation ?? null, problem: boot.problem ?? null },
     installFloor: formatNumber(body.installFloor),
     securityFloor: formatNumber(body.securityFloor),
     rootVersion: core.trusted.current.version,
@@ -105,12 +105,14 @@ function shown(outcome: Outcome | undefined) {
 
 async function readBoot(core: Core) {
   try {
+    const { name, place } = await core.ports.boot.describe()
+    const backend = { name, place }
     const state = await core.ports.boot.read()
     const problem =
       state === undefined ? { code: 'TRY_STATE_UNREADABLE', message: 'both copies are damaged' } : undefined
-    return { state, problem }
+    return { state, problem, backend }
   } catch (error) {
-    return { state: undefined, problem: failureFrom(error) }
+    return { state: undefined, problem: failureFrom(error), backend: null }
   }
 }
 

@@ -1,7 +1,7 @@
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { adopt, arm, rollBack } from '../../bootloader/machine.ts'
-import { otherSlot, type Slot } from '../../bootloader/state.ts'
+import { DEFAULT_TRIES, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
@@ -12,6 +12,7 @@ import { clip, type Job } from '../records/record.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import type { BootPort } from './ports.ts'
 
 /** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
 
@@ -130,7 +131,7 @@ async function fillAndArm(
     },
     beforeArm: () => core.apply({ kind: 'verified' }),
     arm: async () => {
-      await boot.write(arm(await core.bootState(), slot))
+      await boot.write(arm(await core.bootState(), slot, await triesOf(boot)))
       await core.apply({ kind: 'armed', fetched, size: head.size })
     },
   })
@@ -217,7 +218,7 @@ export async function rollBackNow(core: Core): Promise<string> {
   const job: Job = { kind: 'rollback', slot, digest, number, version, source: 'rollback', forced: false, started }
   await core.apply({ kind: 'begin-rollback', job })
   try {
-    await ports.boot.write(rollBack(boot))
+    await ports.boot.write(rollBack(boot, await triesOf(ports.boot)))
   } catch (error) {
     await core.apply({ kind: 'failed', failure: failureFrom(error), lasting: false })
     throw error
@@ -241,4 +242,9 @@ export async function verifySlot(core: Core, slot: Slot, signal: AbortSignal) {
   if (stored === undefined) throw deviceErrors.VERIFY_NO_RELEASE(`nothing is recorded about slot ${slot}`)
   const fault = await core.ports.engine.slotFault(slot, stored.statement, signal)
   return { slot, ok: fault === undefined, number: stored.facts.number, version: stored.facts.version, fault }
+}
+
+/** The usual number of tries, or as many as the bootloader can count. */
+async function triesOf(boot: BootPort): Promise<number> {
+  return Math.min(DEFAULT_TRIES, (await boot.describe()).maxTries)
 }

@@ -55,13 +55,17 @@ describe('configuration', () => {
     expect(await codeOfAsync(() => config(undefined))).toBe('CONFIG_MISSING')
   })
 
-  it('takes slots by path only in full', async () => {
+  it('takes slots by path only in full, and one place for the boot state', async () => {
     const file = join(folder(), 'places.json')
     expect(await readPlaces(file, nodeFiles)).toBeUndefined()
-    for (const bad of ['{', '{"bootstate":"/x"}', '{"bootstate":"x","slots":{}}']) {
+    const twice = '{"bootstate":"/x","boot":{"kind":"partition"}}'
+    const bads = ['{', '{"bootstate":"x"}', '{"bootstate":"/x","slots":{}}', '{"boot":{"kind":"lilo"}}', twice]
+    for (const bad of bads) {
       writeFileSync(file, bad)
-      expect(await codeOfAsync(() => readPlaces(file, nodeFiles))).toBe('CONFIG_INVALID')
+      expect(await codeOfAsync(() => readPlaces(file, nodeFiles)), bad).toBe('CONFIG_INVALID')
     }
+    writeFileSync(file, '{"boot":{"kind":"partition","path":"/dev/x"}}')
+    expect(await readPlaces(file, nodeFiles)).toEqual({ boot: { kind: 'partition', path: '/dev/x' } })
   })
 })
 

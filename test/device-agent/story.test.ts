@@ -242,6 +242,17 @@ describe('what a person does', () => {
     expect(last(world)).toMatchObject({ what: 'install', ok: false, code: 'AGENT_CANCELLED' })
   })
 
+  it('arms with no more tries than the bootloader can count', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, apply: 'install', pollSeconds: 3600 }
+    world.maxTries = 1
+    await world.publish({ counter: 3 })
+    await world.powerOn(100, async (core) => {
+      while (core.body.state.name !== 'armed') await core.ports.clock.sleep(1000)
+    })
+    expect(world.boot).toMatchObject({ trial: 'b', left: 1 })
+  })
+
   it('cancel takes back what is armed', async () => {
     const world = new World()
     world.agentConfig = { ...world.agentConfig, apply: 'install', pollSeconds: 3600 }
@@ -325,6 +336,7 @@ describe('what a person does', () => {
       state: 'fallen-back',
       reason: { code: 'TRY_INITRAMFS', message: 'verity: root hash differs' },
       running: { slot: 'a', release: '0.2', boot: 'fallback', why: 'tries-spent' },
+      boot: { backend: { name: 'memory', place: 'memory' }, problem: null },
       slots: {
         a: { role: 'primary', running: true, release: '0.2' },
         b: { role: 'trial', release: '0.3', triesLeft: 0 },

@@ -48,6 +48,8 @@ export class World {
   failure: BootFailure | undefined
   /** One copy of the boot state is damaged. */
   torn = false
+  /** What its bootloader can count. */
+  maxTries = 9
   deviceId: string | undefined = 'device-1'
   /** Set false to make the bootloader unable to write. */
   counterWritable = true
@@ -224,6 +226,7 @@ export class World {
           this.starts = { a: 0, b: 0, up: slot }
         },
         torn: async () => this.torn,
+        describe: async () => ({ name: 'memory', place: 'memory', maxTries: this.maxTries }),
       },
       engine: this.#engine(),
       processes: {
