@@ -6,9 +6,12 @@ import { join, resolve } from 'node:path'
 import { build } from 'esbuild'
 import { runCli } from '../../base/cli.ts'
 import { bootstateImage, openBootState } from '../../bootloader/bootstate.ts'
-import { freshState } from '../../bootloader/machine.ts'
+import { encodeCopy } from '../../bootloader/grub-env.ts'
+import { FILES } from '../../bootloader/layout.ts'
+import { freshState, onBoot } from '../../bootloader/machine.ts'
 import { deviceVerbs } from '../../device/cli.ts'
 import { signedRoot } from '../keys/helpers.ts'
+import { writeAt } from './disk.ts'
 
 /**
  * The device's command on a made-up device: real slots (files), real boot state, real sockets and records. Only the
@@ -81,9 +84,9 @@ export class TestDevice {
       truncateSync(disk(name), plan.slotBytes ?? 1 << 20)
     }
     if (plan.missing !== undefined) rmSync(disk(plan.missing))
-    const line =
-      'quiet bistable.floor=0.1 bistable.slot=a bistable.release=0.2 bistable.boot=committed bistable.left=0 bistable.why=ok'
-    writeFileSync(join(root, 'proc/cmdline'), `${line}\n`)
+    device.boots(
+      'quiet bistable.floor=0.1 bistable.slot=a bistable.release=0.2 bistable.boot=committed bistable.left=0 bistable.why=ok',
+    )
     return device
   }
 
@@ -109,6 +112,22 @@ export class TestDevice {
     } finally {
       await opened.close()
     }
+  }
+
+  /** What the bootloader does before it starts a slot on trial: counts down in the copy that does not count. */
+  async countDown(): Promise<void> {
+    const path = join(this.root, 'disk/bootstate')
+    const opened = await openBootState(path)
+    const { state, source } = await opened.read()
+    await opened.close()
+    const newState = onBoot(state).newState
+    if (newState === undefined) throw new Error('nothing is on trial')
+    writeAt(path, FILES[source === 0 ? 1 : 0].offset, encodeCopy(newState))
+  }
+
+  /** What the next command finds on the kernel command line. */
+  boots(words: string): void {
+    writeFileSync(join(this.root, 'proc/cmdline'), `${words}\n`)
   }
 
   get #env() {
