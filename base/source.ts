@@ -9,7 +9,8 @@ export interface ByteSource {
   /** Total bytes, as the source claims. */
   readonly size: number
   /**
-   * Yields exactly the bytes `offset .. offset+length-1`, in order, in pieces of at most 1 MiB.
+   * Yields exactly the bytes `offset .. offset+length-1`, in order, in pieces of at most 1 MiB. A piece is valid until
+   * the next one is asked for; its memory may be used again then.
    * Fails with the source's own typed error when they cannot be had. Never yields more than `length` bytes.
    */
   read(offset: number, length: number, options?: { readonly signal?: AbortSignal }): AsyncIterable<Uint8Array>

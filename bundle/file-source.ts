@@ -5,6 +5,9 @@ import { systemReason } from '../base/errors.ts'
 import type { ByteSource } from '../base/source.ts'
 import { bundleErrors } from './errors.ts'
 
+/** Two readers at once each have two buffers. */
+const SPARE = 4
+
 /**
  * Opens a regular file or a block device as a source. Its size is taken once, when it is opened.
  * @throws SOURCE_OPEN; reading throws SOURCE_READ
@@ -36,6 +39,8 @@ class FileSource implements ByteSource {
   readonly name: string
   readonly size: number
   readonly #file: FileHandle
+  /** Buffers of 1 MiB for the next read: fresh memory for each piece costs more than reading it. */
+  readonly #spare: Buffer[] = []
 
   constructor(name: string, file: FileHandle, size: number) {
     this.name = name
@@ -49,7 +54,9 @@ class FileSource implements ByteSource {
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<Uint8Array> {
     // One piece is read ahead, so that the disk works while the caller hashes.
-    let ahead = this.#piece(offset, Math.min(MiB, length))
+    let present = this.#take(length)
+    let other = this.#take(length - MiB)
+    let ahead = this.#piece(present, offset, length)
     try {
       for (let at = 0; at < length; ) {
         options.signal?.throwIfAborted()
@@ -57,22 +64,31 @@ class FileSource implements ByteSource {
         if (piece.length === 0)
           throw bundleErrors.SOURCE_READ(`${this.name} ends at byte ${offset + at}, wanted ${length} from ${offset}`)
         at += piece.length
-        ahead = this.#piece(offset + at, Math.min(MiB, length - at))
+        ;[present, other] = [other, present]
+        if (present.length === 0 && at < length) present = this.#take(length - at)
+        ahead = this.#piece(present, offset + at, length - at)
         // Its failure is met when it is awaited; until then it must not count as unhandled.
         ahead.catch(() => undefined)
         yield piece
       }
     } finally {
-      // Left early: the file must not be closed under a read.
+      // Left early: the file must not be closed under a read, nor a buffer be used again.
       await ahead.catch(() => undefined)
+      for (const buffer of [present, other])
+        if (buffer.length === MiB && this.#spare.length < SPARE) this.#spare.push(buffer)
     }
   }
 
-  async #piece(position: number, length: number): Promise<Uint8Array> {
-    const piece = Buffer.allocUnsafe(length)
-    if (length === 0) return piece
+  /** A buffer for a piece of what is left: 1 MiB, or less for less. */
+  #take(left: number): Buffer {
+    return left >= MiB ? (this.#spare.pop() ?? Buffer.allocUnsafeSlow(MiB)) : Buffer.allocUnsafeSlow(Math.max(0, left))
+  }
+
+  async #piece(into: Buffer, position: number, left: number): Promise<Uint8Array> {
+    const length = Math.min(into.length, left)
+    if (length <= 0) return into.subarray(0, 0)
     try {
-      return piece.subarray(0, (await this.#file.read(piece, 0, length, position)).bytesRead)
+      return into.subarray(0, (await this.#file.read(into, 0, length, position)).bytesRead)
     } catch (cause) {
       throw bundleErrors.SOURCE_READ(`cannot read ${this.name} at byte ${position}: ${systemReason(cause)}`, { cause })
     }

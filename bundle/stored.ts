@@ -46,14 +46,15 @@ export async function* readChunks(
 }
 
 /**
- * Cuts a stream of stored bytes into chunks. Pieces of the stream are kept until a chunk is whole: it must not reuse
- * their memory. A stream too short or too long is refused. @throws BUNDLE_DIGEST
+ * Cuts a stream of stored bytes into chunks; the bytes of one are valid until the next is asked for. A stream too short
+ * or too long is refused. @throws BUNDLE_DIGEST
  */
 export async function* splitChunks(
   stream: AsyncIterable<Uint8Array>,
   chunks: readonly Chunk[],
 ): AsyncGenerator<readonly [Chunk, Uint8Array]> {
-  let parts: Uint8Array[] = []
+  /** The start of a chunk that goes on in the next piece; `have` bytes of it. */
+  let carry: Uint8Array = new Uint8Array(0)
   let have = 0
   let next = 0
   for await (const piece of stream) {
@@ -62,15 +63,19 @@ export async function* splitChunks(
       const missing = chunk.storedLength - have
       if (rest.length < missing) break
       const last = rest.subarray(0, missing)
-      yield [chunk, parts.length === 0 ? last : Buffer.concat([...parts, last])]
-      parts = []
+      if (have > 0) carry.set(last, have)
+      yield [chunk, have > 0 ? carry.subarray(0, chunk.storedLength) : last]
       have = 0
       next++
       rest = rest.subarray(missing)
     }
     if (next === chunks.length && rest.length > 0)
       throw bundleErrors.BUNDLE_DIGEST('there are more stored bytes than the chunks of the index take')
-    if (rest.length > 0) parts.push(rest)
+    const chunk = chunks[next]
+    if (chunk === undefined || rest.length === 0) continue
+    // Signed indexes have chunks of at most 1 MiB.
+    if (have === 0 && carry.length < chunk.storedLength) carry = new Uint8Array(chunk.storedLength)
+    carry.set(rest, have)
     have += rest.length
   }
   if (next < chunks.length)

@@ -39,6 +39,16 @@ export async function verifyBundle(
   options: VerifyOptions = {},
 ): Promise<BundleHead> {
   const head = await openBundle(source, trust, options)
+  await verifyBehindHead(source, head, options)
+  return head
+}
+
+/** As `verifyBundle`, for what stands behind the head that `openBundle` read and verified. */
+export async function verifyBehindHead(
+  source: ByteSource,
+  head: BundleHead,
+  options: VerifyOptions = {},
+): Promise<void> {
   await checkFraming(source, head, options)
   for (const entry of head.statement.attachments) {
     if (options.storedOnly === true) await readStored(source, head, entry, options)
@@ -46,7 +56,6 @@ export async function verifyBundle(
   }
   for (const image of head.statement.images) await verifyImage(source, head, image, options)
   options.onProgress?.(head.size, head.size)
-  return head
 }
 
 /**

@@ -1,14 +1,14 @@
 import { humanBytes, KiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
-import { readExactly } from '../../base/source.ts'
+import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
-import { verifyBundle } from '../../bundle/verify.ts'
+import { verifyBehindHead } from '../../bundle/verify.ts'
 import { openFileDoor } from '../doors/file.ts'
-import { openHttpDoor } from '../doors/http.ts'
+import type { HttpDoorOptions } from '../doors/http.ts'
 import { installErrors } from '../install/errors.ts'
 import { install } from '../install/install.ts'
 import type { ReuseSource } from '../install/types.ts'
@@ -30,6 +30,10 @@ export interface Slots {
 export type Space = (path: string) => Promise<number>
 const unlimited: Space = async () => Number.POSITIVE_INFINITY
 
+/** Imported when asked for: HTTP and TLS cost a start more than a local install reads in the same time. */
+const openHttpDoor = async (url: string, options: HttpDoorOptions): Promise<ByteSource> =>
+  (await import('../doors/http.ts')).openHttpDoor(url, options)
+
 /** For the records that are written until the release is armed, each beside the one it replaces. */
 const RECORDS_NEED = 128 * KiB
 
@@ -39,10 +43,9 @@ export function engineOver(data: string, files: Files, slots: Slots, space: Spac
   return {
     open: (source, signal) => (/^https?:/i.test(source) ? openHttpDoor(source, { signal }) : openFileDoor(source)),
     head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
-    verifyWhole: async (source, trusted, signal, onProgress) => {
-      // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
-      await verifyBundle(source, { trusted }, { signal, onProgress, storedOnly: true })
-    },
+    // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
+    verifyWhole: (source, head, signal, onProgress) =>
+      verifyBehindHead(source, head, { signal, onProgress, storedOnly: true }),
     install: async (call) => {
       await requireSpace(data, call.head, space)
       return await withOpened(async (opened) => {

@@ -58,6 +58,8 @@ export interface InstallCall {
   readonly source: ByteSource
   readonly head: BundleHead
   readonly running: Slot
+  /** See `InstallRequest`. */
+  readonly cheapSource: boolean
   readonly signal: AbortSignal
   readonly onProgress: (progress: InstallProgress) => void
   readonly invalidate: () => Promise<void>
@@ -70,9 +72,10 @@ export interface Engine {
   /** Opens a path or an address. */
   open(source: string, signal: AbortSignal): Promise<ByteSource>
   head(source: ByteSource, trusted: TrustedRoots, signal: AbortSignal): Promise<BundleHead>
+  /** All that stands behind the head. */
   verifyWhole(
     source: ByteSource,
-    trusted: TrustedRoots,
+    head: BundleHead,
     signal: AbortSignal,
     onProgress: (done: number, total: number) => void,
   ): Promise<void>

@@ -61,9 +61,9 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
       const assigned = carried ?? (await assignedNow(core))
       checkAllowed(core, head, options, assigned?.release === head.digest && assigned.allowDowngrade)
       if (carried !== undefined) await acceptAssignment(core, carried)
-      if (!/^https?:/.test(from)) {
+      if (isLocal(from)) {
         // A stick may be damaged or lie: know it before the old content of the slot is given up.
-        await engine.verifyWhole(source, core.trusted, signal, (done, total) =>
+        await engine.verifyWhole(source, head, signal, (done, total) =>
           options.onProgress({ phase: 'check', image: undefined, done, total, fetched: 0 }),
         )
       }
@@ -118,6 +118,7 @@ async function fillAndArm(
     source,
     head,
     running: core.line.slot,
+    cheapSource: isLocal(from),
     signal,
     onProgress: (progress) => {
       // Only moves the deadline in memory: nothing is written for it.
@@ -138,6 +139,8 @@ async function fillAndArm(
   const message = `release ${formatNumber(number)} (${version}) is armed in slot ${slot}; the next boot tries it`
   return { slot, number, version, digest: head.digest, fetched: result.fetched, message }
 }
+
+const isLocal = (from: string): boolean => !/^https?:/i.test(from)
 
 /** Status is for everyone: no user name, password or query, which may hold a token. */
 function publicName(from: string): string {

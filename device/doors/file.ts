@@ -4,7 +4,7 @@ import { fileSource } from '../../bundle/file-source.ts'
 import { doorErrors } from './errors.ts'
 
 /**
- * A bundle in a file or on a block device. The next piece is read while the present one is worked on.
+ * A bundle in a file or on a block device.
  * @throws TRANSPORT_MISSING, TRANSPORT_REFUSED, TRANSPORT_FILE_FAILED; reading throws TRANSPORT_SHORT,
  *   TRANSPORT_FILE_FAILED
  */
@@ -21,21 +21,10 @@ export async function openFileDoor(path: string): Promise<ByteSource> {
     async *read(offset, length, options) {
       if (offset + length > source.size)
         throw doorErrors.TRANSPORT_SHORT(`${path} has ${source.size} bytes, ${offset + length} are needed`)
-      const pieces = source.read(offset, length, options)[Symbol.asyncIterator]()
-      let next = pieces.next()
       try {
-        for (;;) {
-          const piece = await next
-          if (piece.done === true) return
-          next = pieces.next()
-          // Its failure is seen when it is awaited; if nobody comes for it any more, it does not matter.
-          next.catch(() => undefined)
-          yield piece.value
-        }
+        yield* source.read(offset, length, options)
       } catch (error) {
         throw doorError(path, error)
-      } finally {
-        await next.catch(() => undefined)
       }
     },
     close: () => source.close(),

@@ -1,12 +1,12 @@
 import { treeSize } from '../../bundle/tree.ts'
-import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
+import { type BundleHead, type ChunkIndex, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
 import { checkFraming } from '../../bundle/verify.ts'
 import { slotErrors } from '../slots/errors.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import { createSlotWriter } from '../slots/writer.ts'
 import { type FillCounts, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
 import { throwIfCancelled } from './pieces.ts'
-import { scanSlot } from './scan.ts'
+import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
 import { slotFault, writeTreeAndVerify } from './verify.ts'
 
@@ -65,7 +65,7 @@ async function installImage(
   }
   const verifying = { signal, onDone: (done: number) => report('verify', done) }
 
-  const held = await scanSlot(device, index, signal, (done) => report('scan', done))
+  const held = await heldChunks(request, device, index, (done) => report('scan', done))
   const kept = index.chunks.reduce((sum, chunk, i) => sum + (held[i] === 1 ? chunk.length : 0), 0)
   if (kept === image.length && (await slotFault(device, image, verifying)) === undefined)
     return { kept, reused: 0, fetched: 0 }
@@ -96,6 +96,18 @@ async function installImage(
   await writer.finish()
   await writeTreeAndVerify(device, image, index, now, verifying)
   return { kept, reused: counts.reused, fetched: counts.fetched }
+}
+
+/** From `scanSlot`, unless the source is cheap and samples promise nothing. */
+async function heldChunks(
+  { cheapSource, signal }: InstallRequest,
+  device: SlotDevice,
+  index: ChunkIndex,
+  onDone: (done: number) => void,
+): Promise<Uint8Array> {
+  if (cheapSource !== true || (await holdsSample(device, index, signal))) return scanSlot(device, index, signal, onDone)
+  onDone(index.imageLength)
+  return new Uint8Array(index.chunks.length)
 }
 
 /** Every write to either device waits until `invalidate` has succeeded, once; so no order of work can forget it. */

@@ -1,7 +1,8 @@
+import { MiB } from '../../base/bytes.ts'
 import { createSha256, sha256 } from '../../bundle/digest.ts'
 import type { ChunkIndex } from '../../bundle/types.ts'
 import type { SlotDevice } from '../slots/types.ts'
-import { devicePieces } from './pieces.ts'
+import { devicePieces, throwIfCancelled } from './pieces.ts'
 
 /**
  * Which chunks the slot already holds at their place: one byte per chunk, 1 for held. This is all there is to resuming;
@@ -45,4 +46,29 @@ export async function scanSlot(
     onDone(at)
   }
   return held
+}
+
+/** The first chunks, where an install that was stopped has written; the others spread over the image. */
+const FIRST = 2
+const SPREAD = 14
+
+/**
+ * Does the slot hold at least one of a few chunks at its place? An install that was stopped fills from the start, and an
+ * earlier release shares what stands in front of its first change: a slot with neither is rarely worth a search.
+ */
+export async function holdsSample(
+  device: SlotDevice,
+  { chunks }: ChunkIndex,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const scratch = new Uint8Array(MiB)
+  for (let i = 0; i < Math.min(chunks.length, FIRST + SPREAD); i++) {
+    throwIfCancelled(signal)
+    const chunk = chunks[i < FIRST ? i : Math.floor(((i - FIRST + 1) * (chunks.length - 1)) / SPREAD)]
+    if (chunk === undefined) break
+    const bytes = scratch.subarray(0, chunk.length)
+    await device.read(chunk.offset, bytes, { fresh: false })
+    if (sha256(bytes) === chunk.digest) return true
+  }
+  return false
 }

@@ -29,6 +29,11 @@ export interface InstallRequest {
   /** The inactive slot, open for writing. The caller closes them. */
   readonly slot: Readonly<Record<ImageName, SlotDevice>>
   readonly reuse?: readonly ReuseSource[]
+  /**
+   * Reading the source costs no more than reading the slot: a slot in which a few samples find nothing of use is not
+   * searched, but written whole. Default: false, every byte that the slot holds already is looked for.
+   */
+  readonly cheapSource?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: InstallProgress) => void
   /**

@@ -291,7 +291,7 @@ export class World {
         const head = { statement: statementOf(release), digest: digestOf(release), trusted, size: 1000 }
         return { ...head, assignment: this.carried.get(source.name) } as BundleHead
       },
-      verifyWhole: async (_source, _trusted, _signal, onProgress) => onProgress(1, 1),
+      verifyWhole: async (_source, _head, _signal, onProgress) => onProgress(1, 1),
       install: async (call) => {
         const slot = call.running === 'a' ? 'b' : 'a'
         const release = this.published.get(call.source.name)

@@ -204,6 +204,40 @@ describe('install', () => {
     expect(await holds(on)).toBe(true)
   })
 
+  it('from a cheap source: a slot without anything of use is not searched, one with something is', async () => {
+    const searched = async (on: Bench) => {
+      const read = { boot: 0, rootfs: 0 }
+      for (const name of ['boot', 'rootfs'] as const) {
+        const device = on.slot[name]
+        const inner = device.read.bind(device)
+        device.read = async (offset, into, options) => {
+          if (!options.fresh) read[name] += into.length
+          await inner(offset, into, options)
+        }
+      }
+      const result = await install(request(on, { cheapSource: true }))
+      expect(await holds(on)).toBe(true)
+      return { ...result, read }
+    }
+    const strange = await searched(bench())
+    expect(strange.fetched).toBe(missing(bench()))
+    expect(strange.read.rootfs).toBeLessThan(bundle.rootfs.length)
+
+    const like = bench({ boot: old.boot, rootfs: old.rootfs })
+    const wanted = missing(like)
+    const shared = await searched(like)
+    expect(shared.fetched).toBe(wanted)
+    expect(shared.read.rootfs).toBeGreaterThan(bundle.rootfs.length)
+
+    // An install that was stopped early leaves its first chunks only.
+    const stopped = bench()
+    const [first] = head.indexes.rootfs.chunks
+    stopped.slot.rootfs.medium.set(bundle.rootfs.subarray(0, first?.length))
+    const fresh = new ModelDevice('rootfs', stopped.slot.rootfs.medium, stopped.machine)
+    const resumed = await searched({ ...stopped, slot: { ...stopped.slot, rootfs: fresh } })
+    expect(resumed.images.rootfs.kept).toBe(first?.length)
+  })
+
   it('takes chunks from the active slot, checked, and the rest through the door', async () => {
     const other = bench({ boot: old.boot, rootfs: old.rootfs })
     const oldSource = await openFileDoor(old.path)
