@@ -3,6 +3,8 @@ import { defineConfig } from 'vitest/config'
 // unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; never retried.
 export default defineConfig({
   test: {
+    // The second one writes out/hil/RUN, and only for the project hw.
+    reporters: ['default', './hw-tests/report/reporter.ts'],
     projects: [
       {
         test: {
@@ -10,7 +12,7 @@ export default defineConfig({
           include: [
             'test/**/*.test.ts',
             '{base,keys,bundle,publisher,device,bootloader,initramfs}/**/*.test.ts',
-            'hw-tests/harness/**/*.test.ts',
+            'hw-tests/**/*.test.ts',
           ],
           testTimeout: 60_000,
           hookTimeout: 60_000,

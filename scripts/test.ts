@@ -47,6 +47,7 @@ async function vitest(project: string, scratch: string): Promise<void> {
     '--reporter=default',
     '--reporter=json',
     `--outputFile.json=${output}`,
+    ...(project === 'hw' ? ['--reporter=./hw-tests/report/reporter.ts'] : []),
   ]
   const code = await run('npx', args)
   const report = JSON.parse(await readFile(output, 'utf8')) as Report

@@ -40,6 +40,8 @@ describe('boot states', () => {
     expect(readLine('l[ 21.72] Kernel panic - not syncing: Attempted to kill init! ogin:')?.kind).toBe('panic')
     expect(readLine('bistable-init: fail stage=verity reason=data-corrupt')?.kind).toBe('initramfs-failed')
     expect(readLine('[ 1.0] EXT4-fs error (device vda7)')?.kind).toBe('filesystem-error')
+    expect(readLine('[ 9.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!')?.kind).toBe('watchdog')
+    expect(readLine('[ 0.5] NMI watchdog: Perf NMI watchdog permanently disabled')).toBeUndefined()
     expect(readLine('systemd[1]: Started something ordinary.')).toBeUndefined()
   })
 

@@ -58,8 +58,12 @@ const RULES: readonly Rule[] = [
   { pattern: /bistable: running slot=/, kind: 'running', state: 'userspace' },
   { pattern: /bistable: /, kind: 'agent' },
   { pattern: /Kernel panic - not syncing/, kind: 'panic', state: 'panic' },
+  {
+    pattern:
+      /watchdog: BUG: (?:soft|hard)|hard LOCKUP|watchdog did not stop|reset by watchdog|Reset (?:Status|cause): .*(?:WDT|WDOG|watchdog)/i,
+    kind: 'watchdog',
+  },
   { pattern: /(?:Oops: |BUG: |------------\[ cut here \]|KASAN:|unable to handle)/, kind: 'oops' },
-  { pattern: /watchdog: (?:BUG: soft lockup|.*did not stop)|NMI watchdog/, kind: 'watchdog' },
   {
     pattern: /(?:EXT4-fs error|SQUASHFS error|I\/O error, dev|device-mapper: verity: .*corrupt)/,
     kind: 'filesystem-error',

@@ -181,7 +181,7 @@ export class Console {
 
   #line(raw: string): void {
     // Firmware and GRUB draw with escape sequences; the words are what counts.
-    const text = raw.replace(/\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][0-9A-B]?|[\r\0]/g, '').slice(0, MAX_LINE)
+    const text = raw.replace(/\x1b\[[0-9;?=]*[A-Za-z]|\x1b[()=>][0-9A-B]?|[\r\0]/g, '').slice(0, MAX_LINE)
     this.#note(text)
     const event = readLine(text)
     if (event === undefined) return

@@ -2,6 +2,7 @@ import type { BootEvent, BootState } from './boot-states.ts'
 import { Console, type TimedEvent } from './console.ts'
 import { DutError, LabError } from './lab-error.ts'
 import { type QemuMachine, type QemuOptions, startQemu } from './qemu.ts'
+import type { Session } from './record.ts'
 import { type CommandOptions, type CommandResult, Shell } from './shell.ts'
 
 /** The device under test: power, console, boots as events, a shell, the agent's status. */
@@ -28,8 +29,21 @@ export interface BootReport {
   readonly at: number
 }
 
+/** Power sessions that are remembered for the reports. */
+const KEPT_SESSIONS = 500
+
+interface Power {
+  readonly console: Console
+  /** By the wall clock, in milliseconds. */
+  readonly from: number
+  to: number | undefined
+  cut: boolean
+  readonly restored: boolean
+}
+
 export class Dut {
   readonly #options: DutOptions
+  #power: Power[] = []
   #transcript: string | undefined
   #machine: QemuMachine | undefined
   #console: Console | undefined
@@ -72,8 +86,33 @@ export class Dut {
       this.#machine.port,
       this.#transcript === undefined ? {} : { transcript: this.#transcript },
     )
-    this.#console.markPowerOn(options.restore !== undefined)
+    const restored = options.restore !== undefined
+    this.#console.markPowerOn(restored)
     this.#seen = 0
+    this.#power.push({ console: this.#console, from: Date.now(), to: undefined, cut: false, restored })
+    this.#power = this.#power.slice(-KEPT_SESSIONS)
+  }
+
+  /** What was seen since a moment of the wall clock, for the reports; times count from that moment. */
+  sessionsSince(begin: number): Session[] {
+    return this.#power
+      .filter(({ to }) => to === undefined || to > begin)
+      .map(({ console, from, to, cut, restored }) => ({
+        from: Math.max(0, from - begin),
+        to: (to ?? Date.now()) - begin,
+        initial: restored || from < begin ? 'userspace' : 'off',
+        cut,
+        events: console.events
+          .map(({ at, kind, line, fields }) => ({ at: from + at - begin, kind, line, fields }))
+          .filter(({ at }) => at >= 0),
+      }))
+  }
+
+  #powerEnds(cut: boolean): void {
+    const last = this.#power.at(-1)
+    if (last === undefined || last.to !== undefined) return
+    last.to = Date.now()
+    last.cut = cut
   }
 
   /** The transcript goes to this file from now on. */
@@ -88,6 +127,7 @@ export class Dut {
     if (machine === undefined) throw new LabError('the device is off')
     this.#machine = undefined
     this.#shell = undefined
+    this.#powerEnds(false)
     await this.#console?.close()
     await machine.save(file)
   }
@@ -103,6 +143,7 @@ export class Dut {
     if (machine === undefined) return
     this.#machine = undefined
     this.#shell = undefined
+    this.#powerEnds(true)
     await this.#console?.close()
     await machine.cut()
   }

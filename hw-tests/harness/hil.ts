@@ -6,7 +6,8 @@ import { choosePlace, missingTools } from '../places/index.ts'
 import { copyImage } from './disk.ts'
 import { Dut } from './dut.ts'
 import { openKit } from './kit.ts'
-import { failureText, transcriptPath } from './report.ts'
+import { leaveRecord } from './record.ts'
+import { failureText, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
 import { savedState } from './warm.ts'
 import './matchers.ts'
@@ -25,7 +26,6 @@ export { seconds } from './matchers.ts'
 export type Begin = 'running' | 'off' | 'shared'
 
 const root = resolve(import.meta.dirname, '..', '..')
-const output = join(root, 'out', 'hil')
 const BOOT_MS = 300_000
 
 /** The device that the tests of a file hand on. */
@@ -68,7 +68,9 @@ export const hil = test
     const missing = missingTools(place.tools, process.env['PATH'] ?? '')
     if (missing.length > 0 && process.env['CI'] === undefined) skip(`not here: ${missing.join(', ')}`)
     const file = relative(root, task.file.filepath)
+    const output = runFolder(root, process.env)
     const transcript = join(output, transcriptPath(file, task.name))
+    const begun = Date.now()
     await mkdir(dirname(transcript), { recursive: true })
     await rm(transcript, { force: true })
     const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
@@ -87,6 +89,12 @@ export const hil = test
     })
     onCleanup(async () => {
       dut.signal = undefined
+      leaveRecord(task.meta, {
+        place: place.name,
+        transcript: relative(output, transcript),
+        state: dut.lastWords().state,
+        sessions: dut.sessionsSince(begun),
+      })
       if (failed || begin !== 'shared') await clear(bench)
     })
     if (kept !== undefined) return dut

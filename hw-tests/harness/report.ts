@@ -1,6 +1,19 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
 import type { BootState } from './boot-states.ts'
 
-/** What a failed test shows, and where its transcript lies. Pure. */
+/** What a failed test shows, and where its transcript lies. */
+
+/**
+ * The folder of this run, `out/hil/TIME-PID`: transcripts and reports. Whoever asks first names it; processes started later
+ * get it by `HIL_RUN`.
+ */
+export function runFolder(root: string, env: NodeJS.ProcessEnv): string {
+  const stamp = () => new Date().toISOString().slice(0, 19).replace(/[-:]/g, '').replace('T', '-')
+  env['HIL_RUN'] ??= join(root, 'out', 'hil', `${stamp()}-${process.pid}`)
+  mkdirSync(env['HIL_RUN'], { recursive: true })
+  return env['HIL_RUN']
+}
 
 /** "suites/fall-back.hil.ts", "unhealthy: falls back" -> "fall-back/unhealthy-falls-back.log" */
 export function transcriptPath(file: string, test: string): string {

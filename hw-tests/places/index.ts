@@ -29,9 +29,14 @@ export interface Place extends QemuPlace {
   readonly name: string
 }
 
-/** The place that `HIL_PLACE` names, or else the emulated PC with GRUB. @throws LabError for an unknown name */
+/** The name in `HIL_PLACE`, or else the emulated PC with GRUB. */
+export function choosePlaceName(name: string | undefined): string {
+  return name === undefined || name === '' ? 'qemu-x86-grub' : name
+}
+
+/** The place of that name. @throws LabError for an unknown name */
 export function choosePlace(name: string | undefined): Place {
-  const wanted = name === undefined || name === '' ? 'qemu-x86-grub' : name
+  const wanted = choosePlaceName(name)
   const found = Object.entries(PLACES).find(([known]) => known === wanted)
   if (found === undefined)
     throw new LabError(`there is no place ${wanted}; there are: ${Object.keys(PLACES).join(', ')}`)

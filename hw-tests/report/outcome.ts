@@ -1,0 +1,65 @@
+import type { TestRecord } from '../harness/record.ts'
+
+/** One test's outcome, as all reports take it. `lab`: nothing was found out about the product. */
+export interface Outcome {
+  /** Path of the test file in the repository. */
+  readonly file: string
+  readonly name: string
+  readonly verdict: 'passed' | 'failed' | 'lab' | 'skipped'
+  /** Milliseconds. */
+  readonly ms: number
+  readonly errors: readonly { readonly name: string; readonly message: string }[]
+  /** Why it was skipped. */
+  readonly note: string | undefined
+  readonly record: TestRecord | undefined
+}
+
+export interface Run {
+  /** Name of the run's folder. */
+  readonly id: string
+  readonly place: string
+  /** ISO 8601. */
+  readonly began: string
+  /** Milliseconds. */
+  readonly ms: number
+  /** Errors outside of tests, such as a file that could not be loaded. */
+  readonly stray: readonly string[]
+  readonly outcomes: readonly Outcome[]
+}
+
+/** A lab error anywhere among a test's errors means that its other errors say nothing about the product either. */
+export function verdictOf(
+  state: 'passed' | 'failed' | 'skipped' | 'pending',
+  errors: readonly { readonly name?: string | undefined }[],
+): Outcome['verdict'] {
+  if (state === 'passed') return 'passed'
+  if (state !== 'failed') return 'skipped'
+  return errors.some(({ name }) => name === 'LabError') ? 'lab' : 'failed'
+}
+
+export function tally(outcomes: readonly Outcome[]): Readonly<Record<Outcome['verdict'], number>> {
+  const counts = { passed: 0, failed: 0, lab: 0, skipped: 0 }
+  for (const { verdict } of outcomes) counts[verdict]++
+  return counts
+}
+
+/** "12 passed, 1 failed, 2 not run (lab), 0 skipped" */
+export function tallyText(outcomes: readonly Outcome[]): string {
+  const { passed, failed, lab, skipped } = tally(outcomes)
+  return `${passed} passed, ${failed} failed, ${lab} not run (lab), ${skipped} skipped`
+}
+
+/** Text for XML and HTML: the five characters escaped, what XML 1.0 forbids dropped. */
+export function escaped(text: string): string {
+  const entities: Readonly<Record<string, string>> = {
+    '&': '&amp;',
+    '<': '&lt;',
+    '>': '&gt;',
+    '"': '&quot;',
+    "'": '&#39;',
+  }
+  return text
+    .replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '')
+    .replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, '')
+    .replace(/[&<>"']/g, (c) => entities[c] ?? c)
+}

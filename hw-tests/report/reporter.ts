@@ -1,0 +1,97 @@
+import { appendFileSync } from 'node:fs'
+import { readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { basename, dirname, join, relative, resolve } from 'node:path'
+import type { SerializedError } from 'vitest'
+import type { Reporter, TestCase, TestModule } from 'vitest/node'
+import { recordOf } from '../harness/record.ts'
+import { runFolder } from '../harness/report.ts'
+import { choosePlaceName } from '../places/index.ts'
+import { htmlPage } from './html.ts'
+import { junitXml } from './junit.ts'
+import { type Outcome, type Run, tallyText, verdictOf } from './outcome.ts'
+import { summaryMarkdown } from './summary.ts'
+
+/**
+ * The reports of a hardware-in-the-loop run, in its folder: `run.jsonl` (a line as each test ends), `junit.xml`, `summary.md`
+ * (also appended to `$GITHUB_STEP_SUMMARY`) and `index.html`. Tests of other projects are none of its business.
+ */
+
+const root = resolve(import.meta.dirname, '..', '..')
+const MOST_TRANSCRIPT = 4 * 1024 * 1024
+
+// Vitest wants a reporter by its module's default export.
+// biome-ignore lint/style/noDefaultExport: see above
+export default class HilReporter implements Reporter {
+  #began = new Date()
+  #outcomes: Outcome[] = []
+
+  onTestRunStart(): void {
+    this.#began = new Date()
+    this.#outcomes = []
+  }
+
+  onTestCaseResult(test: TestCase): void {
+    if (test.project.name !== 'hw') return
+    const outcome = outcomeOf(test)
+    this.#outcomes.push(outcome)
+    appendFileSync(join(runFolder(root, process.env), 'run.jsonl'), `${JSON.stringify(outcome)}\n`)
+  }
+
+  async onTestRunEnd(modules: readonly TestModule[], errors: readonly SerializedError[]): Promise<void> {
+    const own = modules.filter(({ project }) => project.name === 'hw')
+    const stray = [
+      ...own.flatMap((module) => module.errors().map((error) => `${module.moduleId}: ${error.stack ?? error.message}`)),
+      ...(own.length > 0 ? errors.map((error) => error.stack ?? error.message) : []),
+    ]
+    if (this.#outcomes.length + stray.length === 0) return
+    const folder = runFolder(root, process.env)
+    const run: Run = {
+      id: basename(folder),
+      place: choosePlaceName(process.env['HIL_PLACE']),
+      began: this.#began.toISOString(),
+      ms: Date.now() - this.#began.getTime(),
+      stray,
+      outcomes: this.#outcomes,
+    }
+    await writeReports(folder, run)
+    const { GITHUB_STEP_SUMMARY: summary } = process.env
+    if (summary !== undefined && summary !== '') appendFileSync(summary, summaryMarkdown(run))
+    await pointLast(folder)
+    console.log(
+      `hil: ${tallyText(run.outcomes)} on ${run.place}; report: ${relative(process.cwd(), join(folder, 'index.html'))}`,
+    )
+  }
+}
+
+export async function writeReports(folder: string, run: Run): Promise<void> {
+  const transcripts = new Map<string, string>()
+  for (const { record } of run.outcomes) {
+    if (record === undefined) continue
+    const text = await readFile(join(folder, record.transcript), 'latin1').catch(() => undefined)
+    if (text !== undefined) transcripts.set(record.transcript, text.slice(-MOST_TRANSCRIPT))
+  }
+  await writeFile(join(folder, 'junit.xml'), junitXml(run))
+  await writeFile(join(folder, 'summary.md'), summaryMarkdown(run))
+  await writeFile(join(folder, 'index.html'), htmlPage(run, transcripts))
+}
+
+/** `out/hil/last` leads to the newest run. */
+async function pointLast(folder: string): Promise<void> {
+  const link = join(dirname(folder), 'last')
+  await rm(link, { force: true })
+  await symlink(basename(folder), link).catch(() => {})
+}
+
+function outcomeOf(test: TestCase): Outcome {
+  const result = test.result()
+  const errors = (result.errors ?? []).map((error) => ({ name: error.name ?? 'Error', message: error.message }))
+  return {
+    file: relative(root, test.module.moduleId),
+    name: test.fullName,
+    verdict: verdictOf(result.state, errors),
+    ms: Math.round(test.diagnostic()?.duration ?? 0),
+    errors,
+    note: result.state === 'skipped' ? result.note : undefined,
+    record: recordOf(test.meta()),
+  }
+}
