@@ -32,11 +32,16 @@ export async function bootstateImage(state: BootState): Promise<Uint8Array> {
   return layoutImage([encodeCopy(state), encodeCopy(older), reason])
 }
 
-/** Opens the boot state partition at `path`. Throws BOOT_STATE_READ, BOOT_STATE_LAYOUT. */
-export async function openBootState(path: string): Promise<BootStateDevice> {
-  const device = await openRawDevice(path).catch((cause: unknown) => {
+/** Opens the boot state partition at `path`, whatever is in it. Throws BOOT_STATE_READ. */
+export async function openWhole(path: string): Promise<RawDevice> {
+  return await openRawDevice(path).catch((cause: unknown) => {
     throw bootErrors.BOOT_STATE_READ(`${path} cannot be opened: ${systemReason(cause)}`, { cause })
   })
+}
+
+/** Opens the boot state partition at `path`. Throws BOOT_STATE_READ, BOOT_STATE_LAYOUT. */
+export async function openBootState(path: string): Promise<BootStateDevice> {
+  const device = await openWhole(path)
   try {
     await checkLayout(device)
   } catch (error) {
@@ -91,14 +96,14 @@ export async function writeBootState(device: RawDevice, state: BootState): Promi
     throw bootErrors.BOOT_STATE_INVALID(
       `generation ${state.generation} is to replace ${before.generation}: it must be higher`,
     )
-  await store(device, source === 0 ? 1 : 0, encodeCopy(state))
+  await storeFile(device, source === 0 ? 1 : 0, encodeCopy(state))
 }
 
 /**
  * Overwrites one file in place. The first sector is the one that counts. The second one is constant and written only
  * when something damaged it, and then before the first.
  */
-async function store(device: RawDevice, index: FileIndex, block: Uint8Array): Promise<void> {
+export async function storeFile(device: RawDevice, index: FileIndex, block: Uint8Array): Promise<void> {
   const { name, offset } = FILES[index]
   const tail = block.subarray(SECTOR_BYTES)
   try {
@@ -129,7 +134,7 @@ export async function readReason(device: RawDevice): Promise<BootReason> {
 export async function clearReason(device: RawDevice, up: Slot): Promise<void> {
   const wanted = encodeReason({ starts: { a: 0, b: 0, up }, failure: undefined })
   const present = await readFile(device, REASON).catch(() => undefined)
-  if (present === undefined || !equal(present, wanted)) await store(device, REASON, wanted)
+  if (present === undefined || !equal(present, wanted)) await storeFile(device, REASON, wanted)
 }
 
 async function readFile(device: RawDevice, index: FileIndex): Promise<Uint8Array> {

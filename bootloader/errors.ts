@@ -36,7 +36,12 @@ export const bootErrors = defineErrors({
   BOOT_STATE_LAYOUT: {
     family: 'boot',
     meaning: 'The boot state partition does not have the one layout that the bootloader and the agent share.',
-    next: 'Check that the path is the bootstate partition; if it is, write a fresh boot state image to it.',
+    next: "Run 'bistable repair': it makes the partition whole in place.",
+  },
+  BOOT_STATE_SIZE: {
+    family: 'boot',
+    meaning: 'The boot state partition is smaller than the boot state.',
+    next: 'Check that the path is the bootstate partition, and the partition table: it takes 1 MiB.',
   },
   BOOT_STATE_READ: {
     family: 'boot',

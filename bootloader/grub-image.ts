@@ -27,7 +27,7 @@ export const GRUB_CFG = new URL('./grub.cfg', import.meta.url)
 /** What grub.cfg calls, the file systems it reads, and consoles. */
 const MODULES = [
   ...['normal', 'configfile', 'loadenv', 'regexp', 'test', 'true', 'echo', 'sleep', 'keystatus', 'search', 'reboot'],
-  ...['part_gpt', 'fat', 'tar', 'memdisk', 'linux', 'boot', 'halt', 'search_fs_file', 'minicmd', 'ls'],
+  ...['part_gpt', 'fat', 'ext2', 'tar', 'memdisk', 'linux', 'boot', 'halt', 'search_fs_file', 'minicmd', 'ls'],
   ...['serial', 'terminal', 'all_video', 'efi_gop', 'gfxterm'],
 ]
 

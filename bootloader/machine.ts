@@ -44,6 +44,8 @@ export interface BootWorld {
   readonly writable: boolean
   /** Whether kernel and initramfs of this slot can be loaded. */
   readonly loadable: Readonly<Record<Slot, boolean>>
+  /** The slot committed last, as the data partition notes it. Asked only when there is no state at all. */
+  readonly noted?: Slot | undefined
 }
 export const GOOD_WORLD: BootWorld = { starts: NO_STARTS, writable: true, loadable: { a: true, b: true } }
 
@@ -74,11 +76,12 @@ export function onBoot(state: BootState | undefined, world: BootWorld = GOOD_WOR
 
 type Wish = Omit<BootDecision, 'slot' | 'pause'> & { readonly slot: Slot }
 
-function wanted(state: BootState | undefined, { starts, writable }: BootWorld): Wish {
+function wanted(state: BootState | undefined, { starts, writable, noted }: BootWorld): Wish {
   const broken = (slot: Slot): boolean => starts[slot] >= BROKEN_AFTER
   if (state === undefined) {
-    // Nobody knows what is primary: the slot that came up last is the best guess, until it has proved not to come up.
-    const first = starts.up ?? 'a'
+    // The note on the data partition knows what was primary. Without it the slot that came up last is the best guess.
+    // Either is given up when it has proved not to come up.
+    const first = noted ?? starts.up ?? 'a'
     const slot = broken(first) && !broken(otherSlot(first)) ? otherSlot(first) : first
     return { slot, boot: 'fallback', why: 'state-unreadable', left: 0, newState: undefined }
   }

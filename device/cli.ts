@@ -66,6 +66,20 @@ export const deviceVerbs: readonly Verb[] = [
     },
   },
   {
+    name: 'repair',
+    usage: 'repair [--slot a|b]',
+    summary: 'Make the boot state and the record of the slots whole again; say what was found and done.',
+    options: {
+      slot: { type: 'string', value: 'a|b', help: 'this slot is primary, where nothing on the device knows' },
+    },
+    run: async (call) => {
+      noMore(call, 0)
+      const { repairText } = await import('./repair/repair.ts')
+      const slot = stringOption(call, 'slot')
+      return perform(call, 'repair', slot === undefined ? {} : { slot }, repairText)
+    },
+  },
+  {
     name: 'health',
     usage: 'health',
     summary: 'Run every health check once and show the results. Decides nothing.',

@@ -42,6 +42,16 @@ export const deviceErrors = defineErrors({
     meaning: 'The command does not fit the present state.',
     next: "See 'bistable status' for the state and what it allows.",
   },
+  REPAIR_UNDECIDED: {
+    family: 'device',
+    meaning: 'The boot state is lost, and nothing on the device says for certain which slot was primary.',
+    next: "Find out which slot is good (the running one came up: see 'bistable status'), then 'bistable repair --slot a|b'.",
+  },
+  REPAIR_UNSUPPORTED: {
+    family: 'device',
+    meaning: 'The bootloader of this device keeps its boot state where it cannot be repaired from here.',
+    next: "Use the bootloader's own tools; docs/operations.md, table of bootloaders.",
+  },
   AGENT_STALLED: {
     family: 'transport',
     meaning: 'An operation made no progress within its time limit.',

@@ -1,5 +1,7 @@
 import type { BootBackend } from '../../bootloader/backend.ts'
-import { openBootState } from '../../bootloader/bootstate.ts'
+import { openBootState, openWhole } from '../../bootloader/bootstate.ts'
+import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
+import { deviceErrors } from '../errors.ts'
 import type { GivenPlaces } from './places.ts'
 
 /** Which bootloader keeps this device's boot state. */
@@ -22,13 +24,25 @@ const OPENERS: Openers = {
   partition: async ({ path }, { findBootstate }) => openPartition(path ?? (await findBootstate())),
 }
 
+function settingsOf(given: GivenPlaces | undefined): Settings {
+  const path = given?.bootstate === undefined ? {} : { path: given.bootstate }
+  return given?.boot ?? { kind: 'partition', ...path }
+}
+
 /** The backend that places.json names, else the boot state partition. Throws what the backend's `open` throws. */
 export async function openBackend(given: GivenPlaces | undefined, edge: BackendEdge): Promise<BootBackend> {
-  const settings: Settings = given?.boot ?? {
-    kind: 'partition',
-    ...(given?.bootstate === undefined ? {} : { path: given.bootstate }),
-  }
+  const settings = settingsOf(given)
   return await OPENERS[settings.kind](settings, edge)
+}
+
+/**
+ * What repairs this device's boot state, whatever condition it is in.
+ * Throws REPAIR_UNSUPPORTED unless it is in a partition of its own, BOOT_STATE_READ, SLOT_MISSING.
+ */
+export async function openRepairer(given: GivenPlaces | undefined, edge: BackendEdge): Promise<BootRepairer> {
+  const settings = settingsOf(given)
+  if (settings.kind !== 'partition') throw deviceErrors.REPAIR_UNSUPPORTED(`the boot state is kept by ${settings.kind}`)
+  return grubRepairer(await openWhole(settings.path ?? (await edge.findBootstate())))
 }
 
 /** A boot state partition says itself which bootloader reads it. */

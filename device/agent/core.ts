@@ -1,11 +1,12 @@
 import { isBistableError } from '../../base/errors.ts'
 import { adopt, claim, commit, freshState, refuse, renew, retire } from '../../bootloader/machine.ts'
-import { type BootState, otherSlot } from '../../bootloader/state.ts'
+import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { trustAnchor, walkRoots } from '../../keys/root.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
 import { clip, type Failure, type RecordBody } from '../records/record.ts'
 import { openRecords, type RecordStore } from '../records/store.ts'
+import { planRepair } from '../repair/plan.ts'
 import { addOutcome, forgetFleet } from './body.ts'
 import { type BootLine, parseBootLine } from './cmdline.ts'
 import { decide, type Effect, type Event, type Limits, type Machine, type Now, type Step } from './machine.ts'
@@ -18,6 +19,9 @@ const REBOOT_MS = 120_000
 const ARM_MS = 60_000
 /** Behind the health checks' own deadline: only a verdict that does not come at all meets this one. */
 const TRY_BACKSTOP_MS = 15_000
+
+/** The way back must not depend on room for a record: the next start learns these from the boot state. */
+const WITHOUT_RECORD: readonly Event['kind'][] = ['begin-rollback', 'armed', 'disarmed']
 
 interface Work {
   readonly what: string
@@ -33,6 +37,8 @@ export class Core {
   #trusted: TrustedRoots
   #work: Work | undefined
   #turn: Promise<unknown> = Promise.resolve()
+  /** The slot committed last, as the data partition notes it; read once, before anything is written. */
+  #noted: Slot | undefined
 
   private constructor(ports: Ports, line: BootLine, store: RecordStore, trusted: TrustedRoots) {
     this.ports = ports
@@ -55,11 +61,12 @@ export class Core {
     const problems = [...store.problems]
     const trusted = await loadTrust(store, ports.anchor, problems)
     const core = new Core(ports, line, store, trusted)
+    core.#noted = await ports.note?.read()
     for (const problem of problems) ports.say(`bistable: ${problem}`)
     if (options.readOnly === true) return core
     if (problems.length > 0)
       await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
-    else if (store.needsSave) await core.#save(core.body)
+    else if (store.needsSave) await core.#saveOrSay(core.body)
     return core
   }
 
@@ -114,13 +121,14 @@ export class Core {
         reason,
         onDisk: factsOnly(onDisk),
       }
-      await this.#settle(reconcile(facts, this.now(), this.limits))
+      await this.#settle(reconcile(facts, this.now(), this.limits), this.line.boot !== 'try')
     })
   }
 
   /** Gives one event to the machine and carries out what it says. */
   async apply(event: Event): Promise<void> {
-    await this.#inTurn(() => this.#settle(decide(this.#machine, event, this.now(), this.limits)))
+    const step = () => decide(this.#machine, event, this.now(), this.limits)
+    await this.#inTurn(() => this.#settle(step(), WITHOUT_RECORD.includes(event.kind)))
   }
 
   /** Changes the record outside the machine: outcomes, freshness, trust. */
@@ -181,16 +189,12 @@ export class Core {
     return (await this.ports.boot.read()) ?? freshState(this.line.slot)
   }
 
-  async #settle(step: Step): Promise<void> {
+  /** @param withoutRecord goes on when the record cannot be written */
+  async #settle(step: Step, withoutRecord = false): Promise<void> {
     let { body } = step
-    try {
-      if (body !== this.body) await this.#save(body)
-      body = this.body
-    } catch (error) {
-      // A full or broken data partition must not keep a bad release alive: giving up a try goes on without a record.
-      if (!step.effects.some((effect) => effect.do === 'reboot')) throw error
-      this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
-    }
+    // A full or broken data partition must not keep a bad release alive: giving up a try goes on without a record.
+    const anyway = withoutRecord || step.effects.some((effect) => effect.do === 'reboot')
+    if (body !== this.body && (await (anyway ? this.#saveOrSay(body) : this.#save(body)))) body = this.body
     this.#machine = { body, deadline: step.deadline }
     for (const line of step.lines) this.ports.say(line)
     for (const effect of step.effects) await this.#perform(effect)
@@ -202,6 +206,7 @@ export class Core {
         this.stopWork(deviceErrors.AGENT_STALLED(effect.failure.message))
       } else if (effect.do === 'came-up') {
         await this.ports.boot.cameUp(this.line.slot)
+        await this.keepNote()
       } else if (effect.do === 'reboot') {
         await this.reboot()
       } else {
@@ -210,6 +215,7 @@ export class Core {
           const event = { kind: 'boot-committed', securityFloor: this.line.floor } as const
           await this.#settle(decide(this.#machine, event, this.now(), this.limits))
         }
+        await this.keepNote()
       }
     } catch (error) {
       // Kept and said; the deadline of the state moves things on.
@@ -224,8 +230,7 @@ export class Core {
     const { slot } = this.line
     const state = await boot.read()
     if (state === undefined) {
-      const lost = freshState(change === 'refuse' ? otherSlot(slot) : slot)
-      await boot.write(lost)
+      await boot.write(change === 'fresh' ? this.#rebuilt() : freshState(change === 'refuse' ? otherSlot(slot) : slot))
     } else if (change === 'commit') {
       // Committed already: a cut or a restart came between the write and the record.
       if (state.trial !== undefined || state.primary !== slot) await boot.write(commit(state, slot))
@@ -238,6 +243,31 @@ export class Core {
     } else if (change === 'renew') {
       await boot.write(renew(state))
       this.ports.say('bistable: one copy of the boot state was damaged and is written anew')
+    }
+  }
+
+  /** What the lost boot state said, as far as anybody knows; the running slot is primary where nobody does. */
+  #rebuilt(): BootState {
+    const { body, line, ports } = this
+    try {
+      return planRepair({
+        ...{ state: undefined, told: undefined, proved: {}, lastCommitted: this.#noted },
+        ...{ body, running: line, bootId: ports.bootId },
+      }).state
+    } catch (error) {
+      if (!isBistableError(error, 'REPAIR_UNDECIDED')) throw error
+      return freshState(line.slot)
+    }
+  }
+
+  /** Brings the data partition's note of the committed slot up to date. Its failure is said, no more. */
+  async keepNote(): Promise<void> {
+    const { boot, note, say } = this.ports
+    try {
+      const state = await boot.read()
+      if (state !== undefined) await note?.write(state.primary)
+    } catch (error) {
+      say(`bistable: the note of the committed slot is not up to date: ${failureFrom(error).message}`)
     }
   }
 
@@ -257,6 +287,17 @@ export class Core {
       await this.#save(addOutcome(this.body, { at: this.now().wall, ...outcome }))
     } catch (error) {
       this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
+    }
+  }
+
+  /** @returns false when it is not saved: it counts in memory all the same, and the next save tries again */
+  async #saveOrSay(body: RecordBody): Promise<boolean> {
+    try {
+      await this.#save(body)
+      return true
+    } catch (error) {
+      this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
+      return false
     }
   }
 

@@ -3,6 +3,7 @@ import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
+import type { BootRepairer } from '../../bootloader/repair.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
@@ -142,8 +143,11 @@ async function withOpened<T>(work: (opened: { close(): Promise<void> }[]) => Pro
   }
 }
 
-/** @param open opens the bootloader's backend; called and closed for each use */
-export function bootOver(open: () => Promise<BootBackend>): BootPort {
+/**
+ * @param open opens the bootloader's backend; called and closed for each use
+ * @param repairer opens what repairs it, whatever condition it is in
+ */
+export function bootOver(open: () => Promise<BootBackend>, repairer: () => Promise<BootRepairer>): BootPort {
   const using = async <T>(work: (backend: BootBackend) => Promise<T>): Promise<T> => {
     const backend = await open()
     try {
@@ -159,5 +163,6 @@ export function bootOver(open: () => Promise<BootBackend>): BootPort {
     cameUp: (slot) => using((backend) => backend.clearReason(slot)),
     torn: () => using(async (backend) => (await backend.read()).torn),
     describe: () => using(async (backend) => backend.describe()),
+    repairer,
   }
 }

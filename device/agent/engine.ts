@@ -7,7 +7,7 @@ import { slotErrors } from '../slots/errors.ts'
 import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
 import { nodeSys } from '../slots/sys.ts'
 import type { SlotDevice, SlotPlace } from '../slots/types.ts'
-import { openBackend } from './backends.ts'
+import { openBackend, openRepairer } from './backends.ts'
 import { bootOver, engineOver, type Slots } from './engine-over.ts'
 import type { GivenPlaces } from './places.ts'
 import type { BootPort, Engine } from './ports.ts'
@@ -58,7 +58,10 @@ async function openReader(place: SlotPlace): Promise<SlotDevice> {
 
 /** The bootloader's backend of this device. */
 export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
-  bootOver(() => openBackend(given, { findBootstate }))
+  bootOver(
+    () => openBackend(given, { findBootstate }),
+    () => openRepairer(given, { findBootstate }),
+  )
 
 async function findBootstate(): Promise<string> {
   const disk = await findRunningDisk(sys)

@@ -2,6 +2,7 @@ import { cliErrors } from '../../base/cli.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import type { Message } from '../control/client.ts'
 import { runChecks } from '../health/health.ts'
+import { repairNow } from '../repair/repair.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { noteCheck } from './loop.ts'
@@ -34,6 +35,12 @@ export async function operate(
       return alone(async () => ({ message: await commitNow(core) }))
     case 'rollback':
       return alone(async () => ({ message: await rollBackNow(core) }))
+    case 'repair': {
+      const told = textOf(args, 'slot')
+      const slot = SLOTS.find((known) => known === told)
+      if (told !== undefined && slot === undefined) throw cliErrors.USAGE(`there is no slot '${told}'`)
+      return alone((signal) => repairNow(core, slot, signal))
+    }
     case 'reboot':
       return alone(async () => {
         await core.reboot()

@@ -2,6 +2,7 @@ import type { Files } from '../../base/durable.ts'
 import type { ByteSource } from '../../base/source.ts'
 import type { BackendFacts } from '../../bootloader/backend.ts'
 import type { BootReason } from '../../bootloader/reason.ts'
+import type { BootRepairer } from '../../bootloader/repair.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
@@ -31,6 +32,14 @@ export interface BootPort {
   /** True when one copy counts and the other cannot be read: the next write heals it. */
   torn(): Promise<boolean>
   describe(): Promise<BackendFacts>
+  /** Throws REPAIR_UNSUPPORTED where the boot state cannot be repaired from the running system. */
+  repairer(): Promise<BootRepairer>
+}
+
+/** The data partition's note of the slot that was committed last. */
+export interface NotePort {
+  read(): Promise<Slot | undefined>
+  write(slot: Slot): Promise<void>
 }
 
 export interface ProcessResult {
@@ -99,6 +108,7 @@ export interface Ports {
   readonly data: string
   readonly clock: Clock
   readonly boot: BootPort
+  readonly note?: NotePort
   readonly engine: Engine
   readonly processes: Processes
   readonly config: System

@@ -9,6 +9,8 @@ import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
 import { deviceErrors } from '../errors.ts'
+import { RESERVE_FILE, withReserve } from '../records/reserve.ts'
+import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
 import { readPlaces } from './places.ts'
@@ -29,10 +31,11 @@ export async function realPorts(
   const text = async (path: string) => Buffer.from((await files.read(path, 64 * KiB)) ?? '').toString('utf8')
   const copyTo = options.daemon ? config.agent.console : undefined
   return {
-    files,
+    files: withReserve(files, join(paths.data, RESERVE_FILE)),
     data: paths.data,
     clock: realClock(paths.synchronised),
     boot: makeBoot(given),
+    note: committedNote(paths.data, files),
     engine: makeEngine(paths.data, files, given),
     processes: realProcesses(paths.root),
     config,

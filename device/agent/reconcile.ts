@@ -63,7 +63,9 @@ function findOut(facts: BootFacts, now: Now, limits: Limits): Step {
     return { body: next, deadline: undefined, effects: [], lines: [said] }
   }
   const step = steady(body, facts, now)
-  const onSpare = boot.spare && boot.primary === otherSlot(line.slot) && line.boot === 'fallback'
+  // A boot that found no state at all says nothing about the primary that the state names by now.
+  const gaveWay = line.boot === 'fallback' && line.why !== 'state-unreadable'
+  const onSpare = boot.spare && boot.primary === otherSlot(line.slot) && gaveWay
   return onSpare ? { ...step, effects: [{ do: 'write-boot', change: 'adopt' }] } : step
 }
 

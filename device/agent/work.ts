@@ -195,6 +195,7 @@ export async function commitNow(core: Core): Promise<string> {
   const boot = await core.bootState()
   if (boot.primary === slot) return `slot ${slot} is committed already`
   await core.ports.boot.write(adopt(boot, slot))
+  await core.keepNote()
   const at = core.now().wall
   await core.update((body) => addOutcome(body, { at, what: 'commit', ok: true, message: `slot ${slot} was adopted` }))
   return `slot ${slot} is primary now`

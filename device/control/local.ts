@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { KiB } from '../../base/bytes.ts'
 import { nodeFiles } from '../../base/durable.ts'
@@ -16,6 +17,7 @@ import { type Status, statusOf } from '../agent/status.ts'
 import type { Paths } from '../config.ts'
 import { deviceErrors } from '../errors.ts'
 import type { Failure } from '../records/record.ts'
+import { keepReserve, RESERVE_FILE } from '../records/reserve.ts'
 import { ask, FORBIDDEN, type Message, NOBODY } from './client.ts'
 import { serveControl } from './server.ts'
 
@@ -32,7 +34,7 @@ export async function answer(
   if (answered !== NOBODY) return answered
   if (process.getuid?.() !== 0 && paths.root === '') throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
   const ports = await realPorts(paths, (line) => onMessage({ line }), { daemon: false })
-  return await underLock(paths, ports, async (core) => {
+  const work = async (core: Core) => {
     const done = new AbortController()
     // An install has deadlines whoever runs it.
     const ticking = verb === 'install' ? ticker(core, done.signal) : undefined
@@ -42,7 +44,8 @@ export async function answer(
       done.abort()
       await ticking
     }
-  })
+  }
+  return await underLock(paths, ports, work, verb !== 'repair')
 }
 
 /** Status from the agent, or straight from the records: a reader needs no lock. */
@@ -77,8 +80,11 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
   }
 }
 
-/** Holds the control socket while records are open: nobody else may write them. */
-async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Promise<T>): Promise<T> {
+/**
+ * Holds the control socket while records are open: nobody else may write them.
+ * @param mend false: the work itself wants to see what is damaged before anything mends it
+ */
+async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Promise<T>, mend = true): Promise<T> {
   let ready: (core: Core) => void = () => undefined
   const core = new Promise<Core>((resolve) => {
     ready = resolve
@@ -86,7 +92,8 @@ async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Pr
   const lock = await serveControl(paths, async (...call) => operate(await core, ...call))
   try {
     const opened = await Core.open(ports)
-    await opened.reconcile()
+    if (mend) await opened.reconcile()
+    await keepReserve(nodeFiles, join(paths.data, RESERVE_FILE))
     ready(opened)
     return await work(opened)
   } finally {

@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
 import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { publisherErrors } from '../errors.ts'
@@ -69,7 +70,8 @@ export async function makeDisk(
       const data = partition(plan, 'data')
       const slotFiles = parts.slotFiles.map(({ path, bytes }) => ({ path: `bistable/slots/a/${path}`, bytes }))
       const uuid = derivedUuid(parts.identity, 'data-filesystem')
-      await makeData(image, slotFiles, { ...run, offset: data.start, size: data.size, uuid })
+      const note = { path: `bistable/${COMMITTED_NOTE}`, bytes: encodeNote('a') }
+      await makeData(image, [...slotFiles, note], { ...run, offset: data.start, size: data.size, uuid })
       await file.sync()
     } finally {
       await file.close()

@@ -1,8 +1,10 @@
+import { randomUUID } from 'node:crypto'
 import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
+import { COMMITTED_NOTE, decodeNote, encodeNote } from '../../bootloader/committed-note.ts'
 import { readBlock } from '../../bootloader/grub-block.ts'
 import { chooseCopy, decodeCopy, encodeCopy } from '../../bootloader/grub-env.ts'
 import { FILES, layoutImage } from '../../bootloader/layout.ts'
@@ -17,6 +19,7 @@ import {
 } from '../../bootloader/machine.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { type BootState, otherSlot, SLOTS, type Slot } from '../../bootloader/state.ts'
+import { makeData } from '../../publisher/disk/data.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
 import { grubDecides } from '../helpers/grub-emu.ts'
 import { have, run } from '../helpers/run.ts'
@@ -118,6 +121,10 @@ function decodable(each: Case, name: string): boolean {
   return true
 }
 
+function orByte(path: string, at: number, bits: number): void {
+  writeAt(path, at, Uint8Array.from([(readAt(path, at, 1)[0] ?? 0) | bits]))
+}
+
 function allStates(generation: number): BootState[] {
   const states: BootState[] = []
   for (const primary of SLOTS) {
@@ -199,6 +206,50 @@ describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
         cases.push({ name: `${JSON.stringify(state)} lost ${lost}`, copies: [copy, GARBAGE], starts: NO_STARTS, lost })
       }
     compare(cases)
+  })
+
+  test('no state at all: the note on the data partition is believed, also from a journal that was never replayed', async () => {
+    const mounted = join(dir, 'noted.img')
+    const sizes = { esp: 64, bootstate: 1024, 'boot-a': 256, 'rootfs-a': 64, 'boot-b': 256, 'rootfs-b': 64, data: 4096 }
+    const noted = makeDisk(mounted, sizes)
+    for (const slot of SLOTS) copyInto(noted, `boot-${slot}`, join(dir, `boot-${slot}`))
+    const options = { offset: noted.offsets.data, size: 4 << 20, uuid: randomUUID(), time: 1_700_000_000, workDir: dir }
+    const worlds: { disk: string; world: BootWorld }[] = []
+    for (const content of ['a', 'b', 'c', undefined] as const) {
+      const bytes = content === undefined ? Buffer.from('not a block') : encodeNote(content as Slot)
+      await makeData(mounted, [{ path: `bistable/${COMMITTED_NOTE}`, bytes }], options)
+      const noted = content === undefined ? undefined : decodeNote(bytes)
+      for (const [a, b] of [
+        [0, 0],
+        [6, 0],
+        [0, 6],
+        [6, 6],
+      ] as const)
+        for (const up of ['a', 'b', undefined] as const)
+          for (const dirty of [false, true]) {
+            const disk = join(dir, `noted-${worlds.length}.img`)
+            copyFileSync(mounted, disk)
+            const starts = { a, b, up }
+            const reason = encodeReason({ starts, failure: undefined })
+            writeAt(disk, template.offsets.bootstate, layoutImage([GARBAGE, GARBAGE, reason]))
+            // "Needs recovery", as after a power cut: s_feature_incompat of the superblock.
+            if (dirty) orByte(disk, options.offset + 1024 + 0x60, 0x04)
+            worlds.push({ disk, world: { ...GOOD_WORLD, starts, noted } })
+          }
+    }
+    const decisions = grubDecides(
+      dir,
+      worlds.map(({ disk }) => disk),
+    )
+    for (const [n, { world }] of worlds.entries()) {
+      const { slot, boot, why } = onBoot(undefined, world)
+      expect(decisions[n]?.fields, `${JSON.stringify(world)}\n${decisions[n]?.text}`).toMatchObject({ slot, boot, why })
+    }
+    // The whole partition is gone: nothing is left but the note.
+    const lost = worlds.find(({ world }) => world.noted === 'b')?.disk ?? ''
+    writeAt(lost, template.offsets.bootstate, new Uint8Array(1 << 20))
+    expect(grubDecides(dir, [lost])[0]?.fields).toMatchObject({ slot: 'b', boot: 'fallback', why: 'state-unreadable' })
+    for (const { disk } of worlds) rmSync(disk)
   })
 
   test('a whole trial, boot after boot on one disk', () => {

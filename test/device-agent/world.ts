@@ -226,6 +226,7 @@ export class World {
           this.starts = { a: 0, b: 0, up: slot }
         },
         torn: async () => this.torn,
+        repairer: () => Promise.reject(new Error('not in this world')),
         describe: async () => ({ name: 'memory', place: 'memory', maxTries: this.maxTries }),
       },
       engine: this.#engine(),

@@ -3,6 +3,7 @@ import { bootStateOn, checkLayout } from '../../bootloader/bootstate.ts'
 import { decodeFloor } from '../../bootloader/floor.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
+import { grubRepairer } from '../../bootloader/repair.ts'
 import { checkSystem, type System } from '../../bundle/system.ts'
 import { Core } from '../../device/agent/core.ts'
 import { bootOver, engineOver } from '../../device/agent/engine-over.ts'
@@ -159,7 +160,7 @@ export class Device {
       await checkLayout(device)
       return bootStateOn(device)
     }
-    const realBoot = bootOver(open)
+    const realBoot = bootOver(open, async () => grubRepairer(disk.bootDevice()))
     const part = (slot: 'a' | 'b', image: 'boot' | 'rootfs') => disk.slotDevice(`${image}-${slot}`)
     const realEngine = engineOver(DATA, files, {
       forWriting: async (slot, image) => part(slot, image),
