@@ -14,7 +14,27 @@ export interface ByteSource {
    * Fails with the source's own typed error when they cannot be had. Never yields more than `length` bytes.
    */
   read(offset: number, length: number, options?: { readonly signal?: AbortSignal }): AsyncIterable<Uint8Array>
+  /**
+   * The same for many ranges at once: their bytes, one range after the other, with nothing between. The ranges ascend
+   * and do not overlap. A source that can do better than one after the other (coalesce, ask ahead) has this.
+   */
+  readRanges?(ranges: readonly ByteRange[], options?: { readonly signal?: AbortSignal }): AsyncIterable<Uint8Array>
   close(): Promise<void>
+}
+
+export interface ByteRange {
+  readonly offset: number
+  readonly length: number
+}
+
+/** The bytes of ascending ranges, one after the other, by whatever way the source has. */
+export async function* readRanges(
+  source: ByteSource,
+  ranges: readonly ByteRange[],
+  options: { readonly signal?: AbortSignal } = {},
+): AsyncGenerator<Uint8Array> {
+  if (source.readRanges !== undefined) yield* source.readRanges(ranges, options)
+  else for (const { offset, length } of ranges) yield* source.read(offset, length, options)
 }
 
 /** Collects `length` bytes (the caller bounds it) of a source into one buffer. */

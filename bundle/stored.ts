@@ -1,4 +1,4 @@
-import type { ByteSource } from '../base/source.ts'
+import type { ByteRange, ByteSource } from '../base/source.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
 import type { Chunk } from './types.ts'
@@ -43,6 +43,18 @@ export async function* readChunks(
   if (first === undefined || last === undefined) return
   const length = last.storedOffset + last.storedLength - first.storedOffset
   yield* splitChunks(source.read(dataOffset + first.storedOffset, length, options), chunks)
+}
+
+/** Where the stored bytes of ascending chunks stand in a bundle; neighbours are one range. */
+export function storedRanges(dataOffset: number, chunks: readonly Chunk[]): ByteRange[] {
+  const ranges: { offset: number; length: number }[] = []
+  for (const { storedOffset, storedLength } of chunks) {
+    const last = ranges.at(-1)
+    const offset = dataOffset + storedOffset
+    if (last !== undefined && last.offset + last.length === offset) last.length += storedLength
+    else ranges.push({ offset, length: storedLength })
+  }
+  return ranges
 }
 
 /**

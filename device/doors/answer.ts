@@ -71,6 +71,18 @@ export function validator(facts: FileFacts): string | undefined {
   return facts.lastModified
 }
 
+/** @param opened the file that a part must be of; without validators before it was opened */
+export function requestHeaders(
+  range: string | undefined,
+  opened: FileFacts,
+  userAgent = 'bistable',
+): Record<string, string> {
+  const headers: Record<string, string> = { 'User-Agent': userAgent, Accept: '*/*', 'Accept-Encoding': 'identity' }
+  if (range === undefined) return headers
+  const same = validator(opened)
+  return { ...headers, Range: range, ...(same !== undefined && { 'If-Range': same }) }
+}
+
 /** True when the first bytes of a file are a web page's. No bundle and no statement starts so. */
 export function isWebPage(first: Uint8Array, html: boolean): boolean {
   const start = Buffer.from(first.subarray(0, 512))
@@ -88,6 +100,7 @@ function refusal(answer: Answer): Error {
   if (status === 416) return doorErrors.TRANSPORT_SHORT(`${name} has fewer bytes than were asked for (416)`)
   // 511 is what a captive portal is meant to answer (RFC 6585).
   if (status === 511) return wrong(`${name} wants a login on the network first (511)`)
+  if (status === 407) return doorErrors.TRANSPORT_PROXY(`the proxy wants a login before it asks ${name} (407)`)
   if (status === 408 || status === 425 || status === 429 || status >= 500)
     return new Transient('TRANSPORT_SERVER', sentence, undefined, retryAfter(answer.headers['retry-after']))
   if (status >= 400) return doorErrors.TRANSPORT_REFUSED(sentence, { details: { status } })

@@ -51,6 +51,11 @@ export const doorErrors = defineErrors({
     meaning: 'The server could not be identified over TLS.',
     next: 'Check the certificate, its authority on this device, and the clock; bundles are signed, plain http works too.',
   },
+  TRANSPORT_PROXY: {
+    family: 'transport',
+    meaning: 'The proxy that the environment names cannot be used, or refused the connection.',
+    next: 'Check http_proxy, https_proxy and no_proxy of the agent, and what the proxy allows.',
+  },
   TRANSPORT_TOO_LARGE: {
     family: 'transport',
     meaning: 'The file is larger than the limit for what was asked.',

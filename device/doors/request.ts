@@ -1,27 +1,18 @@
-import http, { type IncomingMessage } from 'node:http'
-import https from 'node:https'
-import { KiB } from '../../base/bytes.ts'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { isBistableError, systemCode } from '../../base/errors.ts'
-import { type DoorClock, within } from './clock.ts'
+import { within } from './clock.ts'
+import type { Connection } from './connect.ts'
 import { doorErrors } from './errors.ts'
 
 /** One HTTP exchange: a GET whose answer's headers arrived, redirects followed. Decides nothing about its content. */
 
 const MAX_REDIRECTS = 5
-const MAX_HEADERS = 32 * KiB
-
-export interface Connection {
-  readonly clock: DoorClock
-  /** Milliseconds until the headers of an answer must have arrived, per request. */
-  readonly answerMs: number
-  readonly agents: { readonly http: http.Agent; readonly https: https.Agent }
-}
 
 export interface Answer {
   /** Where the answer came from, after redirects. */
   readonly url: URL
   readonly status: number
-  readonly headers: http.IncomingHttpHeaders
+  readonly headers: IncomingHttpHeaders
   /** Must be read to the end or destroyed. */
   readonly body: IncomingMessage
 }
@@ -81,17 +72,26 @@ function redirectTarget(from: URL, location: string | undefined): URL {
   return to
 }
 
+/** An answer that nobody wants any more; its connection is given up. */
+export function dropped(answer: Promise<Answer> | undefined): undefined {
+  answer?.then(
+    ({ body }) => body.destroy(),
+    () => undefined,
+  )
+}
+
+/** With an exact length the body ends by itself; read to that end, its connection serves the next request. */
+export function endsItself(answer: Answer, wanted: number): boolean {
+  return answer.headers['content-length'] === String(wanted)
+}
+
 async function exchange(
   connection: Connection,
   url: URL,
   headers: Readonly<Record<string, string>>,
   signal: AbortSignal | undefined,
 ): Promise<IncomingMessage> {
-  const secure = url.protocol === 'https:'
-  const options = { headers, maxHeaderSize: MAX_HEADERS }
-  const request = secure
-    ? https.request(url, { ...options, agent: connection.agents.https })
-    : http.request(url, { ...options, agent: connection.agents.http })
+  const request = connection.request(url, headers)
   const stop = (): void => {
     request.destroy()
   }

@@ -1,9 +1,10 @@
 import { MiB } from '../../base/bytes.ts'
-import type { ByteSource } from '../../base/source.ts'
+import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { readChunks, unpackChunk } from '../../bundle/stored.ts'
+import { splitChunks, storedRanges, unpackChunk } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
+import type { ChunkJournal } from './journal.ts'
 import { throwIfCancelled } from './pieces.ts'
 import type { ReuseSource } from './types.ts'
 
@@ -40,32 +41,56 @@ export interface FillJob {
   readonly signal: AbortSignal | undefined
   /** Counted up while the work goes on. */
   readonly counts: FillCounts
+  readonly journal: ChunkJournal
   readonly onChunk: () => void
 }
 
 /**
- * Makes every chunk that the slot does not hold true, in image order. Missing neighbours are fetched in one range.
+ * Makes every chunk that the slot does not hold true, in image order. What must come through the door is asked for in
+ * one go, so that the door can plan its requests. A chunk whose reuse failed is fetched behind all others.
  * `unpackChunk` checks a chunk's stored digest before unpacking and its content digest after: nothing unchecked is written.
  */
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
   const scratch = new Uint8Array(MiB)
-  /** The run of neighbouring chunks to fetch: first .. end-1. */
-  let first = 0
-  for (let i = 0; i <= chunks.length; i++) {
-    throwIfCancelled(job.signal)
-    const chunk = chunks[i]
-    if (chunk !== undefined && job.held[i] === 0 && !job.reuse.has(chunk.digest)) continue
-    await fetchRun(job, chunks.slice(first, i))
-    first = i + 1
-    if (chunk === undefined || job.held[i] === 1) continue
-    const bytes = await reusedBytes(job.reuse, chunk, scratch)
-    if (bytes === undefined) first = i
-    else {
-      await job.writer.write(chunk.offset, bytes)
-      job.counts.reused += chunk.length
-      job.onChunk()
+  const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && !job.reuse.has(chunk.digest))
+  const failed = new Set<number>()
+  const coming = fetchChunks(job, lacking)
+  try {
+    for (const [i, chunk] of chunks.entries()) {
+      throwIfCancelled(job.signal)
+      if (job.held[i] === 1) job.journal.add(i, 'keep')
+      else if (job.reuse.has(chunk.digest)) {
+        const bytes = await reusedBytes(job.reuse, chunk, scratch)
+        if (bytes === undefined) failed.add(i)
+        else {
+          await job.writer.write(chunk.offset, bytes)
+          job.counts.reused += chunk.length
+          job.journal.add(i, 'reuse')
+          job.onChunk()
+        }
+      } else {
+        await takeNext(job, coming)
+        job.journal.add(i, 'fetch')
+      }
     }
+  } finally {
+    job.journal.end()
+    await coming.return(undefined)
+  }
+  if (failed.size === 0) return
+  const again = fetchChunks(
+    job,
+    chunks.filter((_, i) => failed.has(i)),
+  )
+  try {
+    for (const i of failed) {
+      await takeNext(job, again)
+      job.journal.add(i, 'refetch')
+    }
+  } finally {
+    job.journal.end()
+    await again.return(undefined)
   }
 }
 
@@ -82,13 +107,21 @@ async function reusedBytes(reuse: ReuseMap, chunk: Chunk, scratch: Uint8Array): 
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-async function fetchRun(job: FillJob, run: readonly Chunk[]): Promise<void> {
-  const options = job.signal === undefined ? {} : { signal: job.signal }
-  for await (const [chunk, stored] of readChunks(job.source, job.dataOffset, run, options)) {
-    job.counts.stored += stored.length
-    await job.writer.write(chunk.offset, unpackChunk(chunk, stored))
-    job.counts.fetched += chunk.length
-    job.onChunk()
-    throwIfCancelled(job.signal)
-  }
+type Coming = AsyncGenerator<readonly [Chunk, Uint8Array]>
+
+function fetchChunks(job: FillJob, chunks: readonly Chunk[]): Coming {
+  const ranges = storedRanges(job.dataOffset, chunks)
+  return splitChunks(readRanges(job.source, ranges, job.signal === undefined ? {} : { signal: job.signal }), chunks)
+}
+
+async function takeNext(job: FillJob, coming: Coming): Promise<void> {
+  const next = await coming.next()
+  // `splitChunks` refuses a stream that is too short.
+  if (next.done === true) throw new RangeError('a chunk was not asked for')
+  const [chunk, stored] = next.value
+  job.counts.stored += stored.length
+  await job.writer.write(chunk.offset, unpackChunk(chunk, stored))
+  job.counts.fetched += chunk.length
+  job.onChunk()
+  throwIfCancelled(job.signal)
 }

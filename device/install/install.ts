@@ -5,6 +5,7 @@ import { slotErrors } from '../slots/errors.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import { createSlotWriter } from '../slots/writer.ts'
 import { type FillCounts, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
+import { ChunkJournal } from './journal.ts'
 import { throwIfCancelled } from './pieces.ts'
 import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
@@ -25,8 +26,10 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
   const { head, signal } = request
   const images = imagesOf(head)
   for (const image of IMAGE_NAMES) checkFits(images[image], request.slot[image])
+  const journal = request.journal ?? (() => undefined)
   let arming = false
   try {
+    journal(`install ${head.digest}`)
     await checkFraming(request.source, head, signal === undefined ? {} : { signal })
     const guard = guardWrites(request)
     const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
@@ -41,6 +44,7 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
     throwIfCancelled(signal)
     arming = true
     await request.arm()
+    journal('armed')
     return { images: results, fetched: totals.stored, freshness: weaker(request.slot) }
   } catch (error) {
     // A door that was stopped by the signal fails in its own words. Once arming has begun, nothing is "cancelled".
@@ -63,12 +67,15 @@ async function installImage(
     const progress: InstallProgress = { phase, image: image.name, done, total: image.length, fetched: totals.stored }
     request.onProgress?.(progress)
   }
+  const journal = request.journal ?? (() => undefined)
   const verifying = { signal, onDone: (done: number) => report('verify', done) }
 
   const held = await heldChunks(request, device, index, (done) => report('scan', done))
   const kept = index.chunks.reduce((sum, chunk, i) => sum + (held[i] === 1 ? chunk.length : 0), 0)
-  if (kept === image.length && (await slotFault(device, image, verifying)) === undefined)
+  if (kept === image.length && (await slotFault(device, image, verifying)) === undefined) {
+    journal(`${image.name} holds ${image.root}`)
     return { kept, reused: 0, fetched: 0 }
+  }
 
   const counts: FillCounts = { reused: 0, fetched: 0, stored: 0 }
   const before = totals.stored
@@ -83,6 +90,7 @@ async function installImage(
       writer,
       signal,
       counts,
+      journal: new ChunkJournal(image.name, journal),
       onChunk: () => {
         totals.stored = before + counts.stored
         report('fill', kept + counts.reused + counts.fetched)
@@ -95,6 +103,7 @@ async function installImage(
   }
   await writer.finish()
   await writeTreeAndVerify(device, image, index, now, verifying)
+  journal(`${image.name} verified ${image.root}`)
   return { kept, reused: counts.reused, fetched: counts.fetched }
 }
 
@@ -119,13 +128,18 @@ function guardWrites(request: InstallRequest): (device: SlotDevice) => SlotDevic
     freshness: device.freshness,
     read: (offset, into, options) => device.read(offset, into, options),
     write: async (offset, bytes) => {
-      invalidated ??= request.invalidate()
+      invalidated ??= invalidate(request)
       await invalidated
       await device.write(offset, bytes)
     },
     flush: () => device.flush(),
     close: () => device.close(),
   })
+}
+
+async function invalidate(request: InstallRequest): Promise<void> {
+  await request.invalidate()
+  request.journal?.('slot given up')
 }
 
 function imagesOf(head: BundleHead): Readonly<Record<ImageName, ImageEntry>> {

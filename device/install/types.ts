@@ -1,6 +1,7 @@
 import type { ByteSource } from '../../base/source.ts'
 import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
+import type { Journal } from './journal.ts'
 
 /** Another place whose bytes may serve: the active slot, with the index of the release it holds. Never trusted. */
 export interface ReuseSource {
@@ -36,6 +37,8 @@ export interface InstallRequest {
   readonly cheapSource?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: InstallProgress) => void
+  /** What the install decides and does, line by line; see journal.ts. */
+  readonly journal?: Journal
   /**
    * Called once, before the first write to the slot (not when the slot already holds everything): the boot state must
    * stop naming this slot (no trial, no spare), durably, and what the device has recorded about the slot is void.
