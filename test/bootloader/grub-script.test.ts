@@ -1,9 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
 import { COMMITTED_NOTE, decodeNote, encodeNote } from '../../bootloader/committed-note.ts'
 import { readBlock } from '../../bootloader/grub-block.ts'
 import { chooseCopy, decodeCopy, encodeCopy } from '../../bootloader/grub-env.ts'
@@ -21,8 +20,8 @@ import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { type BootState, otherSlot, SLOTS, type Slot } from '../../bootloader/state.ts'
 import { makeData } from '../../publisher/disk/data.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
-import { grubDecides } from '../helpers/grub-emu.ts'
-import { have, run } from '../helpers/run.ts'
+import { grubDecides, loadableDisk } from '../helpers/grub-emu.ts'
+import { have } from '../helpers/run.ts'
 
 /** grub.cfg under the real GRUB, disk by disk against the pure machine. */
 
@@ -36,18 +35,7 @@ let template: Disk
 
 beforeAll(() => {
   if (!ready) return
-  const sizes = { esp: 64, bootstate: 1024, 'boot-a': 256, 'rootfs-a': 64, 'boot-b': 256, 'rootfs-b': 64, data: 64 }
-  template = makeDisk(join(dir, 'template.img'), sizes)
-  for (const slot of SLOTS) {
-    const image = join(dir, `boot-${slot}`)
-    writeFileSync(join(dir, 'vmlinuz'), 'kernel')
-    writeFileSync(join(dir, 'initrd.img'), 'initramfs')
-    const args = `bistable.root=${'ab'.repeat(32)} bistable.length=4096 console=ttyS0`
-    writeFileSync(join(dir, 'boot.cfg'), encodeBootCfg({ release: slot === 'a' ? '0.1' : '0.2', args }))
-    run('mkfs.fat', ['-C', image, '256'])
-    run('mcopy', ['-i', image, ...['vmlinuz', 'initrd.img', 'boot.cfg'].map((name) => join(dir, name)), '::'])
-    copyInto(template, `boot-${slot}`, image)
-  }
+  template = loadableDisk(dir)
 })
 
 interface Case {

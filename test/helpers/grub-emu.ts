@@ -1,6 +1,10 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
+import { SLOTS } from '../../bootloader/state.ts'
+import { copyInto, type Disk, makeDisk } from './disk.ts'
+import { run } from './run.ts'
 
 /**
  * Runs the real grub.cfg under Debian's grub-emu on disk images: the script decides, writes and prints; it starts
@@ -16,6 +20,23 @@ export interface GrubDecision {
   readonly fields: Readonly<Record<string, string>> | undefined
   readonly paused: boolean
   readonly text: string
+}
+
+/** A disk for GRUB to decide about: release 0.1 in slot a and 0.2 in slot b, both loadable; no boot state yet. */
+export function loadableDisk(dir: string): Disk {
+  const sizes = { esp: 64, bootstate: 1024, 'boot-a': 128, 'rootfs-a': 64, 'boot-b': 128, 'rootfs-b': 64, data: 64 }
+  const disk = makeDisk(join(dir, 'template.img'), sizes)
+  for (const slot of SLOTS) {
+    const image = join(dir, `boot-${slot}`)
+    const names = ['vmlinuz', 'initrd.img', 'boot.cfg'].map((name) => join(dir, name))
+    for (const name of names) writeFileSync(name, 'anything')
+    const args = `bistable.root=${'ab'.repeat(32)} bistable.length=4096 console=ttyS0`
+    writeFileSync(join(dir, 'boot.cfg'), encodeBootCfg({ release: slot === 'a' ? '0.1' : '0.2', args }))
+    run('mkfs.fat', ['-C', image, '128'])
+    run('mcopy', ['-i', image, ...names, '::'])
+    copyInto(disk, `boot-${slot}`, image)
+  }
+  return disk
 }
 
 /** One decision per disk image, in order. `as`: run as this user (for disks that cannot be written). */

@@ -55,6 +55,8 @@ export interface Outcome {
 }
 
 const SHOWN = 20
+/** States between two lines that say how far it is. */
+const PROGRESS = 5000
 
 export async function campaign(plan: CampaignPlan, say: (line: string) => void): Promise<Outcome> {
   say(`power cuts: seed ${plan.seed}`)
@@ -130,6 +132,7 @@ class Bench {
         seen.add(cut.key)
         const verdict = await judge.judge(cut)
         note(verdict, cut.what)
+        if (seen.size % PROGRESS === 0) this.#say(`${seen.size} states, in ${story.name}`)
         if (verdict === undefined && random() < plan.secondUpdates) {
           seconds++
           note(await judge.secondUpdate(cut), cut.what)

@@ -1,16 +1,14 @@
-import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, copyFileSync, existsSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
 import { chooseCopy, decodeCopy, encodeCopy } from '../../bootloader/grub-env.ts'
 import { FILES, layoutImage } from '../../bootloader/layout.ts'
 import { type BootDecision, onBoot } from '../../bootloader/machine.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
-import { type BootState, SLOTS } from '../../bootloader/state.ts'
+import type { BootState } from '../../bootloader/state.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
-import { grubDecides } from '../helpers/grub-emu.ts'
-import { run } from '../helpers/run.ts'
+import { type Disk, writeAt } from '../helpers/disk.ts'
+import { grubDecides, loadableDisk } from '../helpers/grub-emu.ts'
 
 /**
  * The real GRUB as an oracle over boot states: each distinct one is asked once, and its answer and its writes are held
@@ -52,7 +50,8 @@ export class Grub {
   readonly #template: Disk
   /** The partition with its three files empty. */
   readonly #partition = Buffer.from(layoutImage([new Uint8Array(BLOCK), new Uint8Array(BLOCK), new Uint8Array(BLOCK)]))
-  readonly #disks: string[] = []
+  readonly #found = Buffer.alloc(this.#partition.length)
+  readonly #disks: { readonly path: string; readonly fd: number }[] = []
   readonly #answers = new Map<string, BootAnswer>()
   /** Answers that differ from the machine's. */
   readonly differences: string[] = []
@@ -60,18 +59,7 @@ export class Grub {
   constructor() {
     this.dir = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'bistable-powercut-'))
     process.once('exit', this.#remove)
-    const sizes = { esp: 64, bootstate: 1024, 'boot-a': 128, 'rootfs-a': 64, 'boot-b': 128, 'rootfs-b': 64, data: 64 }
-    this.#template = makeDisk(join(this.dir, 'template.img'), sizes)
-    for (const slot of SLOTS) {
-      const image = join(this.dir, `boot-${slot}`)
-      const names = ['vmlinuz', 'initrd.img', 'boot.cfg'].map((name) => join(this.dir, name))
-      for (const name of names) writeFileSync(name, 'anything')
-      const args = `bistable.root=${'ab'.repeat(32)} bistable.length=4096`
-      writeFileSync(join(this.dir, 'boot.cfg'), encodeBootCfg({ release: '0.1', args }))
-      run('mkfs.fat', ['-C', image, '128'])
-      run('mcopy', ['-i', image, ...names, '::'])
-      copyInto(this.#template, `boot-${slot}`, image)
-    }
+    this.#template = loadableDisk(this.dir)
     writeAt(this.#template.path, this.#template.offsets.bootstate, this.#partition)
   }
 
@@ -102,12 +90,15 @@ export class Grub {
     const at = this.#template.offsets.bootstate
     const disks = batch.map(([, files], n) => {
       const disk = this.#disk(n)
-      for (const [i, { offset }] of FILES.entries()) writeAt(disk, at + offset, fileOf(files, i as 0 | 1 | 2))
+      for (const [i, { offset }] of FILES.entries())
+        writeSync(disk.fd, fileOf(files, i as 0 | 1 | 2), 0, BLOCK, at + offset)
       return disk
     })
-    const decisions = grubDecides(this.dir, disks)
+    const paths = disks.map(({ path }) => path)
+    const decisions = grubDecides(this.dir, paths)
     for (const [n, [key, files]] of batch.entries()) {
-      const partition = readAt(disks[n] ?? '', at, this.#partition.length)
+      const partition = this.#found
+      readSync(disks[n]?.fd ?? -1, partition, 0, partition.length, at)
       const after = bootFiles(partition)
       const { slot, boot = '', why = '', left } = decisions[n]?.fields ?? {}
       const answer: BootAnswer = { slot: slot === 'b' ? 'b' : 'a', boot, why, left: Number(left), after }
@@ -120,18 +111,20 @@ export class Grub {
     }
   }
 
-  #disk(n: number): string {
+  #disk(n: number): { readonly path: string; readonly fd: number } {
     const made = this.#disks[n]
     if (made !== undefined) return made
     const path = join(this.dir, `disk-${n}.img`)
     copyFileSync(this.#template.path, path)
-    this.#disks[n] = path
-    return path
+    const disk = { path, fd: openSync(path, 'r+') }
+    this.#disks[n] = disk
+    return disk
   }
 
   readonly #remove = (): void => rmSync(this.dir, { recursive: true, force: true })
 
   close(): void {
+    for (const { fd } of this.#disks) closeSync(fd)
     process.removeListener('exit', this.#remove)
     this.#remove()
   }

@@ -52,9 +52,10 @@ const PLANS: Readonly<Record<number, Plan>> = {
   7: { rotated: true, securityFloor: 3 },
   8: { rotated: true, securityFloor: 3 },
   100: { rotated: true, securityFloor: 3 },
+  101: { rotated: true, securityFloor: 3 },
 }
-/** What is installed after a cut, to show that the device still can. */
-export const NEXT = 100
+/** What is installed after a cut, to show that the device still can; the second one where the first was under way. */
+export const NEXT: readonly number[] = [100, 101]
 
 export type Releases = ReadonlyMap<number, Release>
 
