@@ -23,5 +23,7 @@ export async function installOnce(workshop: Workshop, slots: Slots, bundle: stri
     'bistable.slot=a bistable.release=1.0 bistable.floor=0.0 bistable.boot=committed bistable.left=0 bistable.why=ok'
   await writeFile(join(root, 'proc/cmdline'), `${line}\n`)
   const { node, agent } = workshop.device
-  return await measure(node, [agent, 'install', bundle, '--json'], { env: { BISTABLE_ROOT: root } })
+  // A device has no certificates of a build machine for Node.js to read at each start.
+  const env = { BISTABLE_ROOT: root, NODE_EXTRA_CA_CERTS: '', NODE_OPTIONS: '' }
+  return await measure(node, [agent, 'install', bundle, '--json'], { env })
 }

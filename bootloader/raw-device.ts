@@ -1,4 +1,5 @@
 import { constants, type FileHandle, open } from 'node:fs/promises'
+import { pageAligned } from '../base/aligned.ts'
 import { systemCode } from '../base/errors.ts'
 
 /** A partition as the boot state sees it. Small, so that a test can record every write and flush. */
@@ -16,14 +17,8 @@ export interface RawDevice {
 
 const WINDOW = 64 * 1024
 
-// Node.js has it; its type declarations leave it to the DOM's.
-declare const WebAssembly: {
-  readonly Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
-}
-
 /**
  * Opens a partition (or an image file of one) past the page cache (O_DIRECT), so that reading back asks the medium.
- * O_DIRECT wants page-aligned memory, which Node.js promises nowhere, but the memory of WebAssembly is whole pages.
  * Where the file system or device refuses O_DIRECT, reads may come from the cache: the price of running there at all.
  */
 export async function openRawDevice(path: string): Promise<RawDevice> {
@@ -43,7 +38,7 @@ export async function openRawDevice(path: string): Promise<RawDevice> {
 
 async function readsDirect(handle: FileHandle): Promise<boolean> {
   try {
-    await handle.read(alignedWindow(), 0, 4096, 0)
+    await handle.read(pageAligned(WINDOW), 0, 4096, 0)
     return true
   } catch (error) {
     if (systemCode(error) === 'EINVAL') return false
@@ -51,12 +46,8 @@ async function readsDirect(handle: FileHandle): Promise<boolean> {
   }
 }
 
-function alignedWindow(): Uint8Array {
-  return new Uint8Array(new WebAssembly.Memory({ initial: WINDOW / 65536, maximum: WINDOW / 65536 }).buffer)
-}
-
 function fileDevice(name: string, handle: FileHandle): RawDevice {
-  const window = alignedWindow()
+  const window = pageAligned(WINDOW)
   // One window, so one request at a time.
   let last: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {

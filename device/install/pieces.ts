@@ -1,8 +1,13 @@
+import { pageAligned } from '../../base/aligned.ts'
 import { MiB } from '../../base/bytes.ts'
 import type { SlotDevice } from '../slots/types.ts'
 import { installErrors } from './errors.ts'
 
 const PIECE = MiB
+/** Kept for the next range: two buffers serve a whole install. Aligned, so that fresh reads go straight into them. */
+const SPARE = 2
+const spare: Uint8Array[] = []
+const take = (): Uint8Array => spare.pop() ?? pageAligned(PIECE)
 
 /**
  * Reads `length` bytes of a device in order, in pieces of 1 MiB that start on 1 MiB steps from `offset`; the next piece
@@ -21,8 +26,8 @@ export async function* devicePieces(
     ready.catch(() => undefined)
     return ready
   }
-  let present = new Uint8Array(sizeAt(0))
-  let other = new Uint8Array(sizeAt(Math.min(PIECE, range.length)))
+  let present = take()
+  let other = take()
   let next = fetch(present, 0)
   try {
     for (let at = 0; at < range.length; at += PIECE) {
@@ -38,6 +43,7 @@ export async function* devicePieces(
     }
   } finally {
     await next.catch(() => undefined)
+    spare.push(...[present, other].slice(0, SPARE - spare.length))
   }
 }
 

@@ -1,20 +1,16 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { DIRECT_UNIT, isAligned, pageAligned } from '../../base/aligned.ts'
 import { MiB, roundUp } from '../../base/bytes.ts'
-import { systemCode } from '../../base/errors.ts'
 
 /**
  * Reads that go past the page cache (O_DIRECT).
  *
- * The kernel wants offset, length and memory address aligned. Offset and length are rounded to 4096 here. Node.js does
- * not tell where a buffer lies, but memory never moves once allocated; so the right place inside a slightly larger
- * buffer is found by trying: the kernel refuses a misaligned address with EINVAL, at once and without harm.
+ * The kernel wants offset, length and memory address aligned. What is asked for in that way, into memory from
+ * `pageAligned`, is read in place; anything else through a window of whole blocks.
  */
 
-const BLOCK = 4096
 const SPAN = MiB
-/** Allocators align to 8 bytes at least; no device asks for more than a page. */
-const STEP = 8
 
 export interface DirectReader {
   /** Fills `into` from `offset`; one call at a time. */
@@ -30,25 +26,16 @@ export async function openDirectReader(path: string, size: number): Promise<Dire
   } catch {
     return undefined
   }
-  const memory = new ArrayBuffer(SPAN + BLOCK)
-  let shift = 0
+  let window = pageAligned(DIRECT_UNIT)
 
-  /** Reads aligned bytes into the buffer and returns what came. */
-  async function readAligned(from: number, length: number): Promise<Uint8Array> {
-    for (;;) {
-      const buffer = new Uint8Array(memory, shift, length)
-      try {
-        return buffer.subarray(0, (await handle.read(buffer, 0, length, from)).bytesRead)
-      } catch (error) {
-        // A hole in a file is read without a look at the address, so the place may prove wrong later than at first.
-        if (systemCode(error) !== 'EINVAL' || shift + STEP >= BLOCK) throw error
-        shift += STEP
-      }
-    }
+  /** Reads whole blocks through the window and returns what came. */
+  async function readWindow(from: number, length: number): Promise<Uint8Array> {
+    if (window.length < length) window = pageAligned(SPAN)
+    return window.subarray(0, (await handle.read(window, 0, length, from)).bytesRead)
   }
 
   try {
-    await readAligned(0, BLOCK)
+    await readWindow(0, DIRECT_UNIT)
   } catch {
     await handle.close()
     return undefined
@@ -58,15 +45,26 @@ export async function openDirectReader(path: string, size: number): Promise<Dire
       let at = 0
       while (at < into.length) {
         const start = offset + at
-        const from = start - (start % BLOCK)
         const end = offset + into.length
-        const bytes = await readAligned(from, Math.min(SPAN, roundUp(end - from, BLOCK)))
+        const inPlace = Math.min(SPAN, end - start - ((end - start) % DIRECT_UNIT))
+        if (inPlace > 0 && start % DIRECT_UNIT === 0 && isAligned(into.subarray(at))) {
+          const { bytesRead } = await handle.read(into, at, inPlace, start)
+          if (bytesRead === 0) throw endsEarly()
+          at += bytesRead
+          continue
+        }
+        const from = start - (start % DIRECT_UNIT)
+        const bytes = await readWindow(from, Math.min(SPAN, roundUp(end - from, DIRECT_UNIT)))
         const usable = bytes.subarray(start - from, end - from)
-        if (usable.length === 0) throw Object.assign(new Error(`ends before its ${size} bytes`), { code: 'EIO' })
+        if (usable.length === 0) throw endsEarly()
         into.set(usable, at)
         at += usable.length
       }
     },
     close: () => handle.close(),
+  }
+
+  function endsEarly(): Error {
+    return Object.assign(new Error(`ends before its ${size} bytes`), { code: 'EIO' })
   }
 }
