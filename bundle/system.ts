@@ -51,11 +51,27 @@ const kernelArg = v.pipe(
 const list = <T extends v.GenericSchema>(item: T, most: number) =>
   v.optional(v.pipe(v.array(item), v.maxLength(most), v.readonly()), [])
 
+const address = v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))
+
 const seconds = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most))
 
 /** The agent's settings, which a device may override in /etc/bistable/agent.json. */
 export const agentSchema = v.strictObject({
-  channel: v.optional(v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))),
+  channel: v.optional(address),
+  /** Addresses of the same channel file elsewhere; asked in this order when one does not give what holds. */
+  mirrors: list(address, 8),
+  tls: v.optional(
+    v.pipe(
+      v.strictObject({
+        /** PEM file: the only authorities that may vouch for a server. */
+        ca: v.optional(path),
+        /** PEM files: shown to servers that ask. */
+        cert: v.optional(path),
+        key: v.optional(path),
+      }),
+      v.check(({ cert, key }) => (cert === undefined) === (key === undefined), 'has one of cert and key'),
+    ),
+  ),
   pollSeconds: v.optional(seconds(1, 7 * 86_400), 3600),
   apply: v.optional(v.picklist(['manual', 'install', 'reboot']), 'manual'),
   /** Where the agent's lines are copied to, beside standard output. */

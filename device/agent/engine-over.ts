@@ -8,6 +8,7 @@ import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { verifyBehindHead } from '../../bundle/verify.ts'
+import type { Reach } from '../doors/connect.ts'
 import { openFileDoor } from '../doors/file.ts'
 import type { HttpDoorOptions } from '../doors/http.ts'
 import { installErrors } from '../install/errors.ts'
@@ -40,9 +41,17 @@ const RECORDS_NEED = 128 * KiB
 
 /** The real bundles, installs and boot state: binds the rooms that move bytes to what the agent asks for. */
 
-export function engineOver(data: string, files: Files, slots: Slots, space: Space = unlimited): Engine {
+export function engineOver(
+  data: string,
+  files: Files,
+  slots: Slots,
+  space: Space = unlimited,
+  reach: () => Promise<Reach> = async () => ({}),
+): Engine {
+  const openWeb = async (address: string, options: HttpDoorOptions) =>
+    await openHttpDoor(address, { ...options, ...(await reach()) })
   return {
-    open: (source, signal) => (/^https?:/i.test(source) ? openHttpDoor(source, { signal }) : openFileDoor(source)),
+    open: (source, signal) => (/^https?:/i.test(source) ? openWeb(source, { signal }) : openFileDoor(source)),
     head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
     // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
     verifyWhole: (source, head, signal, onProgress) =>
@@ -70,7 +79,7 @@ export function engineOver(data: string, files: Files, slots: Slots, space: Spac
     storedRelease: (slot) => readSlotRelease(files, slotFolder(data, slot)),
     fetchSmall: async (url, limit, signal) => {
       try {
-        const source = await openHttpDoor(url.href, { signal, maxSize: limit })
+        const source = await openWeb(url.href, { signal, maxSize: limit })
         try {
           return await readExactly(source, 0, Math.min(source.size, limit), { signal })
         } finally {

@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
+import type { Reach } from '../doors/connect.ts'
 import { openForReuse, openSlotDevice } from '../slots/block.ts'
 import { openDirectReader } from '../slots/direct.ts'
 import { slotErrors } from '../slots/errors.ts'
@@ -16,11 +17,17 @@ import type { BootPort, Engine } from './ports.ts'
 
 const sys = nodeSys()
 
-export const makeEngine = (data: string, files: Files, given: GivenPlaces | undefined): Engine =>
-  engineOver(data, files, slotsOfDevice(given), async (path) => {
-    const { bfree, bsize } = await statfs(path)
-    return bfree * bsize
-  })
+export const makeEngine = (
+  data: string,
+  files: Files,
+  given: GivenPlaces | undefined,
+  reach?: () => Promise<Reach>,
+): Engine => engineOver(data, files, slotsOfDevice(given), freeBytes, reach)
+
+async function freeBytes(path: string): Promise<number> {
+  const { bfree, bsize } = await statfs(path)
+  return bfree * bsize
+}
 
 function slotsOfDevice(given: GivenPlaces | undefined): Slots {
   const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>

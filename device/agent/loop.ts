@@ -1,9 +1,8 @@
 import { type HealthReport, healthFailure, waitHealthy } from '../health/health.ts'
 import { clip } from '../records/record.ts'
 import { addOutcome } from './body.ts'
-import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
-import { installFrom } from './work.ts'
+import { checkAnywhere, installAnywhere } from './mirrors.ts'
 
 /** The daemon: bring a try to its verdict, then ask the channel again and again. Never ends by itself. */
 
@@ -66,14 +65,14 @@ export async function poll(core: Core, signal: AbortSignal): Promise<void> {
   const { agent } = core.ports.config
   await core.exclusive('check', signal, async (inner) => {
     if (core.body.state.name === 'trying') return
-    const found = await checkChannel(core, agent.channel, inner)
+    const found = await checkAnywhere(core, inner)
     const news = found.decision === 'update' || found.decision === 'armed'
     core.ports.say(`bistable: check ${found.decision} ${found.message}`)
     await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
     if (agent.apply === 'manual' || !news) return
     if (found.decision === 'update' && found.bundle !== undefined) {
       const options = { force: false, expect: found.digest, onProgress: progressLines(core) }
-      const done = await installFrom(core, found.bundle, options, inner)
+      const done = await installAnywhere(core, found.bundle, options, inner)
       core.ports.say(`bistable: ${done.message} fetched=${done.fetched}`)
     }
     if (agent.apply === 'reboot' && core.body.state.name === 'armed') await core.apply({ kind: 'reboot-asked' })

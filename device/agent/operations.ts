@@ -6,6 +6,7 @@ import { repairNow } from '../repair/repair.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { noteCheck } from './loop.ts'
+import { checkAnywhere } from './mirrors.ts'
 import { statusOf } from './status.ts'
 import { cancelNow, commitNow, installFrom, rollBackNow, verifySlot } from './work.ts'
 
@@ -66,7 +67,7 @@ export async function operate(
 async function check(core: Core, url: string | undefined, signal: AbortSignal) {
   const { agent } = core.ports.config
   try {
-    const found = await checkChannel(core, url ?? agent.channel, signal)
+    const found = await (url === undefined ? checkAnywhere(core, signal) : checkChannel(core, url, signal))
     await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
     return { ...found, apply: agent.apply }
   } catch (error) {

@@ -15,6 +15,7 @@ import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
+import { readReach } from './reach.ts'
 
 /** The agent's real surroundings: this machine's files, clock, processes and watchdog. */
 
@@ -36,7 +37,7 @@ export async function realPorts(
     clock: realClock(paths.synchronised),
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
-    engine: makeEngine(paths.data, files, given),
+    engine: makeEngine(paths.data, files, given, () => readReach(config.agent.tls, files, process.env)),
     processes: realProcesses(paths.root),
     config,
     deviceId: config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product),

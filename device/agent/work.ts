@@ -39,7 +39,7 @@ export interface InstallDone {
 }
 
 /** These bytes fail in the same way on every attempt. */
-const LASTING = ['INSTALL_CONTENT_DIGEST', 'INSTALL_ROOT_MISMATCH', 'BUNDLE_ROOT_HASH']
+export const LASTING: readonly string[] = ['INSTALL_CONTENT_DIGEST', 'INSTALL_ROOT_MISMATCH', 'BUNDLE_ROOT_HASH']
 
 /** Fills and verifies the inactive slot and arms it; the running system is untouched whatever happens. */
 export async function installFrom(core: Core, from: string, options: InstallOptions, signal: AbortSignal) {

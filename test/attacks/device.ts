@@ -30,6 +30,7 @@ export interface DevicePlan {
   readonly hardware?: string
   readonly slotBytes?: number
   readonly channel?: string
+  readonly mirrors?: readonly string[]
   readonly apply?: 'manual' | 'install'
   /** What stands between a door and the agent. */
   readonly tamper?: (source: ByteSource) => ByteSource
@@ -77,7 +78,11 @@ export class Device {
       product: 'demo',
       hardware: [plan.hardware ?? 'qemu-x86_64'],
       health: { deadlineSeconds: 20, required: [], wanted: [] },
-      agent: { channel: plan.channel ?? 'http://127.0.0.1:9/channels/stable.json', apply: plan.apply ?? 'manual' },
+      agent: {
+        channel: plan.channel ?? 'http://127.0.0.1:9/channels/stable.json',
+        apply: plan.apply ?? 'manual',
+        mirrors: plan.mirrors ?? [],
+      },
     })
     if ('problems' in checked) throw new Error(checked.problems.join())
     const clock = { wall: new Date(plan.wall ?? '2026-11-21T12:00:00Z'), synchronised: plan.synchronised ?? true }
