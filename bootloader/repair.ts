@@ -89,8 +89,8 @@ async function reasonPart(device: RawDevice): Promise<PartFound> {
  * Makes every part whole so that `state` counts, and says what was written. A part that is good is left alone, the
  * copy that counts above all.
  *
- * The order: copies and reason first, then the file system around them. Until its last sector is right the bootloader
- * finds no state at all, as before; at no moment does it find a half-written one.
+ * The order: copies and reason first, then the file system around them, which GRUB needs only for writing. A copy that
+ * is half written counts for nothing, so at no moment is there a state that nobody meant.
  *
  * @param up the slot that runs
  * @throws BOOT_STATE_WRITE, BOOT_STATE_NOT_STORED, BOOT_STATE_SIZE, BOOT_STATE_READ

@@ -64,6 +64,13 @@ export class Device {
     return (await this.#agent(started.answer, started.release, during)) ? 'reboots' : 'runs'
   }
 
+  /** One power-on in which nothing but this command runs, not even the agent. */
+  async command(work: (core: Core) => Promise<unknown>): Promise<void> {
+    const started = await this.#start()
+    if (started === undefined) throw new Unbootable('the release does not come up')
+    await work(await this.#open(started))
+  }
+
   /** Bootloader and initramfs. Undefined: the release ended before its agent came up. */
   async #start(): Promise<{ answer: BootAnswer; release: Release } | undefined> {
     const answer = this.#boot()
@@ -143,12 +150,16 @@ export class Device {
     for (let n = 0; n < 6; n++) {
       const started = await this.#start()
       if (started === undefined) continue
-      const clock = new PumpedClock(() => this.#wall)
-      const core = await Core.open(this.ports(started.answer, started.release, clock, () => undefined))
+      const core = await this.#open(started)
       await core.reconcile()
       return core
     }
     throw new Unbootable(`no agent came up: ${this.boots.join(' ')}`)
+  }
+
+  #open({ answer, release }: { answer: BootAnswer; release: Release }): Promise<Core> {
+    const clock = new PumpedClock(() => this.#wall)
+    return Core.open(this.ports(answer, release, clock, () => undefined))
   }
 
   ports(answer: BootAnswer, release: Release, clock: Clock, onReboot: () => void): Ports {

@@ -76,14 +76,14 @@ export class Judge {
   /** The bootloader knows the state, and what it starts verifies. */
   async #boots(cut: CutDisk, answer: BootAnswer): Promise<Verdict | undefined> {
     const state = stateIn(cut.boot)
-    if (state === undefined) return unbootable('no copy of the boot state can be read')
-    if (!cut.bootAllowed.has(encodeWord(state)))
+    if (state === undefined && !cut.bootLost) return unbootable('no copy of the boot state can be read')
+    if (state !== undefined && !cut.bootAllowed.has(encodeWord(state)))
       return unbootable(`the boot state is ${encodeWord(state)}, possible were ${[...cut.bootAllowed].join(', ')}`)
     const chosen = await this.#reader.holds(cut.slot(answer.slot))
     if (chosen === undefined) return unbootable(`slot ${answer.slot} is started (${answer.boot}) and does not verify`)
-    if (state.spare && (await this.#reader.holds(cut.slot(otherSlot(state.primary)))) === undefined)
+    if (state?.spare && (await this.#reader.holds(cut.slot(otherSlot(state.primary)))) === undefined)
       return unbootable(`slot ${otherSlot(state.primary)} is the spare and does not verify`)
-    if (answer.boot === 'try' && stateIn(answer.after)?.left !== state.left - 1)
+    if (state !== undefined && answer.boot === 'try' && stateIn(answer.after)?.left !== state.left - 1)
       return unbootable(`a try was started, and ${state.left} tries are left as before`)
     return this.#aboveFloor(cut, chosen)
   }

@@ -58,6 +58,8 @@ export interface CutDisk {
   readonly bootKey: string
   /** Boot states that may count here: what was durable, and what was being written. */
   readonly bootAllowed: ReadonlySet<string>
+  /** No copy was good before the writes that are on their way: then there may be none. */
+  readonly bootLost: boolean
   readonly slot: (slot: Slot) => SlotContent
   readonly files: ReadonlyMap<string, Buffer>
   readonly filesKey: string
@@ -179,6 +181,7 @@ export class Replay {
       boot,
       bootKey,
       bootAllowed: this.#bootAllowed(),
+      bootLost: stateIn(bootFiles(this.medium.bootstate)) === undefined,
       slot,
       files,
       filesKey,

@@ -4,6 +4,7 @@ import { FILES } from '../../bootloader/layout.ts'
 import { freshState, renew } from '../../bootloader/machine.ts'
 import type { Core } from '../../device/agent/core.ts'
 import { installFrom, rollBackNow } from '../../device/agent/work.ts'
+import { repairNow } from '../../device/repair/repair.ts'
 import { Device, type DeviceParts } from './device.ts'
 import { type DiskContent, type Entry, RecordedDisk, type Told } from './disk.ts'
 import { type Release, type Releases, SLOT_BYTES } from './releases.ts'
@@ -24,6 +25,8 @@ interface Story {
   /** Boots that must be seen. */
   readonly boots: string
   readonly run: (device: Device) => Promise<void>
+  /** Copies of the boot state that are damaged before it begins. */
+  readonly damaged?: 'spare copy' | 'both copies'
 }
 
 const quiet = { force: false, onProgress: () => undefined }
@@ -72,13 +75,23 @@ export const STORIES: readonly Story[] = [
     },
   },
   {
-    name: 'repair',
+    name: 'renewed copy',
     boots: 'a3 a3',
+    damaged: 'spare copy',
     run: async (d) => {
       await d.powerOn(async (core) => {
         const state = await core.ports.boot.read()
         if (state !== undefined) await core.ports.boot.write(renew(state))
       })
+      await d.settle()
+    },
+  },
+  {
+    name: 'repair',
+    boots: 'a3 a3',
+    damaged: 'both copies',
+    run: async (d) => {
+      await d.command((core) => repairNow(core, undefined, new AbortController().signal))
       await d.settle()
     },
   },
@@ -109,8 +122,8 @@ export async function record(parts: DeviceParts, last?: string): Promise<Recorde
   const recorded: Recorded[] = []
   let start = await provisioned(parts.releases)
   let told: Told | undefined
-  for (const { name, boots, run } of STORIES) {
-    if (name === 'repair') start = torn(start)
+  for (const { name, boots, run, damaged } of STORIES) {
+    if (damaged !== undefined) start = damage(start, damaged)
     const device = new Device(start, parts, told)
     const before = device.disk.told()
     await run(device)
@@ -125,11 +138,11 @@ export async function record(parts: DeviceParts, last?: string): Promise<Recorde
   return recorded
 }
 
-/** Damages the copy of the boot state that does not count. */
-function torn(start: DiskContent): DiskContent {
+function damage(start: DiskContent, what: 'spare copy' | 'both copies'): DiskContent {
   const { parts, files } = new RecordedDisk(start).settled()
   const copy = (n: 0 | 1) => decodeCopy(parts.bootstate.subarray(FILES[n].offset, FILES[n].offset + 1024))
-  const lost = chooseCopy([copy(0), copy(1)]) === 0 ? 1 : 0
-  parts.bootstate.fill(0xa5, FILES[lost].offset, FILES[lost].offset + 4096)
+  const spare = chooseCopy([copy(0), copy(1)]) === 0 ? 1 : 0
+  for (const n of what === 'both copies' ? ([0, 1] as const) : ([spare] as const))
+    parts.bootstate.fill(0xa5, FILES[n].offset, FILES[n].offset + 4096)
   return { parts, files }
 }
