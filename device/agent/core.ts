@@ -320,9 +320,26 @@ export function failureFrom(error: unknown): Failure {
   return { code: 'INTERNAL', message: error instanceof Error ? error.message : String(error) }
 }
 
+const anchors = new WeakMap<Uint8Array, TrustedRoots>()
+
+function anchorOf(bytes: Uint8Array): TrustedRoots {
+  const found = anchors.get(bytes) ?? trustAnchor(bytes)
+  anchors.set(bytes, found)
+  return found
+}
+
+/** Checks the anchor ahead of `Core.open`, while something else is waited for; a bad one is refused there. */
+export function prepareTrust(anchor: Uint8Array): void {
+  try {
+    anchorOf(anchor)
+  } catch {
+    // Said by `Core.open`, in its place.
+  }
+}
+
 /** The anchor of the image, extended by the stored roots. Damaged ones are left out: trust then is older, never wider. */
 async function loadTrust(store: RecordStore, anchorBytes: Uint8Array, problems: string[]): Promise<TrustedRoots> {
-  const anchor = trustAnchor(anchorBytes)
+  const anchor = anchorOf(anchorBytes)
   try {
     const stored = await store.roots()
     return stored.length === 0 ? anchor : walkRoots(stored, anchor)

@@ -6,7 +6,7 @@ import { isBistableError } from '../../base/errors.ts'
 import { refuse } from '../../bootloader/machine.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { parseBootLine } from '../agent/cmdline.ts'
-import { Core, failureFrom } from '../agent/core.ts'
+import { Core, failureFrom, prepareTrust } from '../agent/core.ts'
 import { makeBoot } from '../agent/engine.ts'
 import { runAgent, ticker } from '../agent/loop.ts'
 import { operate } from '../agent/operations.ts'
@@ -89,7 +89,11 @@ async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Pr
   const core = new Promise<Core>((resolve) => {
     ready = resolve
   })
-  const lock = await serveControl(paths, async (...call) => operate(await core, ...call))
+  const lock = await serveControl(
+    paths,
+    async (...call) => operate(await core, ...call),
+    () => prepareTrust(ports.anchor),
+  )
   try {
     const opened = await Core.open(ports)
     if (mend) await opened.reconcile()

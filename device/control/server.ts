@@ -30,8 +30,16 @@ const MAX_CONNECTIONS = 32
 /** Time for another process, that found the same dead socket at the same moment, to show itself. */
 const SETTLE_MS = 50
 
-/** Takes the lock and serves. @throws AGENT_BUSY when another process holds it; AGENT_NEEDS_ROOT */
-export async function serveControl(paths: ControlPaths, operate: Operate): Promise<AsyncDisposable> {
+/**
+ * Takes the lock and serves.
+ * @param meanwhile done while the lock settles: it must change nothing that the lock protects
+ * @throws AGENT_BUSY when another process holds it; AGENT_NEEDS_ROOT
+ */
+export async function serveControl(
+  paths: ControlPaths,
+  operate: Operate,
+  meanwhile: () => void = () => undefined,
+): Promise<AsyncDisposable> {
   const name = randomUUID()
   const answer: Operate = (verb, args, emit, signal) =>
     verb === 'who' ? Promise.resolve({ name, pid: process.pid }) : operate(verb, args, emit, signal)
@@ -44,7 +52,7 @@ export async function serveControl(paths: ControlPaths, operate: Operate): Promi
   )
   try {
     await mkdir(paths.run, { recursive: true, mode: 0o755 })
-    await takeOver(control, paths.control, name)
+    await takeOver(control, paths.control, name, meanwhile)
     await rm(paths.status, { force: true })
     await listen(status, paths.status)
     await chmod(paths.status, 0o666)
@@ -61,7 +69,7 @@ export async function serveControl(paths: ControlPaths, operate: Operate): Promi
   }
 }
 
-async function takeOver(server: Server, path: string, name: string): Promise<void> {
+async function takeOver(server: Server, path: string, name: string, meanwhile: () => void): Promise<void> {
   try {
     await listen(server, path)
   } catch (error) {
@@ -75,7 +83,9 @@ async function takeOver(server: Server, path: string, name: string): Promise<voi
       throw again
     })
   }
-  await new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
+  const settled = new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
+  meanwhile()
+  await settled
   const holder = await whoHolds(path)
   if (holder?.name !== name) throw deviceErrors.AGENT_BUSY(`process ${holder?.pid ?? '?'} took the lock first`)
 }

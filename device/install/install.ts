@@ -14,8 +14,8 @@ import { slotFault, writeTreeAndVerify } from './verify.ts'
 /**
  * Fills the inactive slot and arms it.
  *
- * Order, per image: hash what is there; make missing chunks true; flush; compute the root from the medium and compare it
- * with the signed one; write the tree, flush, prove it from the medium. Then `beforeArm`, then `arm`: the last write of
+ * Order: for each image, hash what is there, make missing chunks true, flush. Then for each, compute the root from the
+ * medium and compare it with the signed one; write the tree, flush, prove it from the medium. Then `beforeArm`, then `arm`: the last write of
  * all. Whatever fails or is cancelled before leaves the boot state on the old slot, and what has arrived is kept: the
  * next install goes on from there. Memory is a few MiB, whatever the image.
  *
@@ -34,10 +34,18 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
     const guard = guardWrites(request)
     const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
     const totals = { stored: 0 }
-    const results = {
-      boot: await installImage(request, images.boot, guard(request.slot.boot), reuse, totals),
-      rootfs: await installImage(request, images.rootfs, guard(request.slot.rootfs), reuse, totals),
+    const filled: Filled[] = []
+    try {
+      for (const name of IMAGE_NAMES)
+        filled.push(await fillImage(request, images[name], guard(request.slot[name]), reuse, totals))
+      for (const { verify } of filled) await verify()
+    } finally {
+      // Whatever failed: the caller closes the devices, so no flush may be under way.
+      for (const { flushed } of filled) await flushed.catch(() => undefined)
     }
+    const [boot, rootfs] = filled.map(({ result }) => result)
+    if (boot === undefined || rootfs === undefined) throw new TypeError('a release has two images')
+    const results = { boot, rootfs }
     throwIfCancelled(signal)
     request.onProgress?.({ phase: 'finish', image: undefined, done: 0, total: 0, fetched: totals.stored })
     await request.beforeArm()
@@ -53,13 +61,21 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
   }
 }
 
-async function installImage(
+/** An image whose chunks are written; its last flush is under way while the next image is filled. */
+interface Filled {
+  readonly result: ImageResult
+  readonly flushed: Promise<void>
+  /** Waits for the flush, then proves the image from the medium and writes and proves its tree. */
+  readonly verify: () => Promise<void>
+}
+
+async function fillImage(
   request: InstallRequest,
   image: ImageEntry,
   device: SlotDevice,
   reuse: ReuseMap,
   totals: { stored: number },
-): Promise<ImageResult> {
+): Promise<Filled> {
   const { head, signal } = request
   const now = request.now ?? (() => performance.now())
   const index = head.indexes[image.name]
@@ -74,7 +90,8 @@ async function installImage(
   const kept = index.chunks.reduce((sum, chunk, i) => sum + (held[i] === 1 ? chunk.length : 0), 0)
   if (kept === image.length && (await slotFault(device, image, verifying)) === undefined) {
     journal(`${image.name} holds ${image.root}`)
-    return { kept, reused: 0, fetched: 0 }
+    const done = Promise.resolve()
+    return { result: { kept, reused: 0, fetched: 0 }, flushed: done, verify: () => done }
   }
 
   const counts: FillCounts = { reused: 0, fetched: 0, stored: 0 }
@@ -101,10 +118,18 @@ async function installImage(
     await writer.finish().catch(() => undefined)
     throw error
   }
-  await writer.finish()
-  await writeTreeAndVerify(device, image, index, now, verifying)
-  journal(`${image.name} verified ${image.root}`)
-  return { kept, reused: counts.reused, fetched: counts.fetched }
+  const flushed = writer.finish()
+  // Its failure is met in `verify`; until then it must not count as unhandled.
+  flushed.catch(() => undefined)
+  return {
+    result: { kept, reused: counts.reused, fetched: counts.fetched },
+    flushed,
+    verify: async () => {
+      await flushed
+      await writeTreeAndVerify(device, image, index, now, verifying)
+      journal(`${image.name} verified ${image.root}`)
+    },
+  }
 }
 
 /** From `scanSlot`, unless the source is cheap and samples promise nothing. */

@@ -269,9 +269,9 @@ describe('install', () => {
     expect(phases).toEqual([
       'boot scan',
       'boot fill',
-      'boot verify',
       'rootfs scan',
       'rootfs fill',
+      'boot verify',
       'rootfs verify',
       'undefined finish',
     ])
