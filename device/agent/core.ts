@@ -1,7 +1,6 @@
 import { isBistableError } from '../../base/errors.ts'
 import { adopt, claim, commit, freshState, refuse, renew, retire } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
-import { trustAnchor, walkRoots } from '../../keys/root.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
 import { clip, type Failure, type RecordBody } from '../records/record.ts'
@@ -12,6 +11,7 @@ import { type BootLine, parseBootLine } from './cmdline.ts'
 import { decide, type Effect, type Event, type Limits, type Machine, type Now, type Step } from './machine.ts'
 import type { Ports } from './ports.ts'
 import { reconcile } from './reconcile.ts'
+import { loadTrust } from './trust.ts'
 
 /** The one place that carries out what the machine decided: save the record, do the effects, say the lines. */
 
@@ -318,36 +318,6 @@ export class Core {
 export function failureFrom(error: unknown): Failure {
   if (isBistableError(error)) return { code: error.code, message: error.message }
   return { code: 'INTERNAL', message: error instanceof Error ? error.message : String(error) }
-}
-
-const anchors = new WeakMap<Uint8Array, TrustedRoots>()
-
-function anchorOf(bytes: Uint8Array): TrustedRoots {
-  const found = anchors.get(bytes) ?? trustAnchor(bytes)
-  anchors.set(bytes, found)
-  return found
-}
-
-/** Checks the anchor ahead of `Core.open`, while something else is waited for; a bad one is refused there. */
-export function prepareTrust(anchor: Uint8Array): void {
-  try {
-    anchorOf(anchor)
-  } catch {
-    // Said by `Core.open`, in its place.
-  }
-}
-
-/** The anchor of the image, extended by the stored roots. Damaged ones are left out: trust then is older, never wider. */
-async function loadTrust(store: RecordStore, anchorBytes: Uint8Array, problems: string[]): Promise<TrustedRoots> {
-  const anchor = anchorOf(anchorBytes)
-  try {
-    const stored = await store.roots()
-    return stored.length === 0 ? anchor : walkRoots(stored, anchor)
-  } catch (error) {
-    const { code, message } = failureFrom(error)
-    problems.push(`${code}: ${message}`)
-    return anchor
-  }
 }
 
 function factsOnly(stored: Record<'a' | 'b', { facts: NonNullable<RecordBody['slots']['a']> } | undefined>) {
