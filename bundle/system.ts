@@ -101,6 +101,8 @@ const schema = v.strictObject({
   ),
   agent: v.optional(agentSchema, {}),
   watchdog: v.optional(v.pipe(path, v.startsWith('/dev/'))),
+  /** The hardware resets the device when it is not fed for this long. */
+  watchdogSeconds: v.optional(seconds(5, 3600), 60),
 })
 
 export type System = Readonly<v.InferOutput<typeof schema>>

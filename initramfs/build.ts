@@ -27,8 +27,10 @@ export interface InitramfsOptions {
   readonly owned?: readonly string[]
   /** Writable paths, bound from the data partition. */
   readonly writable?: readonly string[]
-  /** A watchdog device that starts before anything else; the system must then feed it. */
+  /** A watchdog device that starts as soon as its driver is there; the system must then feed it. */
   readonly watchdog?: string
+  /** Seconds without feeding after which it resets, 5 .. 3600; 60 without it. */
+  readonly watchdogSeconds?: number
 }
 
 /** What `lint` asks of an image on behalf of the initramfs. */
@@ -74,7 +76,7 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
   putText(put, 'etc/modules', modules.map(baseName))
   putText(put, 'etc/bistable-owned', (options.owned ?? []).filter((path) => path.startsWith('/etc/')).map(checkPath))
   putText(put, 'etc/bistable-writable', (options.writable ?? []).map(checkPath))
-  putText(put, 'etc/bistable-watchdog', options.watchdog === undefined ? [] : [checkPath(options.watchdog)])
+  putText(put, 'etc/bistable-watchdog', watchdogLine(options))
 
   const total = [...entries.values()].reduce((sum, entry) => sum + (entry.type === 'file' ? entry.bytes.length : 0), 0)
   if (total > MAX_TOTAL)
@@ -85,6 +87,10 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
     modules,
     compression: await compressionOf(source, kernel),
   }
+}
+
+function watchdogLine({ watchdog, watchdogSeconds = 60 }: InitramfsOptions): readonly string[] {
+  return watchdog === undefined ? [] : [`${checkPath(watchdog)} ${watchdogSeconds}`]
 }
 
 type Put = (entry: CpioEntry) => void
@@ -206,7 +212,8 @@ async function putModules(
     builtin: await table('modules.builtin'),
     softdep: await table('modules.softdep'),
   }
-  const order = loadOrder(tables, [...REQUIRED_MODULES, ...extra], USUAL_MODULES)
+  // Those that the image asks for come first: a watchdog's driver, whose cover begins when it is loaded.
+  const order = loadOrder(tables, [...extra, ...REQUIRED_MODULES], USUAL_MODULES)
   for (const path of order) {
     const real = source.resolve(`${kernel.folder}/${path}`)
     if (real === undefined)

@@ -19,5 +19,5 @@ export const TOOLS: readonly Tool[] = [
 export const APPLETS = [
   ...['cat', 'cp', 'cttyhack', 'cut', 'dd', 'dirname', 'dmesg', 'find', 'grep', 'head', 'insmod', 'ls', 'mkdir'],
   ...['mount', 'mv', 'printf', 'reboot', 'rm', 'sed', 'setsid', 'sh', 'sha256sum', 'sleep', 'sort', 'switch_root'],
-  ...['sync', 'tail', 'tr', 'umount'],
+  ...['sync', 'tail', 'tr', 'umount', 'watchdog'],
 ] as const

@@ -96,7 +96,7 @@ export async function buildRelease(
     const kernel = join(work, 'vmlinuz')
     await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
     const initrd = join(work, 'initrd.img')
-    const { modules, owned, writable, watchdog, kernelArgs } = fit.system
+    const { modules, owned, writable, watchdog, watchdogSeconds, kernelArgs } = fit.system
     await writeFile(
       initrd,
       await buildInitramfs(initramfsSource(tree), {
@@ -104,7 +104,7 @@ export async function buildRelease(
         modules,
         owned,
         writable,
-        ...(watchdog === undefined ? {} : { watchdog }),
+        ...(watchdog === undefined ? {} : { watchdog, watchdogSeconds }),
       }),
     )
     const { number, securityFloor } = request

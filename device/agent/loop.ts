@@ -8,6 +8,8 @@ import { checkAnywhere, installAnywhere } from './mirrors.ts'
 
 const TICK_MS = 1000
 const FEED_MS = 10_000
+/** Of the watchdog's time, however short it is. */
+const FEED_PART = 3
 /** A try that could not even be given up for this long: the watchdog shall end it. */
 const WEDGED_MS = 300_000
 /** First pause after a failed check; doubles up to the poll interval. */
@@ -103,6 +105,7 @@ function progressLines(core: Core) {
 /** Moves deadlines on, and feeds the watchdog as long as they do. */
 export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
   const { clock, watchdog } = core.ports
+  const feedMs = Math.min(FEED_MS, (core.ports.config.watchdogSeconds * 1000) / FEED_PART)
   let fedAt = Number.NEGATIVE_INFINITY
   let wedgedSince: number | undefined
   while (!signal.aborted) {
@@ -112,7 +115,7 @@ export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
     const wedged = state.name === 'trying' && state.failed !== undefined
     wedgedSince = wedged ? (wedgedSince ?? now) : undefined
     const hopeless = wedgedSince !== undefined && now - wedgedSince > WEDGED_MS
-    if (watchdog !== undefined && !hopeless && now - fedAt >= FEED_MS) {
+    if (watchdog !== undefined && !hopeless && now - fedAt >= feedMs) {
       fedAt = now
       await guarded(core, 'agent', () => watchdog.feed())
     }

@@ -7,6 +7,8 @@ export class Qmp {
   readonly #socket: Socket
   #buffer = ''
   #closed = false
+  /** Names of what happened by itself ("RESET", "WATCHDOG"), the last hundred. */
+  readonly events: string[] = []
   #waiting: { resolve: (value: unknown) => void; reject: (error: Error) => void }[] = []
 
   private constructor(socket: Socket) {
@@ -57,8 +59,13 @@ export class Qmp {
     this.#buffer += text
     let end = this.#buffer.indexOf('\n')
     while (end >= 0) {
-      const message = JSON.parse(this.#buffer.slice(0, end)) as { return?: unknown; error?: { desc: string } }
+      const message = JSON.parse(this.#buffer.slice(0, end)) as {
+        return?: unknown
+        error?: { desc: string }
+        event?: string
+      }
       this.#buffer = this.#buffer.slice(end + 1)
+      if (message.event !== undefined && this.events.push(message.event) > 100) this.events.shift()
       if (message.error !== undefined)
         this.#waiting.shift()?.reject(new LabError(`the emulator refused: ${message.error.desc}`))
       else if ('return' in message) this.#waiting.shift()?.resolve(message.return)

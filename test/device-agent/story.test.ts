@@ -403,6 +403,16 @@ describe('the loop', () => {
     expect(trying.disarmed).toBe(before)
   })
 
+  it('feeds a watchdog of a few seconds more often', async () => {
+    const world = new World()
+    world.agentConfig = {}
+    world.watchdogSeconds = 6
+    await world.powerOn(60)
+    const gaps = world.feeds.slice(1).map((at, n) => at - (world.feeds[n] ?? 0))
+    expect(gaps.length).toBeGreaterThan(20)
+    expect(Math.max(...gaps)).toBeLessThanOrEqual(3000)
+  })
+
   it('asks again for a reboot that does not happen, and the watchdog is left to end it', async () => {
     const world = new World()
     await world.publish({ counter: 3, health: () => ({ exit: 1 }) })

@@ -75,6 +75,7 @@ export class World {
   /** Called while an install moves bytes. */
   onFill: () => Promise<void> = async () => undefined
   feeds: number[] = []
+  watchdogSeconds = 60
   disarmed = 0
   core: Core | undefined
   #timers: { at: number; wake: () => void }[] = []
@@ -274,6 +275,7 @@ export class World {
       hardware: ['qemu-x86_64'],
       health: { deadlineSeconds: 60, required: ['/health/*'], wanted: [] },
       agent: this.agentConfig,
+      watchdogSeconds: this.watchdogSeconds,
     })
     if ('problems' in checked) throw new Error(checked.problems.join())
     return checked.system

@@ -4,7 +4,9 @@ import { join } from 'node:path'
 import type { InitramfsSource } from '../../initramfs/build.ts'
 
 /** An initramfs from this machine's programs and another folder's kernel. */
-export function hostSource(kernelRoot: string): InitramfsSource {
+export function hostSource(kernelFolder: string): InitramfsSource {
+  // Resolved paths are cut by its length: it may stand behind a link.
+  const kernelRoot = realpathSync(kernelFolder)
   const rootOf = (path: string): string =>
     /^(?:boot|lib\/modules|usr\/lib\/modules)(?:\/|$)/.test(path) ? kernelRoot : '/'
   return {

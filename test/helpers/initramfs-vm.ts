@@ -76,7 +76,7 @@ export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {})
   }
 }
 
-function fillSlot(
+export function fillSlot(
   dir: string,
   disk: Disk,
   slot: 'a' | 'b',

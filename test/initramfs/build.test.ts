@@ -70,13 +70,13 @@ describe('the archive', () => {
       return entry?.type === 'file' ? Buffer.from(entry.bytes).toString() : undefined
     }
     expect(text('etc/modules')?.split('\n')).toEqual([
-      ...['dm_mod.ko', 'dm_bufio.ko', 'dm_verity.ko', 'squashfs.ko', 'virtio.ko', 'virtio_blk.ko', ''],
+      ...['dm_mod.ko', 'dm_bufio.ko', 'virtio.ko', 'virtio_blk.ko', 'dm_verity.ko', 'squashfs.ko', ''],
     ])
     expect(text('lib/modules/dm_verity.ko')).toBe('dm-verity')
     expect(text('lib/modules/squashfs.ko')).toBe('squashfs')
     expect(text('etc/bistable-owned')).toBe('/etc/machine-id\n/etc/ssh/ssh_host_*\n')
     expect(text('etc/bistable-writable')).toBe('/opt/app/logs\n')
-    expect(text('etc/bistable-watchdog')).toBe('/dev/watchdog\n')
+    expect(text('etc/bistable-watchdog')).toBe('/dev/watchdog 60\n')
     expect(text('init')).toContain('bistable-init:')
   })
 
