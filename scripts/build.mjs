@@ -73,9 +73,7 @@ await rm(dist, { recursive: true, force: true })
 await bundle('main.ts', dist)
 // Scripts that run elsewhere stand as files beside the code that packs them.
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
+await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 await copyFile(join(root, 'initramfs', 'init'), join(dist, 'init'))
-// What runs on the device and is not JavaScript: read from beside the file, as it is read from its room in a checkout.
-await copyFile(join(root, 'initramfs', 'init'), join(dist, 'init'))
-await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await bundle('device/main.ts', join(dist, 'device'))
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

@@ -1,6 +1,9 @@
+import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
-import { openBootState, openWhole } from '../../bootloader/bootstate.ts'
+import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
+import { bootErrors } from '../../bootloader/errors.ts'
 import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
+import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
 import { deviceErrors } from '../errors.ts'
 import type { GivenPlaces } from './places.ts'
 
@@ -47,5 +50,16 @@ export async function openRepairer(given: GivenPlaces | undefined, edge: Backend
 
 /** A boot state partition says itself which bootloader reads it. */
 async function openPartition(path: string): Promise<BootBackend> {
-  return await openBootState(path)
+  const device = await openWhole(path)
+  try {
+    const uboot = await isUbootPartition(device).catch((cause: unknown) => {
+      throw bootErrors.BOOT_STATE_READ(`${path} cannot be read: ${systemReason(cause)}`, { cause })
+    })
+    if (uboot) return ubootStateOn(device)
+    await checkLayout(device)
+    return bootStateOn(device)
+  } catch (error) {
+    await device.close()
+    throw error
+  }
 }
