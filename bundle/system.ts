@@ -1,4 +1,5 @@
 import * as v from 'valibot'
+import { policySchema } from './agent-policy.ts'
 
 /**
  * What an image declares about itself in /usr/lib/bistable/system.json: read by the publisher when it builds and by the
@@ -77,7 +78,10 @@ export const agentSchema = v.strictObject({
   /** Where the agent's lines are copied to, beside standard output. */
   console: v.optional(v.pipe(path, v.startsWith('/dev/'))),
   /** An install that makes no progress for this long is stopped. */
-  stallSeconds: v.optional(seconds(10, 86_400), 600),
+  stallSeconds: v.optional(seconds(10, 86_400), 240),
+  policy: v.optional(policySchema, {}),
+  /** How lines are written: with a priority in front for the journal, or as they are. `auto`: as systemd's environment says. */
+  log: v.optional(v.picklist(['auto', 'journal', 'plain']), 'auto'),
 })
 
 const schema = v.strictObject({

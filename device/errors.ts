@@ -1,6 +1,6 @@
 import { defineErrors } from '../base/errors.ts'
 
-/** The agent's refusals: configuration, records, channel, health, control socket. Doors, slots and install have their own. */
+/** The agent's refusals: configuration, records, channel, health, policies, control socket. Other rooms have their own. */
 export const deviceErrors = defineErrors({
   CONFIG_MISSING: {
     family: 'environment',
@@ -56,6 +56,56 @@ export const deviceErrors = defineErrors({
     family: 'transport',
     meaning: 'An operation made no progress within its time limit.',
     next: 'Check the network or the medium; the next attempt goes on from what is there.',
+  },
+  AGENT_STUCK: {
+    family: 'device',
+    meaning: 'An operation that was stopped did not end, so the agent ends and is started again.',
+    next: 'Look for a disk or a mount that does not answer; the next attempt goes on from what is there.',
+  },
+  AGENT_MEMORY: {
+    family: 'device',
+    meaning: 'There was not enough memory for an operation.',
+    next: 'Find out what takes the memory of this device; the next attempt goes on from what is there.',
+  },
+  HOOK_REFUSED: {
+    family: 'policy',
+    meaning: 'A hook of the image or the device said no to the next step.',
+    next: 'Read what the hook said; it is asked again at the next attempt.',
+  },
+  HOOK_TIMEOUT: {
+    family: 'device',
+    meaning: 'The hooks before a step did not end within their time, so the step was not taken.',
+    next: 'Make the hook quicker, or raise policy.hookSeconds.',
+  },
+  HOOK_FAILED: {
+    family: 'device',
+    meaning: 'A hook after a step failed; the step itself was taken.',
+    next: 'Read what the hook said; what it should have done has to be done by hand.',
+  },
+  POLICY_WINDOW: {
+    family: 'policy',
+    meaning: 'The maintenance window for this step is not open.',
+    next: "Wait for it, or do it by hand: 'bistable install' and 'bistable reboot' heed no window.",
+  },
+  POLICY_CLOCK: {
+    family: 'policy',
+    meaning: 'A step has a maintenance window, and the clock cannot be right, so nobody can say whether it is open.',
+    next: 'Set the clock, or do it by hand.',
+  },
+  POLICY_METERED: {
+    family: 'policy',
+    meaning: 'The step may not use a link that costs by the byte.',
+    next: 'Wait for another link, or do it by hand.',
+  },
+  POLICY_POWER: {
+    family: 'policy',
+    meaning: 'The step waits for mains, or for a fuller battery.',
+    next: 'Connect the device to its supply, or do it by hand.',
+  },
+  POLICY_SPREAD: {
+    family: 'policy',
+    meaning: 'The step waits for the place of this device in the spread of the fleet.',
+    next: 'Wait for it, or do it by hand.',
   },
   AGENT_ANSWER: {
     family: 'internal',

@@ -1,4 +1,4 @@
-import { isBistableError } from '../../base/errors.ts'
+import { isBistableError, systemCode } from '../../base/errors.ts'
 import { adopt, claim, commit, freshState, refuse, renew, retire } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
@@ -6,11 +6,13 @@ import { deviceErrors } from '../errors.ts'
 import { clip, type Failure, type RecordBody } from '../records/record.ts'
 import { openRecords, type RecordStore } from '../records/store.ts'
 import { planRepair } from '../repair/plan.ts'
+import { Activity } from './activity.ts'
 import { addOutcome, forgetFleet } from './body.ts'
 import { type BootLine, parseBootLine } from './cmdline.ts'
-import { decide, type Effect, type Event, type Limits, type Machine, type Now, type Step } from './machine.ts'
-import type { Ports } from './ports.ts'
+import { decide, type Effect, type Event, type Machine, type Now, type Step } from './machine.ts'
+import type { Level, Ports } from './ports.ts'
 import { reconcile } from './reconcile.ts'
+import { deadlineOf, type Limits } from './states.ts'
 import { loadTrust } from './trust.ts'
 
 /** The one place that carries out what the machine decided: save the record, do the effects, say the lines. */
@@ -19,23 +21,20 @@ const REBOOT_MS = 120_000
 const ARM_MS = 60_000
 /** Behind the health checks' own deadline: only a verdict that does not come at all meets this one. */
 const TRY_BACKSTOP_MS = 15_000
+/** Behind the longest pause between two checks; and where no channel is followed. */
+const REST_BACKSTOP_MS = 300_000
+const REST_ALONE_MS = 86_400_000
 
 /** The way back must not depend on room for a record: the next start learns these from the boot state. */
 const WITHOUT_RECORD: readonly Event['kind'][] = ['begin-rollback', 'armed', 'disarmed']
 
-interface Work {
-  readonly what: string
-  readonly since: string
-  readonly abort: AbortController
-}
-
 export class Core {
   readonly ports: Ports
   readonly line: BootLine
+  readonly activity: Activity
   readonly #store: RecordStore
   #machine: Machine
   #trusted: TrustedRoots
-  #work: Work | undefined
   #turn: Promise<unknown> = Promise.resolve()
   /** The slot committed last, as the data partition notes it; read once, before anything is written. */
   #noted: Slot | undefined
@@ -44,7 +43,8 @@ export class Core {
     this.ports = ports
     this.line = line
     this.#store = store
-    this.#machine = { body: store.body, deadline: undefined }
+    this.activity = new Activity(ports, ports.config.agent.stallSeconds * 1000)
+    this.#machine = { body: store.body, deadline: deadlineOf(store.body, ports.clock.now(), this.limits) }
     this.#trusted = trusted
   }
 
@@ -73,7 +73,7 @@ export class Core {
   get body(): RecordBody {
     return this.#machine.body
   }
-  get deadline(): number | undefined {
+  get deadline(): number {
     return this.#machine.deadline
   }
   get trusted(): TrustedRoots {
@@ -83,12 +83,13 @@ export class Core {
     return this.#store.problems
   }
   get busyWith(): { readonly what: string; readonly since: string } | undefined {
-    return this.#work
+    return this.activity.busyWith
   }
   get limits(): Limits {
     const { agent, health } = this.ports.config
     const tryFor = health.deadlineSeconds * 1000 + TRY_BACKSTOP_MS
-    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, reboot: REBOOT_MS }
+    const rest = agent.channel === undefined ? REST_ALONE_MS : agent.pollSeconds * 1100 + REST_BACKSTOP_MS
+    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, reboot: REBOOT_MS, rest }
   }
 
   now(): Now {
@@ -150,34 +151,12 @@ export class Core {
       await this.#save({ ...(replaced && known ? forgetFleet(this.body, trusted.current) : this.body), trust })
       this.#trusted = trusted
     })
-    this.ports.say(`bistable: root version ${trusted.current.version} is trusted now`)
+    this.say(`bistable: root version ${trusted.current.version} is trusted now`)
   }
 
-  /** Runs one operation; a second one meanwhile gets AGENT_BUSY. Its signal is aborted by `cancel` and by deadlines. */
-  async exclusive<T>(what: string, outer: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    if (this.#work !== undefined) {
-      throw deviceErrors.AGENT_BUSY(
-        `process ${this.ports.pid} is busy with ${this.#work.what} since ${this.#work.since}`,
-      )
-    }
-    const abort = new AbortController()
-    this.#work = { what, since: this.now().wall, abort }
-    const stop = () => abort.abort(deviceErrors.AGENT_CANCELLED(`${what} was stopped`))
-    if (outer.aborted) stop()
-    outer.addEventListener('abort', stop, { once: true })
-    try {
-      return await work(abort.signal)
-    } finally {
-      outer.removeEventListener('abort', stop)
-      this.#work = undefined
-    }
-  }
-
-  /** Stops the operation that runs. @returns false when there is none */
-  stopWork(error: Error): boolean {
-    if (this.#work === undefined) return false
-    this.#work.abort.abort(error)
-    return true
+  /** As `Activity.exclusive`. */
+  exclusive<T>(what: string, outer: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.activity.exclusive(what, outer, work)
   }
 
   async claimInactive(): Promise<void> {
@@ -195,15 +174,18 @@ export class Core {
     // A full or broken data partition must not keep a bad release alive: giving up a try goes on without a record.
     const anyway = withoutRecord || step.effects.some((effect) => effect.do === 'reboot')
     if (body !== this.body && (await (anyway ? this.#saveOrSay(body) : this.#save(body)))) body = this.body
-    this.#machine = { body, deadline: step.deadline }
-    for (const line of step.lines) this.ports.say(line)
+    const { deadline, rebooting = false } = step
+    this.#machine = { body, deadline, rebooting }
+    for (const line of step.lines) this.say(line)
     for (const effect of step.effects) await this.#perform(effect)
   }
 
   async #perform(effect: Effect): Promise<void> {
     try {
       if (effect.do === 'stop-work') {
-        this.stopWork(deviceErrors.AGENT_STALLED(effect.failure.message))
+        this.activity.stop(deviceErrors.AGENT_STALLED(effect.failure.message))
+      } else if (effect.do === 'wake') {
+        this.activity.wake()
       } else if (effect.do === 'came-up') {
         await this.ports.boot.cameUp(this.line.slot)
         await this.keepNote()
@@ -220,7 +202,7 @@ export class Core {
     } catch (error) {
       // Kept and said; the deadline of the state moves things on.
       const failure = failureFrom(error)
-      this.ports.say(`bistable: ${failure.code}: ${failure.message}`)
+      this.say(`bistable: ${failure.code}: ${failure.message}`)
       await this.#note({ what: 'agent', ok: false, ...failure })
     }
   }
@@ -242,7 +224,7 @@ export class Core {
       if (state.spare && state.primary === slot) await boot.write(retire(state))
     } else if (change === 'renew') {
       await boot.write(renew(state))
-      this.ports.say('bistable: one copy of the boot state was damaged and is written anew')
+      this.say('bistable: one copy of the boot state was damaged and is written anew')
     }
   }
 
@@ -271,9 +253,15 @@ export class Core {
     }
   }
 
+  /** One line for people, and for whoever watches. */
+  say(line: string, level: Level = 'info'): void {
+    this.ports.say(line, level)
+    this.activity.tell({ line })
+  }
+
   /** Asks the system to go down. @throws REBOOT_FAILED */
   async reboot(): Promise<void> {
-    this.ports.say('bistable: rebooting')
+    this.say('bistable: rebooting')
     const command: [string, ...string[]] = this.ports.systemd ? ['systemctl', 'reboot'] : ['reboot']
     const { exit, said } = await this.ports.processes.run(command, 60_000)
     if (exit !== 0) throw deviceErrors.REBOOT_FAILED(`${command.join(' ')} ended with ${exit ?? 'a signal'}: ${said}`)
@@ -286,7 +274,7 @@ export class Core {
     try {
       await this.#save(addOutcome(this.body, { at: this.now().wall, ...outcome }))
     } catch (error) {
-      this.ports.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
+      this.say(`bistable: the record cannot be written: ${failureFrom(error).message}`)
     }
   }
 
@@ -317,7 +305,17 @@ export class Core {
 /** What any error looks like in a record. */
 export function failureFrom(error: unknown): Failure {
   if (isBistableError(error)) return { code: error.code, message: error.message }
+  if (isOutOfMemory(error)) return { code: 'AGENT_MEMORY', message: error.message }
   return { code: 'INTERNAL', message: error instanceof Error ? error.message : String(error) }
+}
+
+/** V8 and Node.js when an allocation is refused, and the kernel. */
+function isOutOfMemory(error: unknown): error is Error {
+  if (!(error instanceof Error)) return false
+  return (
+    ['ENOMEM', 'ERR_MEMORY_ALLOCATION_FAILED'].includes(systemCode(error) ?? '') ||
+    /allocation failed/i.test(error.message)
+  )
 }
 
 function factsOnly(stored: Record<'a' | 'b', { facts: NonNullable<RecordBody['slots']['a']> } | undefined>) {

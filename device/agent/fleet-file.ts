@@ -2,6 +2,7 @@ import { KiB } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { walkRoots } from '../../keys/root.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
+import { within } from '../doors/clock.ts'
 import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { Core } from './core.ts'
@@ -27,8 +28,14 @@ export async function fetchSigned<T>(
   outer: AbortSignal,
   verify: (bytes: Uint8Array) => T,
 ): Promise<T | undefined> {
-  const limit = AbortSignal.timeout(FETCH_MS)
-  const signal = AbortSignal.any([outer, limit])
+  const { clock } = core.ports
+  const limit = new AbortController()
+  const signal = AbortSignal.any([outer, limit.signal])
+  const late = () => {
+    const error = deviceErrors.AGENT_STALLED(`${shown(url)} did not answer within ${FETCH_MS / 1000} s`)
+    limit.abort(error)
+    return error
+  }
   const check = (bytes: Uint8Array): T => {
     // Only after stored roots were lost: keys that a newer root revoked must not count again.
     const { version } = core.body.trust
@@ -39,7 +46,8 @@ export async function fetchSigned<T>(
     }
     return verify(bytes)
   }
-  try {
+  const fetched = async (): Promise<T | undefined> => {
+    core.activity.beat()
     const bytes = await core.ports.engine.fetchSmall(url, maxBytes, signal)
     if (bytes === undefined) return undefined
     try {
@@ -51,9 +59,13 @@ export async function fetchSigned<T>(
       await core.learnRoots(newer)
       return check(bytes)
     }
+  }
+  try {
+    // Not left to the door alone: whatever hangs, the next check comes.
+    return await within(clock, FETCH_MS, fetched(), late)
   } catch (error) {
     if (outer.aborted) throw outer.reason
-    if (limit.aborted) throw deviceErrors.AGENT_STALLED(`${shown(url)} did not answer within ${FETCH_MS / 1000} s`)
+    if (limit.signal.aborted) throw limit.signal.reason
     throw error
   }
 }

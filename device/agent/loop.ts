@@ -1,7 +1,15 @@
+import type { Sha256 } from '../../base/bytes.ts'
+import { type ErrorFamily, isBistableError } from '../../base/errors.ts'
+import { otherSlot } from '../../bootloader/state.ts'
+import { deviceErrors } from '../errors.ts'
 import { type HealthReport, healthFailure, waitHealthy } from '../health/health.ts'
+import type { PolicyStep, Wait } from '../policy/gate.ts'
+import { pollPause, retryPause } from '../policy/spread.ts'
 import { clip } from '../records/record.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import { after, before } from './hooks.ts'
+import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
 
 /** The daemon: bring a try to its verdict, then ask the channel again and again. Never ends by itself. */
@@ -12,9 +20,8 @@ const FEED_MS = 10_000
 const FEED_PART = 3
 /** A try that could not even be given up for this long: the watchdog shall end it. */
 const WEDGED_MS = 300_000
-/** First pause after a failed check; doubles up to the poll interval. */
-const RETRY_MS = 30_000
-
+/** A record is small: a write that takes this long has not merely been slow. */
+const STUCK_MS = 120_000
 /** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
   await Promise.all([ticker(core, signal), main(core, signal)])
@@ -23,21 +30,33 @@ export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
 async function main(core: Core, signal: AbortSignal): Promise<void> {
   await guarded(core, 'health', () => bringToVerdict(core, signal))
   const { agent } = core.ports.config
+  const { activity } = core
   if (agent.channel === undefined) return
+  const interval = agent.pollSeconds * 1000
   let failures = 0
   // Spread over the first minute at most: a fleet that boots together must not ask together.
-  await rest(core, core.ports.random() * Math.min(agent.pollSeconds, 60) * 1000, signal)
+  await activity.pause(core.ports.random() * Math.min(agent.pollSeconds, 60) * 1000, signal)
   while (!signal.aborted) {
-    const ok = await guarded(core, 'check', () => poll(core, signal))
-    failures = ok ? 0 : failures + 1
-    await rest(core, pauseMs(agent.pollSeconds * 1000, failures, core.ports.random()), signal)
+    const failed = await guarded(core, 'check', () => poll(core, signal))
+    failures = failed === undefined ? 0 : failures + 1
+    await guarded(core, 'agent', () => core.apply({ kind: 'checked' }))
+    const random = core.ports.random()
+    const pause =
+      failed === undefined
+        ? pollPause(interval, random)
+        : retryPause(interval, failures, !LASTING_FAMILIES.includes(failed.family), random)
+    await activity.pause(Math.min(pause, untilOpen(core)), signal)
   }
 }
 
-/** Milliseconds until the next poll: the interval with a tenth of jitter; after failures sooner, but ever later. */
-export function pauseMs(interval: number, failures: number, random: number): number {
-  const base = failures === 0 ? interval : Math.min(interval, RETRY_MS * 2 ** Math.min(failures - 1, 20))
-  return base * (0.9 + random * 0.2)
+/** Only a person or a publisher ends these. Whatever else failed may be over at any moment. */
+const LASTING_FAMILIES: readonly ErrorFamily[] = ['usage', 'policy', 'device']
+
+/** Milliseconds until what is waited for by the clock. */
+function untilOpen(core: Core): number {
+  const until = core.activity.waiting?.until
+  if (until === undefined) return Number.POSITIVE_INFINITY
+  return Math.max(1000, until - core.ports.clock.wall().getTime())
 }
 
 /** In a try: checks until they pass, then commit; else give the slot up and reboot. */
@@ -48,9 +67,7 @@ export async function bringToVerdict(core: Core, signal: AbortSignal): Promise<H
   const report = await waitHealthy(core.ports, health, health.deadlineSeconds * 1000, signal)
   for (const check of report.checks) {
     const kind = check.required ? 'required' : 'wanted'
-    core.ports.say(
-      `bistable: health ${check.ok ? 'ok' : 'failed'} ${kind} ${check.name} ${check.ms} ms ${clip(check.said)}`,
-    )
+    core.say(`bistable: health ${check.ok ? 'ok' : 'failed'} ${kind} ${check.name} ${check.ms} ms ${clip(check.said)}`)
   }
   const failure = report.ok ? undefined : failureFrom(healthFailure(report))
   const summary = report.checks
@@ -58,27 +75,83 @@ export async function bringToVerdict(core: Core, signal: AbortSignal): Promise<H
     .join(', ')
   const outcome = { at: core.now().wall, what: 'health', ok: report.ok, message: summary || 'no checks' }
   await guarded(core, 'health', () => core.update((body) => addOutcome(body, outcome)))
-  await core.apply(failure === undefined ? { kind: 'healthy' } : { kind: 'unhealthy', failure })
+  const refused = failure ?? (await before(core, 'commit', state.job, signal).then(() => undefined, failureFrom))
+  await core.apply(refused === undefined ? { kind: 'healthy' } : { kind: 'unhealthy', failure: refused })
+  if (core.body.state.name === 'committed') await after(core, 'commit', state.job)
   return report
 }
 
-/** One check of the channel, and what the policy makes of it. */
+/** One check of the channel, and what the policies make of it. */
 export async function poll(core: Core, signal: AbortSignal): Promise<void> {
   const { agent } = core.ports.config
   await core.exclusive('check', signal, async (inner) => {
     if (core.body.state.name === 'trying') return
+    if (await mustWait(core, 'check', '')) return
+    await before(core, 'check', {}, inner)
     const found = await checkAnywhere(core, inner)
-    const news = found.decision === 'update' || found.decision === 'armed'
-    core.ports.say(`bistable: check ${found.decision} ${found.message}`)
+    core.activity.beat()
+    core.say(`bistable: check ${found.decision} ${found.message}`)
     await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
-    if (agent.apply === 'manual' || !news) return
-    if (found.decision === 'update' && found.bundle !== undefined) {
-      const options = { force: false, expect: found.digest, onProgress: progressLines(core) }
-      const done = await installAnywhere(core, found.bundle, options, inner)
-      core.ports.say(`bistable: ${done.message} fetched=${done.fetched}`)
-    }
-    if (agent.apply === 'reboot' && core.body.state.name === 'armed') await core.apply({ kind: 'reboot-asked' })
+    await after(core, 'check', { number: found.number })
+    core.activity.waiting = undefined
+    if (agent.apply === 'manual') return
+    if (found.decision === 'update' && found.bundle !== undefined)
+      await installByPolicy(core, { ...found, bundle: found.bundle }, inner)
+    if (agent.apply === 'reboot' && core.body.state.name === 'armed') await rebootByPolicy(core, inner)
   })
+}
+
+async function installByPolicy(
+  core: Core,
+  found: { readonly digest: Sha256; readonly bundle: string },
+  signal: AbortSignal,
+): Promise<void> {
+  const { digest, bundle } = found
+  const notYet = await waitFor(core, 'apply', digest)
+  // Verified in the slot already: only arming is left, and nothing is fetched for it.
+  const there = core.body.slots[otherSlot(core.line.slot)]?.digest === digest
+  if (there ? setWaiting(core, notYet) : await mustWait(core, 'download', digest)) return
+  const done = new AbortController()
+  const watching = there ? undefined : keepAsking(core, 'download', digest, done.signal)
+  try {
+    const options = {
+      force: false,
+      expect: digest,
+      onProgress: progressLines(core),
+      mayArm: () => waitFor(core, 'apply', digest),
+    }
+    const result = await installAnywhere(core, bundle, options, signal)
+    core.say(`bistable: ${result.message} fetched=${result.fetched}`)
+    if (result.waits !== undefined) setWaiting(core, result.waits)
+  } catch (error) {
+    const wait =
+      isBistableError(error) && error.code.startsWith('POLICY_') ? await waitFor(core, 'download', digest) : undefined
+    if (!setWaiting(core, wait)) throw error
+  } finally {
+    done.abort()
+    await watching
+  }
+}
+
+async function rebootByPolicy(core: Core, signal: AbortSignal): Promise<void> {
+  const { state } = core.body
+  if (state.name !== 'armed' || (await mustWait(core, 'apply', state.job.digest))) return
+  await before(core, 'reboot', state.job, signal)
+  await core.apply({ kind: 'reboot-asked' })
+}
+
+async function mustWait(core: Core, step: PolicyStep, what: string): Promise<boolean> {
+  return setWaiting(core, await waitFor(core, step, what))
+}
+
+/** Keeps why nothing happens for `status`, and says it when it is new. */
+function setWaiting(core: Core, wait: Wait | undefined): boolean {
+  if (wait !== undefined && wait.message !== core.activity.told) {
+    core.activity.told = wait.message
+    core.say(`bistable: ${wait.code}: ${wait.message}`)
+  }
+  core.activity.waiting = wait
+  return wait !== undefined
 }
 
 /** A check's outcome goes into the history when it says something new. */
@@ -98,7 +171,7 @@ function progressLines(core: Core) {
     const line = `bistable: install ${phase} ${image ?? ''} ${Math.floor((done / Math.max(total, 1)) * 10) * 10}%`
     if (line === said) return
     said = line
-    core.ports.say(line)
+    core.say(line)
   }
 }
 
@@ -108,8 +181,17 @@ export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
   const feedMs = Math.min(FEED_MS, (core.ports.config.watchdogSeconds * 1000) / FEED_PART)
   let fedAt = Number.NEGATIVE_INFINITY
   let wedgedSince: number | undefined
+  let ticking: Promise<unknown> | undefined
+  let tickedAt = clock.now()
   while (!signal.aborted) {
-    await guarded(core, 'agent', () => core.apply({ kind: 'tick' }))
+    // Not waited for: a save that hangs in the disk must not keep this loop from seeing it.
+    if (ticking === undefined) {
+      tickedAt = clock.now()
+      ticking = guarded(core, 'agent', () => core.apply({ kind: 'tick' })).finally(() => {
+        ticking = undefined
+      })
+    }
+    await endIfStuck(core, clock.now() - tickedAt)
     const { state } = core.body
     const now = clock.now()
     const wedged = state.name === 'trying' && state.failed !== undefined
@@ -125,22 +207,40 @@ export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
   if (core.body.state.name !== 'trying') await watchdog?.disarm()
 }
 
-/** Runs one piece of work; its failure is said and recorded once, and the loop goes on. */
-async function guarded(core: Core, what: string, work: () => Promise<unknown>): Promise<boolean> {
+/** What hangs below us is ended by the end of this process, and init starts it again. @throws AGENT_STUCK */
+async function endIfStuck(core: Core, tickMs: number): Promise<void> {
   try {
-    await work()
-    return true
+    core.activity.watch()
+    if (tickMs > STUCK_MS) throw deviceErrors.AGENT_STUCK(`a record was not written within ${STUCK_MS / 1000} s`)
   } catch (error) {
     const { code, message } = failureFrom(error)
-    if (code === 'AGENT_CANCELLED' || code === 'AGENT_BUSY') return true
-    core.ports.say(`bistable: ${code}: ${message}`)
+    core.say(`bistable: ${code}: ${message}`, 'error')
+    // Written if the disk still takes it.
+    await Promise.race([noteFailure(core, 'agent', code, message).catch(() => undefined), core.ports.clock.sleep(5000)])
+    throw error
+  }
+}
+
+/** Runs one piece of work; its failure is said, recorded once, and returned, and the loop goes on. */
+async function guarded(
+  core: Core,
+  what: string,
+  work: () => Promise<unknown>,
+): Promise<{ readonly family: ErrorFamily } | undefined> {
+  try {
+    await work()
+    return undefined
+  } catch (error) {
+    const { code, message } = failureFrom(error)
+    if (code === 'AGENT_CANCELLED' || code === 'AGENT_BUSY') return undefined
+    core.say(`bistable: ${code}: ${message}`, 'error')
     try {
       const last = core.body.outcomes.at(-1)
       if (last?.code !== code || last.message !== clip(message)) await noteFailure(core, what, code, message)
     } catch (second) {
-      core.ports.say(`bistable: the record cannot be written: ${failureFrom(second).message}`)
+      core.say(`bistable: the record cannot be written: ${failureFrom(second).message}`, 'error')
     }
-    return false
+    return { family: isBistableError(error) ? error.family : 'internal' }
   }
 }
 

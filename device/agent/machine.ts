@@ -3,6 +3,7 @@ import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
 import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'
 import { addOutcome, block, factsOf, recordCommit, withSlot } from './body.ts'
+import { deadlineOf, type Limits } from './states.ts'
 
 /**
  * The agent's state machine: `idle -> downloading -> verified -> armed -> trying -> committed`, or `-> fallen-back`.
@@ -23,6 +24,10 @@ export type Event =
   | { readonly kind: 'verified' }
   /** The boot state was written. `fetched` and `size`: bytes of the bundle that came through the door, and in all. */
   | { readonly kind: 'armed'; readonly fetched?: number; readonly size?: number }
+  /** The slot was verified on the medium; arming waits for its own time. */
+  | { readonly kind: 'prepared'; readonly why: string; readonly fetched: number; readonly size: number }
+  /** A check of the channel has ended, one way or the other. */
+  | { readonly kind: 'checked' }
   /** The work ended without arming. `lasting`: trying the same bytes again cannot help. */
   | { readonly kind: 'failed'; readonly failure: Failure; readonly lasting: boolean }
   | { readonly kind: 'healthy' }
@@ -44,6 +49,8 @@ export type Effect =
   /** Tell the bootloader that the agent came up; what was left there is in the record by now. */
   | { readonly do: 'came-up' }
   | { readonly do: 'reboot' }
+  /** Check the channel now. */
+  | { readonly do: 'wake' }
 
 export interface Now {
   /** Milliseconds, monotonic, of this boot. */
@@ -54,19 +61,12 @@ export interface Now {
   readonly bootId: string
 }
 
-/** Milliseconds each state may last without progress. */
-export interface Limits {
-  readonly stall: number
-  /** From the slot being verified to the boot state being written. */
-  readonly arm: number
-  readonly tryFor: number
-  readonly reboot: number
-}
-
 export interface Machine {
   readonly body: RecordBody
-  /** Monotonic time at which `tick` moves on; undefined where only a person or a new release does. */
-  readonly deadline: number | undefined
+  /** Monotonic time at which `tick` moves on: every state has one (states.ts). */
+  readonly deadline: number
+  /** A reboot was asked for and has not come yet. */
+  readonly rebooting?: boolean
 }
 
 export interface Step extends Machine {
@@ -82,21 +82,19 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
   const same: Step = { ...machine, effects: [], lines: [] }
   const to = (next: RecordBody, more: Partial<Step> = {}): Step => {
     const line = stateLine(next)
-    return { effects: [], lines: line === stateLine(body) ? [] : [line], deadline: undefined, ...more, body: next }
+    const lines = line === stateLine(body) ? [] : [line]
+    return { effects: [], lines, deadline: deadlineOf(next, now.mono, limits), ...more, body: next }
   }
   const since = now.wall
   switch (event.kind) {
     case 'begin':
       // While a try runs the other slot is the way back: it must not be written.
       if (state.name === 'trying' || state.name === 'downloading' || state.name === 'verified') return same
-      return to(
-        { ...body, state: { name: 'downloading', job: event.job, since } },
-        { deadline: now.mono + limits.stall },
-      )
+      return to({ ...body, state: { name: 'downloading', job: event.job, since } })
     case 'begin-rollback': {
       if (['trying', 'downloading', 'verified'].includes(state.name)) return same
       const next = { name: 'verified', job: event.job, since, bootId: now.bootId } as const
-      return to({ ...body, state: next }, { deadline: now.mono + limits.arm })
+      return to({ ...body, state: next })
     }
     case 'disarmed': {
       if (state.name !== 'armed') return same
@@ -104,16 +102,29 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
       return to(addOutcome({ ...body, state: { name: 'idle' } }, { ...outcome, ...nameOf(state.job) }))
     }
     case 'progress':
-      return state.name === 'downloading' ? { ...same, deadline: now.mono + limits.stall } : same
+      return state.name === 'downloading' ? { ...same, deadline: deadlineOf(body, now.mono, limits) } : same
+    case 'checked':
+      // A reboot that was asked for keeps its own, shorter deadline; so does what is under way.
+      return machine.rebooting === true || !isResting(body)
+        ? same
+        : { ...same, deadline: deadlineOf(body, now.mono, limits) }
+    case 'prepared': {
+      if (state.name !== 'downloading') return same
+      const filled = withSlot(body, state.job.slot, factsOf(state.job, false))
+      const message = `slot ${state.job.slot} holds ${formatNumber(state.job.number)}, verified; ${event.why}`
+      const { fetched, size } = event
+      const outcome = { at: since, what: 'install', ok: true, message, ...nameOf(state.job), fetched, size }
+      return to(addOutcome({ ...filled, state: { name: 'idle' } }, outcome))
+    }
     case 'filling':
       return state.name === 'downloading'
-        ? { ...same, body: withSlot(body, state.job.slot, undefined), deadline: now.mono + limits.stall }
+        ? { ...same, body: withSlot(body, state.job.slot, undefined), deadline: deadlineOf(body, now.mono, limits) }
         : same
     case 'verified': {
       if (state.name !== 'downloading') return same
       const filled = withSlot(body, state.job.slot, factsOf(state.job, false))
       const next = { name: 'verified', job: state.job, since, bootId: now.bootId } as const
-      return to({ ...filled, state: next }, { deadline: now.mono + limits.arm })
+      return to({ ...filled, state: next })
     }
     case 'armed': {
       if (state.name !== 'verified') return same
@@ -126,7 +137,7 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
     }
     case 'failed':
       return state.name === 'downloading' || state.name === 'verified'
-        ? endWork(body, state.job, event.failure, event.lasting, now)
+        ? endWork(body, state.job, event.failure, event.lasting, now, limits)
         : same
     case 'healthy':
       return state.name === 'trying' && state.failed === undefined
@@ -143,9 +154,9 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
         ? refuse(machine, state.job, event.failure, now, limits)
         : same
     case 'reboot-asked':
-      return { ...same, effects: [{ do: 'reboot' }], deadline: now.mono + limits.reboot }
+      return { ...same, effects: [{ do: 'reboot' }], deadline: now.mono + limits.reboot, rebooting: true }
     case 'tick':
-      return deadline === undefined || now.mono < deadline ? same : overdue(machine, now, limits)
+      return now.mono < deadline ? same : overdue(machine, now, limits)
   }
 }
 
@@ -153,24 +164,25 @@ export function decide(machine: Machine, event: Event, now: Now, limits: Limits)
 function overdue(machine: Machine, now: Now, limits: Limits): Step {
   const { body } = machine
   const { state } = body
+  if (machine.rebooting === true) return rebootFailed(machine, now, limits)
   switch (state.name) {
     case 'downloading':
     case 'verified': {
       const failure = { code: 'AGENT_STALLED', message: `no progress in state ${state.name}` }
-      const step = endWork(body, state.job, failure, false, now)
+      const step = endWork(body, state.job, failure, false, now, limits)
       return { ...step, effects: [{ do: 'stop-work', failure }] }
     }
     case 'trying': {
-      if (state.failed !== undefined) return rebootFailed(machine, now, limits)
       const message = `not committed within ${Math.round(limits.tryFor / 1000)} s`
       return refuse(machine, state.job, { code: 'HEALTH_FAILED', message }, now, limits)
     }
-    case 'armed':
-      return rebootFailed(machine, now, limits)
     default:
-      return { ...machine, deadline: undefined, effects: [], lines: [] }
+      // Nothing is under way, and the check that was due has not ended: it is asked for again.
+      return { ...machine, deadline: deadlineOf(body, now.mono, limits), effects: [{ do: 'wake' }], lines: [] }
   }
 }
+
+const isResting = ({ state }: RecordBody) => !['downloading', 'verified', 'trying'].includes(state.name)
 
 function rebootFailed(machine: Machine, now: Now, limits: Limits): Step {
   const failure = { code: 'REBOOT_FAILED', message: `still running ${Math.round(limits.reboot / 1000)} s after asking` }
@@ -179,17 +191,19 @@ function rebootFailed(machine: Machine, now: Now, limits: Limits): Step {
     // Said once; asked again and again, because nothing else can move this state on.
     body: told ? machine.body : addOutcome(machine.body, { at: now.wall, what: 'agent', ok: false, ...failure }),
     deadline: now.mono + limits.reboot,
+    rebooting: true,
     effects: [{ do: 'reboot' }],
     lines: told ? [] : [`bistable: ${failure.code}: ${failure.message}`],
   }
 }
 
-function endWork(body: RecordBody, job: Job, failure: Failure, lasting: boolean, now: Now): Step {
+function endWork(body: RecordBody, job: Job, failure: Failure, lasting: boolean, now: Now, limits: Limits): Step {
   const kept = lasting ? block(body, job, `${failure.code}: ${failure.message}`, now.wall) : body
   const outcome = { at: now.wall, what: 'install', ok: false, ...failure, ...nameOf(job) }
+  const next: RecordBody = addOutcome({ ...kept, state: { name: 'idle' } }, outcome)
   return {
-    body: addOutcome({ ...kept, state: { name: 'idle' } }, outcome),
-    deadline: undefined,
+    body: next,
+    deadline: deadlineOf(next, now.mono, limits),
     effects: [],
     lines: [`bistable: install failed release=${formatNumber(job.number)} reason=${failure.code}`],
   }
@@ -211,6 +225,7 @@ export function refuse(machine: Machine, job: Job, failed: Failure, now: Now, li
   return {
     body: { ...machine.body, state: { name: 'trying', job, since: now.wall, failed } },
     deadline: now.mono + limits.reboot,
+    rebooting: true,
     effects: [{ do: 'write-boot', change: 'refuse' }, { do: 'reboot' }],
     lines: [`${line} ${failed.message}`],
   }

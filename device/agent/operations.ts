@@ -5,6 +5,7 @@ import { runChecks } from '../health/health.ts'
 import { repairNow } from '../repair/repair.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
+import { after, before } from './hooks.ts'
 import { noteCheck } from './loop.ts'
 import { checkAnywhere } from './mirrors.ts'
 import { statusOf } from './status.ts'
@@ -43,7 +44,8 @@ export async function operate(
       return alone((signal) => repairNow(core, slot, signal))
     }
     case 'reboot':
-      return alone(async () => {
+      return alone(async (signal) => {
+        await before(core, 'reboot', 'job' in core.body.state ? core.body.state.job : {}, signal)
         await core.reboot()
         return { message: 'the system is going down' }
       })
@@ -67,8 +69,10 @@ export async function operate(
 async function check(core: Core, url: string | undefined, signal: AbortSignal) {
   const { agent } = core.ports.config
   try {
+    await before(core, 'check', {}, signal)
     const found = await (url === undefined ? checkAnywhere(core, signal) : checkChannel(core, url, signal))
     await noteCheck(core, true, undefined, `${found.decision}: ${found.message}`)
+    await after(core, 'check', { number: found.number })
     return { ...found, apply: agent.apply }
   } catch (error) {
     const { code, message } = failureFrom(error)

@@ -4,10 +4,12 @@ import type { BackendFacts } from '../../bootloader/backend.ts'
 import type { BootReason } from '../../bootloader/reason.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
+import type { Policy } from '../../bundle/agent-policy.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
+import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
 
 /** Everything the agent touches outside itself. `real.ts` has the real ones; tests bring their own disk and clock. */
@@ -52,7 +54,13 @@ export interface ProcessResult {
 
 export interface Processes {
   /** Runs a program without a shell; ends it, and its group, after `ms`. Never rejects. */
-  run(command: readonly [string, ...string[]], ms: number, signal?: AbortSignal): Promise<ProcessResult>
+  run(
+    command: readonly [string, ...string[]],
+    ms: number,
+    signal?: AbortSignal,
+    /** Added to the environment. */
+    env?: Readonly<Record<string, string>>,
+  ): Promise<ProcessResult>
   /** Executable files that a glob like `/dir/*` names, sorted. */
   glob(pattern: string): Promise<readonly string[]>
 }
@@ -96,6 +104,17 @@ export interface Engine {
   fetchSmall(url: URL, limit: number, signal: AbortSignal): Promise<Uint8Array | undefined>
 }
 
+/** Priorities of the journal: what an operator must see, what may matter, and the rest. */
+export type Level = 'error' | 'warning' | 'info'
+
+export interface Surroundings {
+  /** Interfaces that carry a default route, best first. */
+  links(): Promise<readonly string[]>
+  power(): Promise<Power>
+  /** Lowers the process's claim on processor and disk; the returned function gives it back. Never rejects. */
+  calm(wanted: Pick<Policy['download'], 'nice' | 'io'>): Promise<() => Promise<void>>
+}
+
 export interface Watchdog {
   feed(): Promise<void>
   /** Tells the hardware that the agent stops on purpose. */
@@ -125,5 +144,7 @@ export interface Ports {
   /** 0 .. 1. */
   readonly random: () => number
   /** One line for people, to standard output and the console. */
-  readonly say: (line: string) => void
+  readonly say: (line: string, level?: Level) => void
+  /** Link and power; undefined: unknown, and no policy waits for them. */
+  readonly surroundings?: Surroundings
 }

@@ -14,14 +14,15 @@ import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
 import { readPlaces } from './places.ts'
-import type { Clock, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
+import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 import { readReach } from './reach.ts'
+import { realSurroundings } from './surroundings.ts'
 
 /** The agent's real surroundings: this machine's files, clock, processes and watchdog. */
 
 export async function realPorts(
   paths: Paths,
-  say: (line: string) => void,
+  out: (line: string) => void,
   options: { readonly daemon: boolean },
 ): Promise<Ports> {
   const files = nodeFiles
@@ -30,7 +31,12 @@ export async function realPorts(
   if (anchor === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.anchor} does not exist`)
   const given = await readPlaces(paths.places, files)
   const text = async (path: string) => Buffer.from((await files.read(path, 64 * KiB)) ?? '').toString('utf8')
-  const copyTo = options.daemon ? config.agent.console : undefined
+  const processes = realProcesses(paths.root)
+  const journal = options.daemon && toJournal(config.agent.log, process.env)
+  const say = both(
+    journal ? (line, level) => out(`${PRIORITY[level]}${line}`) : out,
+    options.daemon ? config.agent.console : undefined,
+  )
   return {
     files: withReserve(files, join(paths.data, RESERVE_FILE)),
     data: paths.data,
@@ -38,7 +44,8 @@ export async function realPorts(
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
     engine: makeEngine(paths.data, files, given, () => readReach(config.agent.tls, files, process.env)),
-    processes: realProcesses(paths.root),
+    processes,
+    surroundings: realSurroundings(paths.root, processes),
     config,
     deviceId: config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product),
     anchor,
@@ -48,20 +55,31 @@ export async function realPorts(
     systemd: await exists(paths.systemd),
     watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
     random: Math.random,
-    say: both(say, copyTo),
+    say,
   }
+}
+
+/** What sd-daemon(3) reads at the head of a line: err, warning, info. */
+const PRIORITY: Readonly<Record<Level, string>> = { error: '<3>', warning: '<4>', info: '<6>' }
+
+/** @param env of this process: systemd names the journal's socket there when standard output leads to it */
+export function toJournal(
+  log: 'auto' | 'journal' | 'plain',
+  env: Readonly<Record<string, string | undefined>>,
+): boolean {
+  return log === 'journal' || (log === 'auto' && env['JOURNAL_STREAM'] !== undefined)
 }
 
 /** Lines that may wait for a console that does not take them; more are dropped. */
 const MAX_WAITING = 100
 
 /** Says each line, and copies it to the console in order. A console that is gone or stuck never stops an update. */
-function both(say: (line: string) => void, copyTo: string | undefined): (line: string) => void {
-  if (copyTo === undefined) return say
+function both(say: (line: string, level: Level) => void, copyTo: string | undefined): Ports['say'] {
   let waiting = 0
   let turn = Promise.resolve()
-  return (line) => {
-    say(line)
+  return (line, level = 'info') => {
+    say(line, level)
+    if (copyTo === undefined) return
     if (waiting >= MAX_WAITING) return
     waiting++
     turn = turn
@@ -92,10 +110,10 @@ const DEFAULT_PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
 export function realProcesses(root: string): Processes {
   const place = (program: string) => (root === '' || program.startsWith('/') ? program : join(root, 'usr/bin', program))
   return {
-    run: ([program, ...args], ms, signal) =>
+    run: ([program, ...args], ms, signal, more = {}) =>
       new Promise<ProcessResult>((resolve) => {
         // A group of its own: a check that hangs is ended with everything it started.
-        const env = { ...process.env, PATH: process.env['PATH'] ?? DEFAULT_PATH }
+        const env = { ...process.env, PATH: process.env['PATH'] ?? DEFAULT_PATH, ...more }
         const child = spawn(place(program), args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'], env })
         let said = Buffer.alloc(0)
         let timedOut = false

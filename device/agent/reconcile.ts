@@ -4,7 +4,8 @@ import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'
 import { addOutcome, recordCommit, recordFallBack, withSlot } from './body.ts'
 import type { BootLine } from './cmdline.ts'
-import { type Effect, type Limits, type Now, refuse, retireEffects, type Step, stateLine } from './machine.ts'
+import { type Effect, type Now, refuse, retireEffects, type Step, stateLine } from './machine.ts'
+import { deadlineOf, type Limits } from './states.ts'
 
 /**
  * What happened since the agent last wrote its record: compared are the record, the boot state, this boot's kernel
@@ -35,22 +36,25 @@ const WHY: Readonly<Record<string, readonly [code: string, message: string]>> = 
   'image-unreadable': ['TRY_IMAGE_UNREADABLE', 'the bootloader could not load the kernel of the slot it wanted'],
 }
 
+/** What was found out; its deadline is that of the state it ends in, unless said otherwise. */
+type Found = Omit<Step, 'deadline'> & { readonly deadline?: number }
+
 export function reconcile(facts: BootFacts, now: Now, limits: Limits): Step {
   const step = findOut({ ...facts, body: learnRunning(facts) }, now, limits)
   const effects = [...step.effects, ...mend(step, facts)]
   // The record holds by now whatever the initramfs left: the bootloader may forget it.
-  return { ...step, effects: [{ do: 'came-up' }, ...effects] }
+  return { deadline: deadlineOf(step.body, now.mono, limits), ...step, effects: [{ do: 'came-up' }, ...effects] }
 }
 
 /** What is wrong with the boot state itself: a spare that the floor has passed, a torn copy. Any write heals the copy. */
-function mend(step: Step, { boot, line, onDisk, torn }: BootFacts): readonly Effect[] {
+function mend(step: Found, { boot, line, onDisk, torn }: BootFacts): readonly Effect[] {
   if (boot === undefined || step.effects.some((effect) => effect.do === 'write-boot')) return []
   const spare = otherSlot(boot.primary)
   const retired = boot.spare && boot.primary === line.slot ? retireEffects(step.body, spare, onDisk[spare]) : []
   return retired.length === 0 && torn ? [{ do: 'write-boot', change: 'renew' }] : retired
 }
 
-function findOut(facts: BootFacts, now: Now, limits: Limits): Step {
+function findOut(facts: BootFacts, now: Now, limits: Limits): Found {
   const { body, boot, line } = facts
   if (boot === undefined) return bootStateLost(facts, now, limits)
   if (boot.trial === line.slot && (line.boot === 'try' || boot.left > 0)) return trying(body, facts, now, limits)
@@ -60,7 +64,7 @@ function findOut(facts: BootFacts, now: Now, limits: Limits): Step {
     // Cut between the boot-state write of a commit and its record.
     const next = recordCommit(body, pending, line.floor, now.wall)
     const said = `bistable: committed slot=${line.slot} release=${formatNumber(pending.number)}`
-    return { body: next, deadline: undefined, effects: [], lines: [said] }
+    return { body: next, effects: [], lines: [said] }
   }
   const step = steady(body, facts, now)
   // A boot that found no state at all says nothing about the primary that the state names by now.
@@ -70,7 +74,7 @@ function findOut(facts: BootFacts, now: Now, limits: Limits): Step {
 }
 
 /** No boot state can be read. What runs is what there is; a new state is written when that cannot strand the device. */
-function bootStateLost(facts: BootFacts, now: Now, limits: Limits): Step {
+function bootStateLost(facts: BootFacts, now: Now, limits: Limits): Found {
   const { body, line, bootProblem } = facts
   const failure = bootProblem ?? { code: 'TRY_STATE_UNREADABLE', message: 'both copies of the boot state are damaged' }
   const seen = body.outcomes.at(-1)?.code === failure.code
@@ -83,7 +87,7 @@ function bootStateLost(facts: BootFacts, now: Now, limits: Limits): Step {
 }
 
 /** The slot that runs is the one on trial. */
-function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): Step {
+function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): Found {
   const { line } = facts
   const known = jobOf(body)
   const job = known?.slot === line.slot ? known : jobFromFacts(line.slot, facts, now)
@@ -94,7 +98,7 @@ function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): S
     const effects: Effect[] = [{ do: 'write-boot', change: 'refuse' }, { do: 'reboot' }]
     return { body: noted, deadline: now.mono + limits.reboot, effects, lines: [`bistable: ${message}`] }
   }
-  const machine = { body, deadline: undefined }
+  const machine = { body, deadline: now.mono }
   if (body.state.name === 'trying' && body.state.failed !== undefined) {
     return refuse(machine, job, body.state.failed, now, limits)
   }
@@ -109,7 +113,7 @@ function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): S
 }
 
 /** A slot is on trial, and it is not the one that runs. */
-function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: BootFacts, now: Now): Step {
+function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: BootFacts, now: Now): Found {
   const { line } = facts
   const { state } = body
   const here = (state.name === 'verified' || state.name === 'armed') && state.bootId === now.bootId
@@ -137,14 +141,13 @@ function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: Boo
   return fellBack(body, job, facts, now, effects)
 }
 
-function fellBack(body: RecordBody, job: Job, facts: BootFacts, now: Now, effects: readonly Effect[]): Step {
+function fellBack(body: RecordBody, job: Job, facts: BootFacts, now: Now, effects: readonly Effect[]): Found {
   const failure = failureOf(body, job.slot, facts)
   const next = recordFallBack(body, job, failure, now.wall)
   const { slot, release } = facts.line
   const line = `bistable: fell back to slot=${slot} release=${formatNumber(release)} from=${formatNumber(job.number)}`
   return {
     body: next,
-    deadline: undefined,
     effects,
     lines: [`${line} reason=${failure.code} ${failure.message}`],
   }
@@ -161,7 +164,7 @@ function failureOf(body: RecordBody, slot: Slot, { line, reason }: BootFacts): F
 }
 
 /** Nothing is on trial: an interrupted install ends, a stray reason is reported, everything else stays. */
-function steady(body: RecordBody, facts: BootFacts, now: Now): Step {
+function steady(body: RecordBody, facts: BootFacts, now: Now): Found {
   const { line, reason, boot } = facts
   let next = body
   if (body.state.name !== 'idle' && body.state.name !== 'committed' && body.state.name !== 'fallen-back') {
@@ -177,7 +180,7 @@ function steady(body: RecordBody, facts: BootFacts, now: Now): Step {
     next = addOutcome(next, { at: now.wall, what: 'boot', ok: false, code: why[0], message: why[1] })
   }
   const say = `bistable: running slot=${line.slot} release=${formatNumber(line.release)} boot=${line.boot} why=${line.why}`
-  return { body: next, deadline: undefined, effects: [], lines: [say] }
+  return { body: next, effects: [], lines: [say] }
 }
 
 function noteReason(body: RecordBody, reason: NonNullable<BootFacts['reason']>, now: Now): RecordBody {
@@ -209,7 +212,7 @@ function jobFromFacts(slot: Slot, facts: BootFacts, now: Now): Job | undefined {
   return { kind: 'update', slot, digest, number, version, source: 'unknown', forced: false, started: now.wall }
 }
 
-const stay = (body: RecordBody, lines: readonly string[]): Step => ({ body, deadline: undefined, effects: [], lines })
+const stay = (body: RecordBody, lines: readonly string[]): Found => ({ body, effects: [], lines })
 
 function jobOf(body: RecordBody): Job | undefined {
   return body.state.name === 'idle' ? undefined : body.state.job

@@ -43,6 +43,7 @@ export async function statusOf(core: Core) {
     job: 'job' in body.state ? { ...body.state.job, number: formatNumber(body.state.job.number) } : null,
     reason: 'failed' in body.state ? (body.state.failed ?? null) : null,
     busy: core.busyWith === undefined ? null : { what: core.busyWith.what, since: core.busyWith.since },
+    waiting: waitingOf(core),
     running: { slot: line.slot, release: formatNumber(line.release), boot: line.boot, why: line.why },
     slots,
     boot: { backend: boot.backend, generation: boot.state?.generation ?? null, problem: boot.problem ?? null },
@@ -77,6 +78,14 @@ export async function statusOf(core: Core) {
     outcomes: body.outcomes.map((outcome) => ({ ...outcome, ...releaseOf(outcome) })),
     problems: core.problems,
   }
+}
+
+/** Why the next step by policy is not taken yet. Only the agent that runs knows. */
+function waitingOf({ activity }: Core) {
+  const { waiting } = activity
+  if (waiting === undefined) return null
+  const { code, message, until } = waiting
+  return { code, message, until: until === undefined ? null : new Date(until).toISOString() }
 }
 
 /** Status is for everyone: no password or token of the address. */
@@ -152,6 +161,7 @@ export function statusText(status: Status): string {
   if (status.job !== null)
     lines.push(`  release ${status.job.number} (${status.job.version}) in slot ${status.job.slot}`)
   if (status.reason !== null) lines.push(`  reason ${status.reason.code}: ${status.reason.message}`)
+  if (status.waiting !== null) lines.push(`  ${status.waiting.code}: ${status.waiting.message}`)
   for (const slot of SLOTS) {
     const s = status.slots[slot]
     const what =

@@ -8,10 +8,13 @@ import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
 import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { InstallProgress } from '../install/types.ts'
+import type { Wait } from '../policy/gate.ts'
+import { limited } from '../policy/limit.ts'
 import { clip, type Job } from '../records/record.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import { after, before } from './hooks.ts'
 import type { BootPort } from './ports.ts'
 
 /** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
@@ -22,6 +25,8 @@ export interface InstallOptions {
   /** The release that the channel announced. */
   readonly expect?: Sha256
   readonly onProgress: (progress: Progress) => void
+  /** Asked when the slot is verified: a reason to leave arming for later. A person's install is armed at once. */
+  readonly mayArm?: () => Promise<Wait | undefined>
 }
 
 export interface Progress extends Omit<InstallProgress, 'phase'> {
@@ -36,6 +41,17 @@ export interface InstallDone {
   /** Bytes that came through the door, and that were already on the device. */
   readonly fetched: number
   readonly message: string
+  /** Verified and not armed, for this reason. */
+  readonly waits?: Wait
+}
+
+/** Ends an install between its last check and its first word to the bootloader. */
+class NotYet extends Error {
+  readonly wait: Wait
+  constructor(wait: Wait) {
+    super(wait.message)
+    this.wait = wait
+  }
 }
 
 /** These bytes fail in the same way on every attempt. */
@@ -43,10 +59,14 @@ export const LASTING: readonly string[] = ['INSTALL_CONTENT_DIGEST', 'INSTALL_RO
 
 /** Fills and verifies the inactive slot and arms it; the running system is untouched whatever happens. */
 export async function installFrom(core: Core, from: string, options: InstallOptions, signal: AbortSignal) {
-  const { engine } = core.ports
+  const { engine, config, clock } = core.ports
+  const network = !isLocal(from)
   try {
     await requireSteady(core)
-    const source = await engine.open(from, signal)
+    if (network) await before(core, 'download', {}, signal)
+    const opened = await engine.open(from, signal)
+    const { bytesPerSecond } = config.agent.policy.download
+    const source = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
     try {
       const head = await engine.head(source, core.trusted, signal)
       const before = core.body.trust.version
@@ -63,22 +83,34 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
       if (carried !== undefined) await acceptAssignment(core, carried)
       if (isLocal(from)) {
         // A stick may be damaged or lie: know it before the old content of the slot is given up.
-        await engine.verifyWhole(source, head, signal, (done, total) =>
-          options.onProgress({ phase: 'check', image: undefined, done, total, fetched: 0 }),
-        )
+        await engine.verifyWhole(source, head, signal, (done, total) => {
+          const progress: Progress = { phase: 'check', image: undefined, done, total, fetched: 0 }
+          core.activity.beat({ ...progress })
+          options.onProgress(progress)
+        })
       }
-      return await fillAndArm(core, from, source, head, options, signal)
+      const calm = await core.ports.surroundings?.calm(config.agent.policy.download)
+      try {
+        const done = await fillAndArm(core, from, source, head, options, signal)
+        const facts = { ...done, code: done.waits?.code }
+        if (network) await after(core, 'download', facts)
+        await after(core, 'install', facts)
+        if (done.waits === undefined) await after(core, 'arm', facts)
+        return done
+      } finally {
+        await calm?.()
+      }
     } finally {
       await source.close()
     }
   } catch (error) {
     const reason = signal.aborted && isBistableError(signal.reason) ? signal.reason : error
     const { name } = core.body.state
+    const failure = failureFrom(reason)
     if (name === 'downloading' || name === 'verified') {
-      const failure = failureFrom(reason)
       await core.apply({ kind: 'failed', failure, lasting: LASTING.includes(failure.code) })
+      await after(core, 'install', { code: failure.code })
     } else {
-      const failure = failureFrom(reason)
       const last = core.body.outcomes.at(-1)
       // A policy that meets the same refusal at every poll says it once.
       if (last?.code !== failure.code || last.message !== clip(failure.message)) {
@@ -95,10 +127,11 @@ async function fillAndArm(
   from: string,
   source: Awaited<ReturnType<Core['ports']['engine']['open']>>,
   head: BundleHead,
-  { force, onProgress }: InstallOptions,
+  options: InstallOptions,
   signal: AbortSignal,
 ): Promise<InstallDone> {
   const { boot, engine } = core.ports
+  const { force, onProgress } = options
   const { number, version } = head.statement
   const slot = otherSlot(core.line.slot)
   const started = core.now().wall
@@ -112,15 +145,18 @@ async function fillAndArm(
     forced: force,
     started,
   }
+  await before(core, 'install', job, signal)
   await core.apply({ kind: 'begin', job })
+  const done = { slot, number, version, digest: head.digest }
   let fetched = 0
-  const result = await engine.install({
+  const steps = {
     source,
     head,
     running: core.line.slot,
     cheapSource: isLocal(from),
     signal,
-    onProgress: (progress) => {
+    onProgress: (progress: InstallProgress) => {
+      core.activity.beat({ ...progress })
       // Only moves the deadline in memory: nothing is written for it.
       void core.apply({ kind: 'progress' })
       fetched = progress.fetched
@@ -130,17 +166,35 @@ async function fillAndArm(
       await core.claimInactive()
       await core.apply({ kind: 'filling' })
     },
-    beforeArm: () => core.apply({ kind: 'verified' }),
+    beforeArm: async () => {
+      await before(core, 'arm', job, signal)
+      const wait = await options.mayArm?.()
+      if (wait !== undefined) throw new NotYet(wait)
+      await core.apply({ kind: 'verified' })
+    },
     arm: async () => {
       await boot.write(arm(await core.bootState(), slot, await triesOf(boot)))
       await core.apply({ kind: 'armed', fetched, size: head.size })
     },
-  })
-  const message = `release ${formatNumber(number)} (${version}) is armed in slot ${slot}; the next boot tries it`
-  return { slot, number, version, digest: head.digest, fetched: result.fetched, message }
+  }
+  const named = `release ${formatNumber(number)} (${version})`
+  try {
+    const result = await engine.install(steps)
+    return { ...done, fetched: result.fetched, message: `${named} is armed in slot ${slot}; the next boot tries it` }
+  } catch (error) {
+    if (!(error instanceof NotYet)) throw error
+    await core.apply({ kind: 'prepared', why: error.wait.message, fetched, size: head.size })
+    return {
+      ...done,
+      fetched,
+      waits: error.wait,
+      message: `${named} is verified in slot ${slot}; ${error.wait.message}`,
+    }
+  }
 }
 
-const isLocal = (from: string): boolean => !/^https?:/i.test(from)
+/** With every door but the file's, something has to be fetched. */
+const isLocal = (from: string): boolean => !/^[a-z][a-z0-9+.-]*:\/\//i.test(from)
 
 /** Status is for everyone: no user name, password or query, which may hold a token. */
 function publicName(from: string): string {
@@ -187,7 +241,11 @@ async function requireSteady(core: Core): Promise<void> {
 export async function commitNow(core: Core): Promise<string> {
   const { slot } = core.line
   if (core.body.state.name === 'trying') {
+    const { job } = core.body.state
+    await before(core, 'commit', job)
     await core.apply({ kind: 'healthy' })
+    // Asked again: the machine may have moved on.
+    if ((core.body.state.name as string) === 'committed') await after(core, 'commit', job)
     if (core.body.state.name !== 'trying') return `slot ${slot} is committed`
     const last = core.body.outcomes.at(-1)
     throw deviceErrors.AGENT_STATE(`slot ${slot} could not be committed: ${last?.code} ${last?.message}`)
@@ -220,6 +278,7 @@ export async function rollBackNow(core: Core): Promise<string> {
   const { digest, number, version } = facts
   const started = core.now().wall
   const job: Job = { kind: 'rollback', slot, digest, number, version, source: 'rollback', forced: false, started }
+  await before(core, 'rollback', job)
   await core.apply({ kind: 'begin-rollback', job })
   try {
     await ports.boot.write(rollBack(boot, await triesOf(ports.boot)))
@@ -228,12 +287,14 @@ export async function rollBackNow(core: Core): Promise<string> {
     throw error
   }
   await core.apply({ kind: 'armed' })
+  await after(core, 'rollback', job)
   return `release ${formatNumber(number)} (${version}) in slot ${slot} is armed; the next boot tries it`
 }
 
 /** Stops what runs, or takes back what is armed. */
 export async function cancelNow(core: Core): Promise<string> {
-  if (core.stopWork(deviceErrors.AGENT_CANCELLED('cancelled on request'))) return 'the running work is being stopped'
+  if (core.activity.stop(deviceErrors.AGENT_CANCELLED('cancelled on request')))
+    return 'the running work is being stopped'
   if (core.body.state.name !== 'armed') throw deviceErrors.AGENT_IDLE(`the state is ${core.body.state.name}`)
   await core.claimInactive()
   await core.apply({ kind: 'disarmed' })

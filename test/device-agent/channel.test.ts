@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import type { FreshnessStatement } from '../../bundle/freshness.ts'
 import { channelName, decideUpdate, judgeFreshness } from '../../device/agent/channel.ts'
-import { pauseMs } from '../../device/agent/loop.ts'
 import { installFrom } from '../../device/agent/work.ts'
+import { pollPause, retryPause } from '../../device/policy/spread.ts'
 import { EMPTY_BODY } from '../../device/records/record.ts'
 import { SHA } from '../bundle/fixture.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
@@ -184,12 +184,13 @@ describe('the channel, asked by the agent', () => {
 
 describe('polling', () => {
   it('backs off from short to the interval, with jitter, never beyond', () => {
-    expect(pauseMs(3_600_000, 0, 0.5)).toBe(3_600_000)
-    expect(pauseMs(3_600_000, 1, 0.5)).toBe(30_000)
-    expect(pauseMs(3_600_000, 3, 0.5)).toBe(120_000)
-    expect(pauseMs(3_600_000, 1000, 0.5)).toBe(3_600_000)
-    expect(pauseMs(10_000, 5, 1)).toBe(11_000)
-    expect(pauseMs(10_000, 0, 0)).toBe(9_000)
+    expect(pollPause(3_600_000, 0.5)).toBe(3_600_000)
+    expect(pollPause(10_000, 0)).toBe(9_000)
+    expect(retryPause(3_600_000, 1, false, 1)).toBe(30_000)
+    expect(retryPause(3_600_000, 3, false, 1)).toBe(120_000)
+    expect(retryPause(3_600_000, 1000, false, 1)).toBe(3_600_000)
+    expect(retryPause(3_600_000, 1000, true, 1)).toBe(180_000)
+    expect(retryPause(10_000, 5, true, 0)).toBe(5_000)
   })
 
   it('records a refusal that repeats at every poll once', async () => {

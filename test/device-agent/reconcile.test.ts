@@ -2,8 +2,9 @@ import { describe, expect, it } from 'vitest'
 import type { BootState } from '../../bootloader/state.ts'
 import { parseBootLine } from '../../device/agent/cmdline.ts'
 import { Core } from '../../device/agent/core.ts'
-import { decide, type Event, type Limits, type Machine, type Now } from '../../device/agent/machine.ts'
+import { decide, type Event, type Machine, type Now } from '../../device/agent/machine.ts'
 import { type BootFacts, reconcile } from '../../device/agent/reconcile.ts'
+import type { Limits } from '../../device/agent/states.ts'
 import { EMPTY_BODY, type Job, type RecordBody } from '../../device/records/record.ts'
 import { SHA } from '../bundle/fixture.ts'
 import { codeOfAsync } from '../codes.ts'
@@ -11,7 +12,7 @@ import { World } from './world.ts'
 
 const AT = '2026-11-21T00:00:00.000Z'
 const NOW: Now = { mono: 1000, wall: AT, bootId: 'now' }
-const LIMITS: Limits = { stall: 600_000, arm: 60_000, tryFor: 60_000, reboot: 120_000 }
+const LIMITS: Limits = { stall: 600_000, arm: 60_000, tryFor: 60_000, reboot: 120_000, rest: 7_200_000 }
 const number = (counter: number) => ({ epoch: 0, counter })
 const job: Job = {
   kind: 'update',

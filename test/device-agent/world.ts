@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { dirname } from 'node:path'
 import type { Sha256 } from '../../base/bytes.ts'
 import { freshState, onBoot, type Starts } from '../../bootloader/machine.ts'
 import type { BootFailure } from '../../bootloader/reason.ts'
@@ -9,7 +10,7 @@ import { checkSystem, type System } from '../../bundle/system.ts'
 import type { AuthenticAssignment, BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import { Core } from '../../device/agent/core.ts'
 import { runAgent } from '../../device/agent/loop.ts'
-import type { Engine, Ports, ProcessResult, StoredRelease } from '../../device/agent/ports.ts'
+import type { Engine, Ports, ProcessResult, StoredRelease, Surroundings } from '../../device/agent/ports.ts'
 import { encodeEnvelope } from '../../keys/dsse.ts'
 import { signStatement } from '../../keys/statement.ts'
 import { ASSIGNMENT, STATEMENT } from '../bundle/fixture.ts'
@@ -73,7 +74,13 @@ export class World {
   healthRuns = 0
   bootCount = 0
   /** Called while an install moves bytes. */
-  onFill: () => Promise<void> = async () => undefined
+  onFill: (signal: AbortSignal) => Promise<void> = async () => undefined
+  /** Called before a file is written. */
+  onWrite: (path: string) => Promise<void> = async () => undefined
+  /** By whole path, for example `/etc/bistable/hooks.d/pre-check/10-a`. */
+  readonly hooks = new Map<string, () => Partial<ProcessResult> | 'hangs'>()
+  readonly hookRuns: { readonly hook: string; readonly env: Readonly<Record<string, string>> }[] = []
+  surroundings: Surroundings | undefined
   feeds: number[] = []
   watchdogSeconds = 60
   disarmed = 0
@@ -173,9 +180,14 @@ export class World {
     })().catch((error: unknown) => {
       if (!this.dead) throw error
     })
+    let ended = false
+    const over = () => {
+      ended = true
+    }
+    work.then(over, over)
     const end = this.mono + seconds * 1000
     await flush()
-    while (!this.dead && !this.rebootAsked && this.mono < end) {
+    while (!this.dead && !this.rebootAsked && !ended && this.mono < end) {
       this.#timers.sort((x, y) => x.at - y.at)
       const next = this.#timers.shift()
       if (next === undefined) break
@@ -190,9 +202,28 @@ export class World {
     await work
   }
 
+  /** Waits on this world's clock. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const stop = () => reject(signal?.reason)
+      if (signal?.aborted) return stop()
+      signal?.addEventListener('abort', stop, { once: true })
+      const wake = () => {
+        signal?.removeEventListener('abort', stop)
+        resolve()
+      }
+      this.#timers.push({ at: this.mono + ms, wake })
+    })
+  }
+
   async ports(cmdline: string, release: Release): Promise<Ports> {
     const files = new MemoryFiles(this.files.content)
     files.onChange = () => this.change()
+    const write = files.write.bind(files)
+    files.write = async (path, bytes) => {
+      await this.onWrite(path)
+      await write(path, bytes)
+    }
     this.files = files
     return {
       files,
@@ -200,17 +231,7 @@ export class World {
       clock: {
         now: () => this.mono,
         wall: () => new Date(this.wall),
-        sleep: (ms, signal) =>
-          new Promise((resolve, reject) => {
-            const stop = () => reject(signal?.reason)
-            if (signal?.aborted) return stop()
-            signal?.addEventListener('abort', stop, { once: true })
-            const wake = () => {
-              signal?.removeEventListener('abort', stop)
-              resolve()
-            }
-            this.#timers.push({ at: this.mono + ms, wake })
-          }),
+        sleep: (ms, signal) => this.sleep(ms, signal),
         synchronised: async () => this.synchronised,
       },
       boot: {
@@ -232,13 +253,15 @@ export class World {
       },
       engine: this.#engine(),
       processes: {
-        glob: async () => ['/health/app'],
-        run: async ([program], ms, signal) => {
+        glob: async (pattern) => (pattern.includes('/hooks.d/') ? this.hooksIn(pattern) : ['/health/app']),
+        run: async ([program], ms, signal, env) => {
           if (program === 'reboot') {
             this.rebootAsked = true
             return { exit: 0, timedOut: false, said: '' }
           }
-          const answer = release.health?.(++this.healthRuns) ?? {}
+          const hook = this.hooks.get(program)
+          if (hook !== undefined) this.hookRuns.push({ hook: program, env: env ?? {} })
+          const answer = (hook === undefined ? release.health?.(++this.healthRuns) : hook()) ?? {}
           if (answer !== 'hangs') return { exit: 0, timedOut: false, said: '', ...answer }
           await new Promise<void>((resolve) => {
             this.#timers.push({ at: this.mono + ms, wake: resolve })
@@ -263,10 +286,15 @@ export class World {
         },
       },
       random: () => 0.5,
+      ...(this.surroundings === undefined ? {} : { surroundings: this.surroundings }),
       say: (line) => {
         this.lines.push(line)
       },
     }
+  }
+
+  hooksIn(pattern: string): readonly string[] {
+    return [...this.hooks.keys()].filter((path) => `${dirname(path)}/*` === pattern).sort()
   }
 
   system(): System {
@@ -307,7 +335,7 @@ export class World {
         for (let done = 0; done < 3; done++) {
           this.fetches++
           call.onProgress({ phase: 'fill', image: 'rootfs', done, total: 3, fetched: done })
-          await this.onFill()
+          await this.onFill(call.signal)
           call.signal.throwIfAborted()
         }
         this.change()

@@ -195,7 +195,7 @@ export class Device {
       boot: doubles?.boot?.(realBoot, disk) ?? realBoot,
       engine: doubles?.engine?.(engine) ?? engine,
       processes: {
-        glob: async () => ['/health/app'],
+        glob: async (pattern) => (pattern.includes('/hooks.d/') ? [] : ['/health/app']),
         run: async ([program]) => {
           if (program === 'reboot') onReboot()
           const exit = program !== 'reboot' && release.conduct === 'unhealthy' ? 1 : 0

@@ -1,0 +1,42 @@
+import { createHash } from 'node:crypto'
+
+/** How a fleet keeps out of step: a place of its own for every device, and pauses that never fall together. Pure. */
+
+/** First pause after a failure, and the longest: a device is back at work within five minutes of its link's return. */
+const RETRY_FIRST_MS = 30_000
+const RETRY_MAX_MS = 180_000
+
+/** Where a device stands in anything that is spread: 0 <= value < 1, the same for ever, another for every purpose. */
+export function placeOf(deviceId: string, purpose: string): number {
+  return createHash('sha256').update(`${purpose}\n${deviceId}`).digest().readUIntBE(0, 6) / 2 ** 48
+}
+
+/**
+ * Milliseconds until the next check after one that succeeded: the interval, within a tenth of it.
+ * @param random 0 <= value < 1
+ */
+export function pollPause(intervalMs: number, random: number): number {
+  return intervalMs * (0.9 + random * 0.2)
+}
+
+/**
+ * Milliseconds until the next check after `failures` in a row (1, 2, …): doubling from 30 s, between half and the whole.
+ * @param passing the link, a server or a disk failed, which may pass at any moment: never longer than three minutes.
+ *   Otherwise (nothing but a person or a publisher can help) up to the interval.
+ */
+export function retryPause(intervalMs: number, failures: number, passing: boolean, random: number): number {
+  const most = Math.min(intervalMs, passing ? RETRY_MAX_MS : intervalMs)
+  const full = Math.min(most, RETRY_FIRST_MS * 2 ** Math.min(failures - 1, 20))
+  return full * (0.5 + random * 0.5)
+}
+
+/**
+ * Milliseconds until a lost connection to a broker is tried again: anywhere in a span that doubles, so that the first
+ * attempts of a fleet whose broker restarted fill the whole of `spreadMs` evenly.
+ * @param attempt 1, 2, …: attempts since the connection was last good for a while
+ * @param spreadMs the span of the first attempt; no later one is longer than four of these, or five minutes
+ */
+export function reconnectPause(attempt: number, spreadMs: number, random: number): number {
+  const span = spreadMs * 2 ** Math.min(attempt - 1, 2)
+  return Math.max(500, Math.min(span, 300_000) * random)
+}
