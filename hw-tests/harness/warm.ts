@@ -7,8 +7,10 @@ import type { Place } from '../places/index.ts'
 import { copyImage } from './disk.ts'
 import { Dut } from './dut.ts'
 import type { Kit } from './kit.ts'
+import { DutError } from './lab-error.ts'
+import { TestServer } from './server.ts'
 
-/** A booted device, saved once per kit and emulator: a test that needs no boot of its own starts in a second or two. */
+/** A device saved once per kit and emulator: a test that needs no boot of its own starts in a second or two. */
 
 export interface SavedState {
   readonly disk: string
@@ -16,44 +18,79 @@ export interface SavedState {
 }
 
 const BOOT_MS = 300_000
+const INSTALL_MS = 600_000
 
-export async function savedState(kit: Kit, place: Place): Promise<SavedState> {
+/** A booted device, idle, with a shell open: release `base` runs from slot a. */
+export function savedState(kit: Kit, place: Place): Promise<SavedState> {
+  return saved(kit, place, 'running', async (state) => {
+    await copyImage(kit.disk, state.disk)
+    const dut = new Dut({ disk: state.disk, memoryMiB: place.memoryMiB, httpPort: 9, transcript: `${state.disk}.log` })
+    await saving(dut, state, async () => {
+      await dut.powerOn()
+      await dut.next(['running'], { timeoutMs: BOOT_MS })
+      // The agent has written what it writes at a start, and the shell is open.
+      await dut.status()
+    })
+  })
+}
+
+/** The same device with release `next` armed in slot b: its next boot is the first try. */
+export async function armedState(kit: Kit, place: Place): Promise<SavedState> {
+  const running = await savedState(kit, place)
+  return saved(kit, place, 'armed', async (state) => {
+    await copyImage(running.disk, state.disk)
+    const server = await TestServer.start(place.serverAddress)
+    try {
+      const address = server.offer('/next.bundle', { from: kit.bundle('next').path })
+      const dut = new Dut({ disk: state.disk, memoryMiB: place.memoryMiB, httpPort: server.port })
+      await saving(dut, state, async () => {
+        await dut.powerOn({ restore: running.memory })
+        const { code, body } = await dut.bistable(`install ${address}`, { timeoutMs: INSTALL_MS })
+        if (code !== 0) throw new DutError(`nothing can be armed: ${JSON.stringify(body)}`)
+      })
+    } finally {
+      await server.close()
+    }
+  })
+}
+
+async function saving(dut: Dut, state: SavedState, prepare: () => Promise<void>): Promise<void> {
+  try {
+    await prepare()
+    await dut.run('sync', { timeoutMs: 60_000 })
+    await dut.save(state.memory)
+  } finally {
+    await dut.powerCut()
+  }
+}
+
+async function saved(
+  kit: Kit,
+  place: Place,
+  name: string,
+  make: (state: SavedState) => Promise<void>,
+): Promise<SavedState> {
   // A state fits only the emulator and the machine that it was saved from, as qemu.ts describes it.
   const { stdout } = await promisify(execFile)('qemu-system-x86_64', ['--version'])
   const machine = await readFile(join(import.meta.dirname, 'qemu.ts'), 'utf8')
   const digest = createHash('sha256')
     .update(JSON.stringify([stdout, place, machine]))
     .digest('hex')
-  const folder = join(kit.folder, `running-${digest.slice(0, 12)}`)
-  const state = { disk: join(folder, 'disk.img'), memory: join(folder, 'memory') }
+  const folder = join(kit.folder, `${name}-${digest.slice(0, 12)}`)
+  const stateIn = (where: string): SavedState => ({ disk: join(where, 'disk.img'), memory: join(where, 'memory') })
+  const state = stateIn(folder)
   try {
     await access(state.memory)
     return state
   } catch {
     const partial = await mkdtemp(join(kit.folder, 'saving-'))
     try {
-      await save(kit, place, partial)
+      await make(stateIn(partial))
       // Another run may have saved the same state meanwhile.
       await rename(partial, folder).catch(() => access(state.memory))
     } finally {
       await rm(partial, { recursive: true, force: true })
     }
     return state
-  }
-}
-
-async function save(kit: Kit, place: Place, folder: string): Promise<void> {
-  const disk = join(folder, 'disk.img')
-  await copyImage(kit.disk, disk)
-  const dut = new Dut({ disk, memoryMiB: place.memoryMiB, httpPort: 9, transcript: join(folder, 'console.log') })
-  try {
-    await dut.powerOn()
-    await dut.next(['running'], { timeoutMs: BOOT_MS })
-    // The agent has written what it writes at a start, and the shell is open.
-    await dut.status()
-    await dut.run('sync', { timeoutMs: 60_000 })
-    await dut.save(join(folder, 'memory'))
-  } finally {
-    await dut.powerCut()
   }
 }

@@ -1,0 +1,172 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { momentOfInstall, momentOfReboot, momentOfTry } from '../../hw-tests/harness/cut-moments.ts'
+import { copyImage } from '../../hw-tests/harness/disk.ts'
+import { Dut } from '../../hw-tests/harness/dut.ts'
+import { type Kit, openKit } from '../../hw-tests/harness/kit.ts'
+import { DutError } from '../../hw-tests/harness/lab-error.ts'
+import { seeded } from '../../hw-tests/harness/random.ts'
+import { TestServer } from '../../hw-tests/harness/server.ts'
+import { armedState, type SavedState, savedState } from '../../hw-tests/harness/warm.ts'
+import { choosePlace, type Place } from '../../hw-tests/places/index.ts'
+
+/**
+ * An emulated device whose power is cut at random moments of real installs and boots; it must come up again each time,
+ * by itself, from a slot that it should run. Cuts of installs follow each other on one device, whatever state they left
+ * it in; a cut of a first boot begins with a saved device on which a release is armed.
+ */
+
+export interface Kills {
+  readonly cuts: number
+  /** No agent came up behind these. */
+  readonly stranded: number
+  /** It came up, and something was not as it should be. */
+  readonly wrong: number
+  /** Whole updates behind a cut, made on every tenth device. */
+  readonly updates: number
+}
+
+const BOOT_MS = 300_000
+const UPDATE_EVERY = 10
+
+export async function kills(count: number, seed: number, say: (line: string) => void): Promise<Kills> {
+  say(`power cuts of an emulated device: seed ${seed}`)
+  const place = choosePlace(undefined)
+  const kit = await openKit()
+  const server = await TestServer.start(place.serverAddress)
+  const folder = await mkdtemp(join(tmpdir(), 'bistable-kills-'))
+  const bench = new Bench(kit, place, server, folder, seeded(seed))
+  let [stranded, wrong, updates] = [0, 0, 0]
+  try {
+    const states = { running: await savedState(kit, place), armed: await armedState(kit, place) }
+    for (let n = 1; n <= count; n++) {
+      const said = `cut ${n} of ${count}: `
+      const began = Date.now()
+      try {
+        const where = await bench.cut(states)
+        try {
+          await bench.comeUp()
+        } catch (error) {
+          if (!(error instanceof DutError)) throw error
+          stranded++
+          say(`STRANDED: ${said}${where}: ${error.message}\n${bench.dut.lastWords().tail}`)
+          await bench.giveUp()
+          continue
+        }
+        await bench.check()
+        if (n % UPDATE_EVERY === 0) {
+          await bench.update()
+          updates++
+        }
+        say(`${said}${where}; ${bench.seen} (${Math.round((Date.now() - began) / 1000)} s)`)
+      } catch (error) {
+        if (!(error instanceof DutError)) throw error
+        wrong++
+        say(`WRONG: ${said}${error.message}\n${bench.dut.lastWords().tail}`)
+        await bench.giveUp()
+      }
+    }
+  } finally {
+    await bench.dut.powerCut()
+    await server.close()
+    await rm(folder, { recursive: true, force: true })
+  }
+  say(
+    `power cuts of an emulated device: seed ${seed}, ${count} cuts, ${stranded} stranded, ${wrong} wrong, ${updates} further updates`,
+  )
+  return { cuts: count, stranded, wrong, updates }
+}
+
+class Bench {
+  readonly dut: Dut
+  readonly #random: () => number
+  readonly #address: string
+  readonly #next: string
+  /** The slot that runs, or ran before the cut. */
+  #home: 'a' | 'b' = 'a'
+  /** What was armed before the cut, so that it must run behind it. */
+  #armed = false
+  /** How the device came up last. */
+  seen = ''
+
+  constructor(kit: Kit, place: Place, server: TestServer, folder: string, random: () => number) {
+    this.#random = random
+    const { path, release } = kit.bundle('next')
+    this.#next = release
+    this.#address = server.offer('/next.bundle', { from: path })
+    this.dut = new Dut({ disk: join(folder, 'disk.img'), memoryMiB: place.memoryMiB, httpPort: server.port })
+  }
+
+  /** Brings the device to a random moment and cuts its power. @returns where that was */
+  async cut(states: { readonly running: SavedState; readonly armed: SavedState }): Promise<string> {
+    const lot = this.#random()
+    this.#armed = lot >= 0.5
+    if (this.#armed) await this.#restore(states.armed)
+    else if (!this.dut.on) await this.#restore(states.running)
+    const { dut } = this
+    const where =
+      lot < 0.5
+        ? await momentOfInstall(dut, this.#address, this.#random)
+        : lot < 0.6
+          ? await momentOfReboot(dut, this.#random)
+          : await momentOfTry(dut, 'b', this.#random)
+    await dut.powerCut()
+    return where
+  }
+
+  async #restore({ disk, memory }: SavedState): Promise<void> {
+    await this.dut.powerCut()
+    await copyImage(disk, this.dut.disk)
+    await this.dut.powerOn({ restore: memory })
+    this.#home = 'a'
+  }
+
+  /** @throws DutError when no agent says that it runs */
+  async comeUp(): Promise<void> {
+    const { dut } = this
+    await dut.powerOn()
+    const boot = await dut.nextBoot(BOOT_MS)
+    const fatal = ['panic', 'boot', 'initramfs-failed', 'emergency'] as const
+    const up = await dut.next(['running', 'committed', 'fell-back'], { timeoutMs: BOOT_MS, fatal })
+    this.seen = `slot ${boot.slot} ${boot.boot}, ${up.kind}`
+    const other = this.#home === 'a' ? 'b' : 'a'
+    const moved = up.fields['slot'] === other && boot.slot === other && up.fields['release'] === this.#next
+    const stayed = up.fields['slot'] === this.#home && boot.slot === this.#home && boot.why === 'ok'
+    if (up.kind === 'fell-back' || !(moved || (stayed && !this.#armed))) this.seen += ', and it should not have'
+    if (moved) this.#home = other
+  }
+
+  async check(): Promise<void> {
+    if (this.seen.endsWith('should not have')) throw new DutError(this.seen)
+    const status = (await this.dut.status()) as {
+      state: string
+      busy: unknown
+      problems: unknown[]
+      boot: { problem: unknown }
+    }
+    const { state, busy, problems, boot } = status
+    if (!/^(idle|committed)$/.test(state) || busy !== null || boot.problem !== null || problems.length > 0)
+      throw new DutError(`it came up (${this.seen}), and its status is ${JSON.stringify(status)}`)
+  }
+
+  /** One more update from here: installed, tried, committed; then both slots are read whole. */
+  async update(): Promise<void> {
+    const { dut } = this
+    const other = this.#home === 'a' ? 'b' : 'a'
+    const { code, body } = await dut.bistable(`install ${this.#address}`, { timeoutMs: BOOT_MS })
+    if (code !== 0) throw new DutError(`the next install failed: ${JSON.stringify(body)}`)
+    await dut.reboot()
+    const { slot, boot } = await dut.nextBoot(BOOT_MS)
+    if (slot !== other || boot !== 'try') throw new DutError(`slot ${other} was armed, ${boot} of slot ${slot} came`)
+    await dut.next(['committed'], { timeoutMs: BOOT_MS, fatal: ['panic', 'boot', 'initramfs-failed', 'fell-back'] })
+    this.#home = other
+    const verified = await dut.bistable('verify', { timeoutMs: BOOT_MS })
+    if (verified.code !== 0) throw new DutError(`a slot does not verify: ${JSON.stringify(verified.body)}`)
+  }
+
+  /** The next cut begins with a saved device. */
+  async giveUp(): Promise<void> {
+    await this.dut.powerCut()
+  }
+}
