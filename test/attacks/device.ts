@@ -96,7 +96,9 @@ export class Device {
       clock: {
         now: () => performance.now(),
         wall: () => clock.wall,
-        sleep: () => new Promise(() => undefined),
+        // Time stands still; only a signal ends a wait.
+        sleep: (_ms, signal) =>
+          new Promise((_, stop) => signal?.addEventListener('abort', () => stop(signal.reason), { once: true })),
         synchronised: async () => clock.synchronised,
       },
       boot: makeBoot(places),
