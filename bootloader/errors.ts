@@ -58,6 +58,11 @@ export const bootErrors = defineErrors({
     meaning: 'The boot state was written without an error, but reading it back gives something else.',
     next: 'The storage loses writes: replace it. The next boot follows the last state that reads back.',
   },
+  BOOT_COMMAND_FAILED: {
+    family: 'boot',
+    meaning: 'The program that keeps the boot state failed, took too long, or gave an answer that is not understood.',
+    next: 'Run the program by hand with the question of docs/backends.md; correct it, or `boot` in places.json.',
+  },
   BOOT_FLOOR_INVALID: {
     family: 'boot',
     meaning: 'The floor file is torn or was altered: its checksum does not match.',

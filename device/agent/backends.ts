@@ -1,8 +1,10 @@
 import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
+import { commandBackend } from '../../bootloader/command-backend.ts'
 import { bootErrors } from '../../bootloader/errors.ts'
 import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
+import { runBounded } from '../../bootloader/run-bounded.ts'
 import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
 import { deviceErrors } from '../errors.ts'
 import type { GivenPlaces } from './places.ts'
@@ -25,6 +27,7 @@ type Openers = {
 /** One line per `kind` of `boot` in places.json. */
 const OPENERS: Openers = {
   partition: async ({ path }, { findBootstate }) => openPartition(path ?? (await findBootstate())),
+  command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 
 function settingsOf(given: GivenPlaces | undefined): Settings {
@@ -35,7 +38,9 @@ function settingsOf(given: GivenPlaces | undefined): Settings {
 /** The backend that places.json names, else the boot state partition. Throws what the backend's `open` throws. */
 export async function openBackend(given: GivenPlaces | undefined, edge: BackendEdge): Promise<BootBackend> {
   const settings = settingsOf(given)
-  return await OPENERS[settings.kind](settings, edge)
+  // Each opener gets the settings of its own kind: that is what indexing by kind means.
+  const open = OPENERS[settings.kind] as (settings: Settings, edge: BackendEdge) => Promise<BootBackend>
+  return await open(settings, edge)
 }
 
 /**

@@ -10,10 +10,18 @@ import { deviceErrors } from '../errors.ts'
  */
 const path = v.pipe(v.string(), v.startsWith('/'))
 const images = v.strictObject({ boot: path, rootfs: path })
+const seconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(120))
 /** The bootloader's backend: one entry per kind (backends.ts opens them). */
 const boot = v.variant('kind', [
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
   v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),
+  /** A program of the board's maker (docs/backends.md). */
+  v.strictObject({
+    kind: v.literal('command'),
+    command: v.tupleWithRest([path], v.pipe(v.string(), v.maxLength(1024))),
+    seconds: v.exactOptional(seconds, 10),
+    maxTries: v.exactOptional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(9))),
+  }),
 ])
 const schema = v.pipe(
   v.strictObject({
