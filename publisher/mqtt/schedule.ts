@@ -1,0 +1,190 @@
+import type { Sha256 } from '../../base/bytes.ts'
+
+/**
+ * Which piece is sent next. Pure but for what it remembers; the time comes in. What many devices wait for is sent once:
+ * a piece goes out when every device that is at work on its bundle has come so far, or after a short time that the fast
+ * wait for the slow. Devices take turns, so that no number of requests gets one device more than its share.
+ */
+
+export interface Job {
+  readonly bundle: Sha256
+  readonly index: number
+}
+
+export interface ScheduleOptions {
+  /** How long a piece waits for more devices to ask for it. Milliseconds. */
+  readonly gatherMs: number
+}
+
+/** A device that has not asked for so long is not waited for, and what it asked for is forgotten after `FORGET_MS`. */
+const ACTIVE_MS = 3000
+const FORGET_MS = 60_000
+/** A piece that went out so lately may still be on its way to who asks for it now. */
+const ECHO_MS = 200
+/** A repeated request for a piece sent so lately crossed it. */
+const CROSSED_MS = 1000
+
+interface Asker {
+  bundle: Sha256
+  at: number
+  /** Highest piece of its last request: below that it has asked for what it lacks. */
+  top: number
+  readonly wants: Set<number>
+  /** When pieces that it had asked for were sent; only of those still in its requests. */
+  served: Map<number, number>
+}
+
+interface Waiting {
+  /** First asked for. */
+  readonly since: number
+  readonly by: Set<string>
+}
+
+interface BundleState {
+  readonly waiting: Map<number, Waiting>
+  readonly askers: Set<string>
+  readonly sentAt: Map<number, number>
+}
+
+export class Schedule {
+  readonly #options: ScheduleOptions
+  /** In the order of their turns. */
+  readonly #askers = new Map<string, Asker>()
+  readonly #bundles = new Map<Sha256, BundleState>()
+
+  constructor(options: ScheduleOptions) {
+    this.#options = options
+  }
+
+  /** Devices that wait for something. */
+  get waiting(): number {
+    let n = 0
+    for (const { wants } of this.#askers.values()) if (wants.size > 0) n++
+    return n
+  }
+
+  /**
+   * A device says what it waits for now; what it said before is void.
+   * @param pieces ascending; the caller bounds them. Empty: it waits for nothing any more
+   * @param again it waited long enough to believe that they were lost
+   */
+  ask(device: string, bundle: Sha256, pieces: readonly number[], again: boolean, now: number): void {
+    const before = this.#askers.get(device)
+    if (before !== undefined) this.#withdraw(device, before)
+    const top = pieces.at(-1)
+    if (top === undefined) {
+      this.#askers.delete(device)
+      return
+    }
+    const state = this.#bundles.get(bundle) ?? { waiting: new Map(), askers: new Set(), sentAt: new Map() }
+    this.#bundles.set(bundle, state)
+    const served = new Map<number, number>()
+    const wants = new Set<number>()
+    for (const index of pieces) {
+      const sent = before?.bundle === bundle ? before.served.get(index) : undefined
+      if (sent !== undefined && (!again || now - sent < CROSSED_MS)) served.set(index, sent)
+      else wants.add(index)
+    }
+    // Keeps its turn: asking again is no way to the front.
+    this.#askers.set(device, { bundle, at: now, top, wants, served })
+    state.askers.add(device)
+    for (const index of wants) {
+      const found = state.waiting.get(index) ?? { since: now, by: new Set() }
+      state.waiting.set(index, found)
+      found.by.add(device)
+    }
+  }
+
+  /** The device is gone. */
+  forget(device: string): void {
+    const asker = this.#askers.get(device)
+    if (asker === undefined) return
+    this.#withdraw(device, asker)
+    this.#askers.delete(device)
+  }
+
+  /** The broker is gone: what was on its way is lost, and who still waits will ask again. */
+  clear(): void {
+    this.#askers.clear()
+    this.#bundles.clear()
+  }
+
+  /** The next piece, which counts as sent from now on; or the milliseconds until there may be one. */
+  next(now: number): Job | { readonly waitMs: number } {
+    this.#tidy(now)
+    let waitMs = ACTIVE_MS
+    const reach = new Map<Sha256, number>()
+    for (const [device, asker] of this.#askers) {
+      if (asker.wants.size === 0) continue
+      const state = this.#bundles.get(asker.bundle)
+      if (state === undefined) continue
+      let common = reach.get(asker.bundle)
+      if (common === undefined) {
+        common = this.#commonReach(state, now)
+        reach.set(asker.bundle, common)
+      }
+      for (const index of asker.wants) {
+        const left = this.#ripeIn(state, index, common, now)
+        if (left > 0) {
+          waitMs = Math.min(waitMs, left)
+          continue
+        }
+        this.#send(state, index, now)
+        // To the end of the line.
+        this.#askers.delete(device)
+        this.#askers.set(device, asker)
+        return { bundle: asker.bundle, index }
+      }
+    }
+    return { waitMs }
+  }
+
+  /** How far every device has come that is at work on this bundle. */
+  #commonReach(state: BundleState, now: number): number {
+    let common = Number.POSITIVE_INFINITY
+    for (const device of state.askers) {
+      const asker = this.#askers.get(device)
+      if (asker !== undefined && now - asker.at < ACTIVE_MS) common = Math.min(common, asker.top)
+    }
+    return common
+  }
+
+  #ripeIn(state: BundleState, index: number, common: number, now: number): number {
+    const since = state.waiting.get(index)?.since ?? now
+    const sent = state.sentAt.get(index)
+    if (sent !== undefined && now - sent < ECHO_MS) return ECHO_MS - (now - sent)
+    return index <= common ? 0 : Math.max(0, since + this.#options.gatherMs - now)
+  }
+
+  #send(state: BundleState, index: number, now: number): void {
+    for (const device of state.waiting.get(index)?.by ?? []) {
+      const asker = this.#askers.get(device)
+      asker?.wants.delete(index)
+      asker?.served.set(index, now)
+    }
+    state.waiting.delete(index)
+    state.sentAt.set(index, now)
+  }
+
+  #withdraw(device: string, { bundle, wants }: Asker): void {
+    const state = this.#bundles.get(bundle)
+    if (state === undefined) return
+    state.askers.delete(device)
+    for (const index of wants) {
+      const found = state.waiting.get(index)
+      if (found?.by.delete(device) === true && found.by.size === 0) state.waiting.delete(index)
+    }
+  }
+
+  #tidiedAt = 0
+
+  #tidy(now: number): void {
+    if (now - this.#tidiedAt < CROSSED_MS) return
+    this.#tidiedAt = now
+    for (const [device, asker] of this.#askers) if (now - asker.at > FORGET_MS) this.forget(device)
+    for (const [bundle, state] of this.#bundles) {
+      for (const [index, at] of state.sentAt) if (now - at > ECHO_MS) state.sentAt.delete(index)
+      if (state.askers.size === 0) this.#bundles.delete(bundle)
+    }
+  }
+}
