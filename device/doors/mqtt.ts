@@ -1,19 +1,13 @@
 import type { Sha256 } from '../../base/bytes.ts'
-import type { ByteSource } from '../../base/source.ts'
-import type { BrokerFailure } from '../../broker/failure.ts'
-import { type Ask, encodeMessage, readAnswer, readPiece, toRanges } from '../../broker/messages.ts'
-import {
-  deviceTopic,
-  MAX_RETAINED_BYTES,
-  PIECE_BYTES,
-  pieceLength,
-  piecesTopic,
-  SEGMENT_PIECES,
-} from '../../broker/topics.ts'
+import type { ByteRange, ByteSource } from '../../base/source.ts'
+import { type Ask, readAnswer, readPiece, toRanges } from '../../broker/messages.ts'
+import { deviceTopic, PIECE_BYTES, pieceLength, piecesTopic } from '../../broker/topics.ts'
+import { askMessage, throwIfFinal, unanswered } from './ask.ts'
 import { type Brokers, brokerError, type Lease } from './brokers.ts'
 import type { DoorClock } from './clock.ts'
 import { doorErrors } from './errors.ts'
 import { Waiter } from './waiter.ts'
+import { segmentOf, Window } from './window.ts'
 
 /**
  * A publish folder on a broker. Small signed files are retained messages; a bundle comes in pieces, which the publisher
@@ -21,8 +15,6 @@ import { Waiter } from './waiter.ts'
  * untrusted as what a web server says, and everything that is kept of it is bounded by the window.
  */
 
-/** Segments of a bundle that the device listens to at once: 2 MiB of flow control. */
-const WINDOW_SEGMENTS = 8
 /** Pieces kept behind the reader: the next range often begins in the last piece of this one. */
 const KEEP_PIECES = 8
 const MAX_SIZE = 1024 ** 4
@@ -33,6 +25,8 @@ export interface MqttDoorOptions {
   readonly answerMs?: number
   /** Without a useful byte for this long, a read fails. Milliseconds; default 4 min, longer than any pause of the link. */
   readonly giveUpMs?: number
+  /** Connections that end one after the other without a useful byte between, before a read fails. Default 8. */
+  readonly tries?: number
   /** First pause after which pieces that did not come are asked for again; doubles up to 16 times. Default 2 s. */
   readonly askAgainMs?: number
 }
@@ -63,79 +57,6 @@ export async function openMqttDoor(
   }
 }
 
-/**
- * A retained file: what `GET` is on a web server.
- * @returns undefined when the publisher says that there is none, or when the broker has none and nobody answers
- * @throws TRANSPORT_…; the signal's reason when aborted
- */
-export async function fetchRetained(
-  brokers: Brokers,
-  address: string,
-  limit: number,
-  { signal, answerMs = 30_000 }: Pick<MqttDoorOptions, 'signal' | 'answerMs'> = {},
-): Promise<Uint8Array | undefined> {
-  const lease = brokers.lease(address)
-  const { link, root, file, device } = lease
-  const topic = `${root}/${file}`
-  const answers = deviceTopic(root, device, 'answer')
-  const waiter = new Waiter(brokers.clock)
-  let found: Uint8Array | undefined
-  let missing = false
-  let refused = false
-  /** When the broker said that the subscription stands: a retained message follows at once. */
-  let standing: number | undefined
-  const ask = (): void => void link.publish(askMessage(lease, { v: 1, file }))
-  const listener = {
-    message: (heard: string, payload: Uint8Array, retained: boolean): boolean => {
-      if (heard === answers) {
-        const answer = retained ? undefined : readAnswer(payload)
-        if (answer === undefined || !('missing' in answer) || answer.file !== file) return false
-        missing = true
-      } else if (heard === topic && payload.length > 0) found = payload
-      else return false
-      waiter.ring()
-      return true
-    },
-    subscribed: (heard: string, granted: boolean): void => {
-      if (heard === topic && granted) standing ??= brokers.clock.now()
-      if (!granted) refused = true
-      waiter.ring()
-    },
-    up: ask,
-    down: () => waiter.ring(),
-  }
-  const detach = link.listen(listener)
-  try {
-    link.want(listener, answers)
-    link.want(listener, topic)
-    const ends = brokers.clock.now() + answerMs
-    ask()
-    for (;;) {
-      if (found !== undefined) return sized(found, limit, link.name, file)
-      if (missing) return undefined
-      if (refused) throw doorErrors.TRANSPORT_REFUSED(`${link.name} does not let this device hear of ${file}`)
-      throwIfFinal(link.failure)
-      const now = brokers.clock.now()
-      // Nobody answers for the publisher; the broker alone has nothing retained.
-      if (standing !== undefined && now - standing >= RETAINED_MS) return undefined
-      if (now >= ends) throw unanswered(lease)
-      await waiter.next(Math.min(ends, standing === undefined ? ends : standing + RETAINED_MS) - now, signal)
-    }
-  } finally {
-    detach()
-    lease.release()
-  }
-}
-
-/** A retained message follows the subscription's answer on the same connection; then nothing more can be expected. */
-const RETAINED_MS = 3000
-
-function sized(bytes: Uint8Array, limit: number, name: string, file: string): Uint8Array {
-  if (bytes.length > Math.min(limit, MAX_RETAINED_BYTES))
-    throw doorErrors.TRANSPORT_TOO_LARGE(`${file} on ${name} has ${bytes.length} bytes, at most ${limit} are read`)
-  return Uint8Array.from(bytes)
-}
-
 class MqttDoor implements ByteSource {
   readonly name: string
   readonly #lease: Lease
@@ -154,6 +75,8 @@ class MqttDoor implements ByteSource {
   #askNow = false
   /** Highest piece that was asked for. */
   #top = -1
+  /** Connections that ended since the last useful byte. */
+  #ends = 0
   /** What was sent meanwhile went past. */
   #reconnected = false
 
@@ -174,7 +97,10 @@ class MqttDoor implements ByteSource {
         this.#reconnected = true
         this.#waiter.ring()
       },
-      down: () => this.#waiter.ring(),
+      down: () => {
+        this.#ends++
+        this.#waiter.ring()
+      },
     }
     this.#detach = lease.link.listen(this.#listener)
   }
@@ -203,23 +129,30 @@ class MqttDoor implements ByteSource {
     }
   }
 
-  async *read(
-    offset: number,
-    length: number,
-    options: { readonly signal?: AbortSignal } = {},
+  read(offset: number, length: number, options: { readonly signal?: AbortSignal } = {}): AsyncGenerator<Uint8Array> {
+    return this.readRanges([{ offset, length }], options)
+  }
+
+  /** Asks ahead over the gaps between ranges. */
+  async *readRanges(
+    ranges: readonly ByteRange[],
+    { signal }: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<Uint8Array> {
-    const end = offset + length
-    if (end > this.size) throw doorErrors.TRANSPORT_SHORT(`${this.name} has ${this.size} bytes, ${end} are needed`)
-    if (length === 0) return
-    const first = Math.floor(offset / PIECE_BYTES)
-    const last = Math.floor((end - 1) / PIECE_BYTES)
-    if (first <= this.#top && !this.#got.has(first)) await this.#askForNothing()
-    // Segments are left when the next read turns out to need others: it often goes on where this one ends.
-    for (let index = first; index <= last; index++) {
-      this.#moveWindow(index, last)
-      const piece = await this.#piece(index, options.signal)
-      const start = index * PIECE_BYTES
-      yield piece.subarray(Math.max(0, offset - start), Math.min(piece.length, end - start))
+    const window = new Window(ranges)
+    let fresh = true
+    for (const { offset, length } of ranges) {
+      const end = offset + length
+      if (end > this.size) throw doorErrors.TRANSPORT_SHORT(`${this.name} has ${this.size} bytes, ${end} are needed`)
+      for (let at = offset; at < end; ) {
+        const index = Math.floor(at / PIECE_BYTES)
+        if (fresh && index <= this.#top && !this.#got.has(index)) await this.#askForNothing()
+        fresh = false
+        this.#listenTo(window.moveTo(index))
+        const piece = await this.#piece(index, signal)
+        const wanted = piece.subarray(at - index * PIECE_BYTES, end - index * PIECE_BYTES)
+        at += wanted.length
+        yield wanted
+      }
     }
   }
 
@@ -230,30 +163,29 @@ class MqttDoor implements ByteSource {
     this.#lease.release()
   }
 
-  /** Listens to the segments from piece `from` on, and to no others; drops what lies behind. */
-  #moveWindow(from: number, last: number): void {
+  /** Listens to the segments of these pieces, and to no others; drops what lies behind. */
+  #listenTo(ahead: readonly number[]): void {
     const { link, root } = this.#lease
     const digest = this.#bundle?.digest ?? ''
-    const lead = Math.floor(from / SEGMENT_PIECES)
-    const reach = Math.min(last, (lead + WINDOW_SEGMENTS) * SEGMENT_PIECES - 1)
-    const missing = new Set<number>()
-    for (let index = from; index <= reach; index++) if (!this.#got.has(index)) missing.add(index)
-    const segments = new Set([...missing].map((index) => Math.floor(index / SEGMENT_PIECES)))
-    const fresh = [...missing].some((index) => !this.#missing.has(index))
+    const missing = new Set(ahead.filter((index) => !this.#got.has(index)))
+    const segments = new Set([...missing].map(segmentOf))
     for (const segment of segments)
       if (!this.#segments.has(segment)) link.want(this.#listener, piecesTopic(root, digest, segment))
+    // Those of a read that ended are left when the next one turns out to need others: it often goes on from there.
     if (segments.size > 0) {
       for (const segment of this.#segments)
         if (!segments.has(segment)) link.unwant(this.#listener, piecesTopic(root, digest, segment))
       this.#segments = segments
     }
+    if ([...missing].some((index) => !this.#missing.has(index))) this.#askNow = true
     this.#missing = missing
-    if (fresh) this.#askNow = true
-    for (const index of this.#got.keys()) if (index < from - KEEP_PIECES || index > reach) this.#got.delete(index)
+    const [first = 0] = ahead
+    const last = ahead.at(-1) ?? 0
+    for (const index of this.#got.keys()) if (index < first - KEEP_PIECES || index > last) this.#got.delete(index)
   }
 
   async #piece(index: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const { askAgainMs = 2000, giveUpMs = 240_000 } = this.#options
+    const { askAgainMs = 2000, giveUpMs = 240_000, tries = 8 } = this.#options
     const since = this.#clock.now()
     let pause = askAgainMs
     let asked = since
@@ -266,6 +198,7 @@ class MqttDoor implements ByteSource {
       if (this.#failed !== undefined) throw this.#failed
       const now = this.#clock.now()
       const { failure } = this.#lease.link
+      if (failure !== undefined && (!failure.passing || this.#ends >= tries)) throw brokerError(failure)
       if (now - since >= giveUpMs) {
         if (failure !== undefined) throw brokerError(failure)
         throw doorErrors.TRANSPORT_STALLED(`${this.name} did not send byte ${index * PIECE_BYTES} for ${giveUpMs} ms`)
@@ -321,11 +254,12 @@ class MqttDoor implements ByteSource {
     const piece = readPiece(payload)
     if (piece === undefined || piece.bundle !== bundle.digest || piece.offset % PIECE_BYTES !== 0) return false
     const index = piece.offset / PIECE_BYTES
-    if (topic !== piecesTopic(root, bundle.digest, Math.floor(index / SEGMENT_PIECES))) return false
+    if (topic !== piecesTopic(root, bundle.digest, segmentOf(index))) return false
     if (!this.#missing.has(index) || piece.data.length !== pieceLength(bundle.size, index)) return false
     this.#missing.delete(index)
     // A copy: the message's buffer may be a view of a larger one.
     this.#got.set(index, Uint8Array.from(piece.data))
+    this.#ends = 0
     this.#waiter.ring()
     return true
   }
@@ -354,21 +288,4 @@ class MqttDoor implements ByteSource {
     this.#failed ??= error
     this.#waiter.ring()
   }
-}
-
-function askMessage({ root, device }: Lease, ask: Ask) {
-  return { topic: deviceTopic(root, device, 'ask'), payload: encodeMessage(ask) }
-}
-
-/** What waiting does not mend. */
-function throwIfFinal(failure: BrokerFailure | undefined): void {
-  if (failure !== undefined && !failure.passing) throw brokerError(failure)
-}
-
-function unanswered({ link, file }: Lease): Error {
-  if (link.failure !== undefined) return brokerError(link.failure)
-  return doorErrors.TRANSPORT_STALLED(
-    link.connected ? `nobody on ${link.name} answers for ${file}` : `${link.name} does not answer`,
-    link.connected ? { next: "Start 'bistable serve' with this broker." } : {},
-  )
 }

@@ -27,7 +27,7 @@ import {
 import { Catalog } from './catalog.ts'
 import { Fleet, type Report } from './fleet.ts'
 import { ReportLog } from './reports.ts'
-import { Schedule } from './schedule.ts'
+import { type Job, Schedule } from './schedule.ts'
 
 /** A publish folder on a broker: announces what is in it, answers devices, sends pieces, keeps what devices report. */
 
@@ -212,14 +212,14 @@ export class MqttPublisher {
         timer.abort()
         continue
       }
-      const flight = this.#send(next.bundle, next.index).finally(() => flights.delete(flight))
+      const flight = this.#send(next).finally(() => flights.delete(flight))
       flights.add(flight)
       if (flights.size >= IN_FLIGHT) await Promise.race(flights)
     }
     await Promise.all(flights)
   }
 
-  async #send(digest: Parameters<Catalog['bundle']>[0], index: number): Promise<void> {
+  async #send({ bundle: digest, index, devices }: Job): Promise<void> {
     const bundle = this.#catalog.bundle(digest)
     if (bundle === undefined) return
     try {
@@ -230,6 +230,8 @@ export class MqttPublisher {
       await this.#link.publish({ topic, payload: encodePiece({ bundle: digest, offset: index * PIECE_BYTES, data }) })
     } catch (error) {
       this.#options.say(`mqtt: ${bundle.file}: ${error instanceof Error ? error.message : error}`)
+      // They need not wait for what cannot be read any more.
+      for (const device of devices) this.#reply(device, { v: 1, bundle: digest, gone: true })
     }
   }
 

@@ -9,6 +9,8 @@ import type { Sha256 } from '../../base/bytes.ts'
 export interface Job {
   readonly bundle: Sha256
   readonly index: number
+  /** Devices that wait for it. */
+  readonly devices: readonly string[]
 }
 
 export interface ScheduleOptions {
@@ -129,11 +131,11 @@ export class Schedule {
           waitMs = Math.min(waitMs, left)
           continue
         }
-        this.#send(state, index, now)
+        const devices = this.#send(state, index, now)
         // To the end of the line.
         this.#askers.delete(device)
         this.#askers.set(device, asker)
-        return { bundle: asker.bundle, index }
+        return { bundle: asker.bundle, index, devices }
       }
     }
     return { waitMs }
@@ -156,14 +158,16 @@ export class Schedule {
     return index <= common ? 0 : Math.max(0, since + this.#options.gatherMs - now)
   }
 
-  #send(state: BundleState, index: number, now: number): void {
-    for (const device of state.waiting.get(index)?.by ?? []) {
+  #send(state: BundleState, index: number, now: number): string[] {
+    const devices = [...(state.waiting.get(index)?.by ?? [])]
+    for (const device of devices) {
       const asker = this.#askers.get(device)
       asker?.wants.delete(index)
       asker?.served.set(index, now)
     }
     state.waiting.delete(index)
     state.sentAt.set(index, now)
+    return devices
   }
 
   #withdraw(device: string, { bundle, wants }: Asker): void {
