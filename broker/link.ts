@@ -28,7 +28,8 @@ export interface LinkOptions {
   readonly url: URL
   /** Client identifier, and what spreads this client's tries among those of others. */
   readonly name: string
-  readonly tls?: BrokerTls
+  /** Asked for at each connection. */
+  readonly tls?: () => Promise<BrokerTls>
   readonly will?: Message
   /** Said before the link is closed on purpose, when no will is sent. */
   readonly farewell?: Message
@@ -168,9 +169,10 @@ export class BrokerLink {
 
   /** One connection from begin to end. `answered`: there was somebody at that address. */
   async #session(): Promise<{ failure: BrokerFailure; connected: boolean; answered: boolean }> {
-    const { url, name, tls = {}, will, maxPacket, connectMs = 30_000, keepaliveSeconds = 30 } = this.#options
+    const { url, name, tls: readTls, will, maxPacket, connectMs = 30_000, keepaliveSeconds = 30 } = this.#options
     let connection: Connection
     try {
+      const tls = (await readTls?.().catch(unusable)) ?? {}
       const options = { url, clientId: name, tls, will, maxPacket, connectMs, keepaliveSeconds, version: this.#version }
       connection = await connectBroker({ ...options, onMessage: (...message) => this.#hear(...message) })
     } catch (error) {
@@ -250,6 +252,10 @@ export class BrokerLink {
       new BrokerFailure('flood', `${this.name} sent ${messages} messages (${bytes} bytes) that nobody asked for`),
     )
   }
+}
+
+function unusable(error: unknown): never {
+  throw new BrokerFailure('tls', error instanceof Error ? error.message : String(error), error)
 }
 
 function batches(topics: ReadonlySet<string>): string[][] {

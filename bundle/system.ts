@@ -52,7 +52,11 @@ const kernelArg = v.pipe(
 const list = <T extends v.GenericSchema>(item: T, most: number) =>
   v.optional(v.pipe(v.array(item), v.maxLength(most), v.readonly()), [])
 
-const address = v.pipe(v.string(), v.maxLength(2048), v.regex(/^https?:\/\/[^\s]+$/, 'not an http address'))
+const address = v.pipe(
+  v.string(),
+  v.maxLength(2048),
+  v.regex(/^(https?|mqtts?):\/\/[^\s]+$/, 'not an http or mqtt address'),
+)
 
 const seconds = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most))
 

@@ -1,3 +1,4 @@
+import { isAddress } from '../base/address.ts'
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
 import { printable } from '../base/printable.ts'
 import { pathsUnder } from './config.ts'
@@ -46,7 +47,7 @@ export const deviceVerbs: readonly Verb[] = [
       if (given === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const { resolve } = await import('node:path')
       // The agent has another working directory.
-      const source = /^https?:/i.test(given) ? given : resolve(given)
+      const source = isAddress(given) ? given : resolve(given)
       return perform(call, 'install', { source, force: call.options['force'] === true }, (r: Said) => r.message)
     },
   },

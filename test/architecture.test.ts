@@ -8,10 +8,11 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   base: [],
   keys: ['base'],
   bundle: ['base', 'keys'],
+  broker: ['base', 'bundle'],
   bootloader: ['base'],
   initramfs: ['base'],
-  publisher: ['base', 'keys', 'bundle', 'bootloader', 'initramfs'],
-  device: ['base', 'keys', 'bundle', 'bootloader'],
+  publisher: ['base', 'keys', 'bundle', 'broker', 'bootloader', 'initramfs'],
+  device: ['base', 'keys', 'bundle', 'broker', 'bootloader'],
   'hw-tests': [],
 }
 

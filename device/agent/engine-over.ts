@@ -1,3 +1,4 @@
+import { isAddress } from '../../base/address.ts'
 import { humanBytes, KiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
@@ -8,9 +9,12 @@ import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { verifyBehindHead } from '../../bundle/verify.ts'
+import { Brokers } from '../doors/brokers.ts'
 import type { Reach } from '../doors/connect.ts'
 import { openFileDoor } from '../doors/file.ts'
 import type { HttpDoorOptions } from '../doors/http.ts'
+import { openMqttDoor } from '../doors/mqtt.ts'
+import { fetchRetained } from '../doors/retained.ts'
 import { installErrors } from '../install/errors.ts'
 import { install } from '../install/install.ts'
 import type { ReuseSource } from '../install/types.ts'
@@ -36,6 +40,8 @@ const unlimited: Space = async () => Number.POSITIVE_INFINITY
 const openHttpDoor = async (url: string, options: HttpDoorOptions): Promise<ByteSource> =>
   (await import('../doors/http.ts')).openHttpDoor(url, options)
 
+const isBroker = (address: string): boolean => /^mqtts?:/i.test(address)
+
 /** For the records that are written until the release is armed, each beside the one it replaces. */
 const RECORDS_NEED = 128 * KiB
 
@@ -47,11 +53,15 @@ export function engineOver(
   slots: Slots,
   space: Space = unlimited,
   reach: () => Promise<Reach> = async () => ({}),
+  brokers: Brokers = new Brokers(),
 ): Engine {
   const openWeb = async (address: string, options: HttpDoorOptions) =>
     await openHttpDoor(address, { ...options, ...(await reach()) })
   return {
-    open: (source, signal) => (/^https?:/i.test(source) ? openWeb(source, { signal }) : openFileDoor(source)),
+    open: async (source, signal) => {
+      if (!isAddress(source)) return await openFileDoor(source)
+      return await (isBroker(source) ? openMqttDoor(brokers, source, { signal }) : openWeb(source, { signal }))
+    },
     head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
     // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
     verifyWhole: (source, head, signal, onProgress) =>
@@ -78,6 +88,7 @@ export function engineOver(
       }),
     storedRelease: (slot) => readSlotRelease(files, slotFolder(data, slot)),
     fetchSmall: async (url, limit, signal) => {
+      if (isBroker(url.href)) return await fetchRetained(brokers, url.href, limit, { signal })
       try {
         const source = await openWeb(url.href, { signal, maxSize: limit })
         try {

@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
+import type { Brokers } from '../doors/brokers.ts'
 import type { Reach } from '../doors/connect.ts'
 import { openForReuse, openSlotDevice } from '../slots/block.ts'
 import { openDirectReader } from '../slots/direct.ts'
@@ -22,7 +23,8 @@ export const makeEngine = (
   files: Files,
   given: GivenPlaces | undefined,
   reach?: () => Promise<Reach>,
-): Engine => engineOver(data, files, slotsOfDevice(given), freeBytes, reach)
+  brokers?: Brokers,
+): Engine => engineOver(data, files, slotsOfDevice(given), freeBytes, reach, brokers)
 
 async function freeBytes(path: string): Promise<number> {
   const { bfree, bsize } = await statfs(path)

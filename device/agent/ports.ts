@@ -8,6 +8,7 @@ import type { Policy } from '../../bundle/agent-policy.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
+import type { Brokers } from '../doors/brokers.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
@@ -133,6 +134,8 @@ export interface Ports {
   readonly config: System
   /** What assignments call this device; undefined: it has no id, and none is for it. */
   readonly deviceId?: string | undefined
+  /** Ties to brokers, for the agent's own session; its doors have them already. Undefined: none. */
+  readonly brokers?: Brokers
   readonly anchor: Uint8Array
   readonly cmdline: string
   readonly bootId: string

@@ -8,6 +8,7 @@ import { systemReason } from '../../base/errors.ts'
 import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { type Paths, readConfig } from '../config.ts'
+import { Brokers } from '../doors/brokers.ts'
 import { deviceErrors } from '../errors.ts'
 import { RESERVE_FILE, withReserve } from '../records/reserve.ts'
 import { committedNote } from './committed-note.ts'
@@ -31,6 +32,13 @@ export async function realPorts(
   if (anchor === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.anchor} does not exist`)
   const given = await readPlaces(paths.places, files)
   const text = async (path: string) => Buffer.from((await files.read(path, 64 * KiB)) ?? '').toString('utf8')
+  const deviceId = config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product)
+  const reach = () => readReach(config.agent.tls, files, process.env)
+  const brokers = new Brokers({
+    device: deviceId,
+    tls: async () => (await reach()).tls ?? {},
+    presence: options.daemon,
+  })
   const processes = realProcesses(paths.root)
   const journal = options.daemon && toJournal(config.agent.log, process.env)
   const say = both(
@@ -43,11 +51,12 @@ export async function realPorts(
     clock: realClock(paths.synchronised),
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
-    engine: makeEngine(paths.data, files, given, () => readReach(config.agent.tls, files, process.env)),
+    engine: makeEngine(paths.data, files, given, reach, brokers),
+    brokers,
     processes,
     surroundings: realSurroundings(paths.root, processes),
     config,
-    deviceId: config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product),
+    deviceId,
     anchor,
     cmdline: await text(paths.cmdline),
     bootId: (await text('/proc/sys/kernel/random/boot_id')).trim(),

@@ -1,3 +1,4 @@
+import { isAddress } from '../../base/address.ts'
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { adopt, arm, rollBack } from '../../bootloader/machine.ts'
@@ -194,11 +195,11 @@ async function fillAndArm(
 }
 
 /** With every door but the file's, something has to be fetched. */
-const isLocal = (from: string): boolean => !/^[a-z][a-z0-9+.-]*:\/\//i.test(from)
+const isLocal = (from: string): boolean => !isAddress(from)
 
 /** Status is for everyone: no user name, password or query, which may hold a token. */
 function publicName(from: string): string {
-  return /^https?:/i.test(from) && URL.canParse(from) ? shown(new URL(from)) : from
+  return isAddress(from) && URL.canParse(from) ? shown(new URL(from)) : from
 }
 
 /** @param allowDowngrade an assignment in force says so for this release */

@@ -102,6 +102,7 @@ async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Pr
     ready(opened)
     return await work(opened)
   } finally {
+    await ports.brokers?.close()
     await lock[Symbol.asyncDispose]()
   }
 }

@@ -19,7 +19,8 @@ const LINGER_MS = 5000
 export interface BrokersOptions {
   /** The name by which assignments call this device; without one it takes a name that no access list knows. */
   readonly device?: string | undefined
-  readonly tls?: BrokerTls
+  /** Read at each connection: a certificate that was renewed counts at once. */
+  readonly tls?: () => Promise<BrokerTls>
   readonly clock?: DoorClock
   readonly backoff?: Backoff
   /** Tells the fleet that the device is there and, by its last will, that it is gone: for the agent, not for a command. */

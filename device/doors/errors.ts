@@ -4,7 +4,7 @@ export const doorErrors = defineErrors({
   TRANSPORT_ADDRESS: {
     family: 'usage',
     meaning: 'The address is not one that this device can fetch from.',
-    next: 'Give an http:// or https:// address, or a path.',
+    next: 'Give an http, https, mqtt or mqtts address, or a path.',
   },
   TRANSPORT_WRONG_ANSWER: {
     family: 'transport',

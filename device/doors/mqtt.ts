@@ -23,7 +23,7 @@ export interface MqttDoorOptions {
   readonly signal?: AbortSignal
   /** How long a broker and a publisher may take to say what a file is. Milliseconds; default 30 s. */
   readonly answerMs?: number
-  /** Without a useful byte for this long, a read fails. Milliseconds; default 4 min, longer than any pause of the link. */
+  /** Without a useful byte for this long, a read fails. Milliseconds; default 3 min, longer than any pause of the link. */
   readonly giveUpMs?: number
   /** Connections that end one after the other without a useful byte between, before a read fails. Default 8. */
   readonly tries?: number
@@ -111,13 +111,14 @@ class MqttDoor implements ByteSource {
 
   async open(): Promise<void> {
     const { link, root, file, device } = this.#lease
-    const { signal, answerMs = 30_000, askAgainMs = 2000 } = this.#options
+    const { signal, answerMs = 30_000, askAgainMs = 2000, tries = 8 } = this.#options
     try {
       link.want(this.#listener, deviceTopic(root, device, 'answer'))
       const ends = this.#clock.now() + answerMs
       for (let pause = askAgainMs; this.#bundle === undefined; pause *= 2) {
         if (this.#failed !== undefined) throw this.#failed
         throwIfFinal(link.failure)
+        if (link.failure !== undefined && this.#ends >= tries) throw brokerError(link.failure)
         const left = ends - this.#clock.now()
         if (left <= 0) throw unanswered(this.#lease)
         await link.publish(askMessage(this.#lease, { v: 1, file }))
@@ -185,7 +186,7 @@ class MqttDoor implements ByteSource {
   }
 
   async #piece(index: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const { askAgainMs = 2000, giveUpMs = 240_000, tries = 8 } = this.#options
+    const { askAgainMs = 2000, giveUpMs = 180_000, tries = 8 } = this.#options
     const since = this.#clock.now()
     let pause = askAgainMs
     let asked = since

@@ -67,7 +67,7 @@ export async function startBroker(host: string, port: number, say: (line: string
   // Failures of single clients are theirs; Node ends a process whose emitter has nobody to hear an "error".
   broker.on('clientError', (client, error) => say(`mqtt: ${client.id}: ${error.message}`))
   broker.on('connectionError', () => undefined)
-  const server = createServer((socket) => {
+  const server = createServer({ noDelay: true }, (socket) => {
     guarded(socket)
     broker.handle(socket)
   })

@@ -35,7 +35,7 @@ export interface MqttPublisherOptions {
   readonly folder: string
   /** mqtt(s)://[USER:PASSWORD@]BROKER[/PREFIX] */
   readonly broker: URL
-  readonly tls?: BrokerTls
+  readonly tls?: () => Promise<BrokerTls>
   /** Where device reports are kept; undefined: nowhere. */
   readonly reports?: string
   readonly gatherMs?: number

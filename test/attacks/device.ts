@@ -11,6 +11,7 @@ import { makeBoot, makeEngine } from '../../device/agent/engine.ts'
 import { poll } from '../../device/agent/loop.ts'
 import type { Ports } from '../../device/agent/ports.ts'
 import { installFrom } from '../../device/agent/work.ts'
+import { Brokers } from '../../device/doors/brokers.ts'
 import { signedRoot } from '../keys/helpers.ts'
 
 /**
@@ -88,7 +89,8 @@ export class Device {
     const clock = { wall: new Date(plan.wall ?? '2026-11-21T12:00:00Z'), synchronised: plan.synchronised ?? true }
     const said: string[] = []
     const ran: string[][] = []
-    const engine = makeEngine(at('data/bistable'), nodeFiles, places)
+    const brokers = new Brokers({ device: 'device-1', backoff: { firstMs: 100, maxMs: 300 }, lingerMs: 100 })
+    const engine = makeEngine(at('data/bistable'), nodeFiles, places, undefined, brokers)
     const tamper = plan.tamper ?? ((source: ByteSource) => source)
     const ports: Ports = {
       files: nodeFiles,

@@ -1,6 +1,7 @@
-import { writeFileSync } from 'node:fs'
+import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { asked, sendFile, serve } from '../device-install/web.ts'
+import { embedded, publisher, publishFolder } from '../mqtt/tools.ts'
 
 /**
  * Every way by which a bundle reaches the agent. A door that is added here is attacked with everything that the others
@@ -35,5 +36,14 @@ export const DOORS: readonly Door[] = [
           response.end(bytes)
         })
       ).url,
+  },
+  {
+    name: 'mqtt',
+    offer: async (folder, bytes) => {
+      const shelf = publishFolder(mkdtempSync(join(folder, 'shelf-')), { 'bundles/offered.bundle': bytes })
+      const broker = await embedded()
+      await publisher(shelf, broker.url)
+      return `mqtt://127.0.0.1:${broker.port}/bundles/offered.bundle`
+    },
   },
 ]

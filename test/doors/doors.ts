@@ -4,6 +4,7 @@ import { bundleErrors } from '../../bundle/errors.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
 import { asked, openQuick, serve } from '../device-install/web.ts'
 import type { Medium } from './medium.ts'
+import { openOnBroker } from './mqtt.ts'
 
 /**
  * Every way in, for the tests that hold them equal. A new door is one more entry: what stands behind it is a `Medium`,
@@ -69,6 +70,18 @@ export const DOORS: readonly DoorFactory[] = [
       gone: 'TRANSPORT_LOST',
       changes: 'TRANSPORT_CHANGED',
       page: 'TRANSPORT_WRONG_ANSWER',
+    },
+    reconnects: true,
+  },
+  {
+    name: 'mqtt',
+    open: openOnBroker,
+    codes: {
+      // The publisher finds that it cannot read what it announced.
+      ends: /^TRANSPORT_CHANGED$/,
+      gone: 'TRANSPORT_LOST',
+      changes: 'TRANSPORT_CHANGED',
+      page: 'BUNDLE_NOT_A_BUNDLE',
     },
     reconnects: true,
   },

@@ -1,10 +1,9 @@
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { type ByteSource, readExactly } from '../../base/source.ts'
-import { encodeMessage, encodePiece } from '../../broker/messages.ts'
-import { deviceTopic, PIECE_BYTES, piecesTopic } from '../../broker/topics.ts'
-import { sha256 } from '../../bundle/digest.ts'
+import { PIECE_BYTES } from '../../broker/topics.ts'
+import type { Brokers } from '../../device/doors/brokers.ts'
 import { type MqttDoorOptions, openMqttDoor } from '../../device/doors/mqtt.ts'
 import { fetchRetained } from '../../device/doors/retained.ts'
 import { noise, scratch } from '../bundle/tools.ts'
@@ -18,6 +17,11 @@ async function open(address: string, device = 'd1', options: MqttDoorOptions = {
   const door = await openMqttDoor(brokers(device), address, { askAgainMs: 300, ...options })
   onTestFinished(() => door.close())
   return door
+}
+
+async function text(from: Brokers, address: string): Promise<string | undefined> {
+  const bytes = await fetchRetained(from, address, 100)
+  return bytes === undefined ? undefined : Buffer.from(bytes).toString()
 }
 
 /** The two brokers of the tests: an address that devices use, and one for the publisher. */
@@ -44,7 +48,7 @@ describe.each(BROKERS)('MQTT door over %s', (name, start) => {
   it.skipIf(missing)('reads any range of a bundle exactly, and small files whole', async () => {
     const at = await start()
     const folder = publishFolder(scratch(), { 'bundles/x.bundle': file, 'channels/stable.json': '{"a":1}' })
-    const { sent } = await publisher(folder, at.publisher)
+    const { sent, said } = await publisher(folder, at.publisher)
     const door = await open(`${at.device}/bundles/x.bundle`)
     expect(door.size).toBe(file.length)
     for (const [from, length] of [
@@ -62,11 +66,13 @@ describe.each(BROKERS)('MQTT door over %s', (name, start) => {
     expect(sent.pieces - before).toBeLessThanOrEqual(Math.ceil(file.length / PIECE_BYTES))
 
     const asking = brokers('d2')
-    const small = await fetchRetained(asking, `${at.device}/channels/stable.json`, 100)
-    expect(Buffer.from(small ?? []).toString()).toBe('{"a":1}')
+    expect(await text(asking, `${at.device}/channels/stable.json`)).toBe('{"a":1}')
     expect(await fetchRetained(asking, `${at.device}/assignments/d2.json`, 100)).toBeUndefined()
     writeFileSync(join(folder, 'channels/stable.json'), '{"a":2}')
-    await until(() => readFileSync(join(folder, 'channels/stable.json'), 'utf8') === '{"a":2}')
+    await until(() => said.some((line) => line === 'mqtt: announced channels/stable.json'))
+    await expect.poll(() => text(asking, `${at.device}/channels/stable.json`)).toBe('{"a":2}')
+    unlinkSync(join(folder, 'channels/stable.json'))
+    await expect.poll(() => text(asking, `${at.device}/channels/stable.json`)).toBeUndefined()
   })
 
   it.skipIf(missing)('says what is missing, what is too large and what cannot be meant', async () => {
@@ -83,4 +89,29 @@ describe.each(BROKERS)('MQTT door over %s', (name, start) => {
   })
 })
 
-void [encodeMessage, encodePiece, deviceTopic, piecesTopic, sha256, rmSync]
+describe.skipIf(noMosquitto())('a broker that restarts', () => {
+  it('in mid-transfer, and forgets everything: the transfer goes on where it was, and nothing is sent twice for it', async () => {
+    const broker = await mosquitto(OPEN, scratch())
+    const folder = publishFolder(scratch(), { 'bundles/x.bundle': file, 'channels/stable.json': '{"a":1}' })
+    const { sent } = await publisher(folder, `mqtt://127.0.0.1:${broker.port}`)
+    const door = await open(`mqtt://127.0.0.1:${broker.port}/bundles/x.bundle`)
+    const parts: Uint8Array[] = []
+    let at = 0
+    let restarts = 0
+    for await (const piece of door.read(0, file.length)) {
+      parts.push(Uint8Array.from(piece))
+      at += piece.length
+      if (at < ((restarts + 1) * file.length) / 4 || restarts === 3) continue
+      restarts++
+      await broker.kill()
+      await broker.start()
+    }
+    expect(restarts).toBe(3)
+    expect(Buffer.compare(Buffer.concat(parts), file)).toBe(0)
+    // What was on its way at each restart, at most a window of it, is sent again.
+    expect(sent.pieces).toBeLessThanOrEqual(Math.ceil(file.length / PIECE_BYTES) + 3 * 64)
+    // What had been announced is announced again.
+    const asking = brokers('d2')
+    expect(await text(asking, `mqtt://127.0.0.1:${broker.port}/channels/stable.json`)).toBe('{"a":1}')
+  })
+})

@@ -112,9 +112,12 @@ export function authority(folder: string): { readonly ca: string; issue(name: st
   const openssl = (...args: string[]) => execFileSync('openssl', args, { stdio: 'pipe' })
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']
   openssl('req', '-x509', ...key, '-keyout', at('ca.key'), '-out', at('ca.crt'), '-days', '30', '-subj', '/CN=test ca')
+  const issued = new Map<string, Pem>()
   return {
     ca: readFileSync(at('ca.crt'), 'utf8'),
     issue: (name) => {
+      const before = issued.get(name)
+      if (before !== undefined) return before
       openssl('req', ...key, '-keyout', at(`${name}.key`), '-out', at(`${name}.csr`), '-subj', `/CN=${name}`)
       writeFileSync(at('ext'), 'subjectAltName=IP:127.0.0.1,DNS:localhost\n')
       const by = ['-CA', at('ca.crt'), '-CAkey', at('ca.key'), '-CAcreateserial']
@@ -131,7 +134,9 @@ export function authority(folder: string): { readonly ca: string; issue(name: st
         '-out',
         at(`${name}.crt`),
       )
-      return { cert: readFileSync(at(`${name}.crt`), 'utf8'), key: readFileSync(at(`${name}.key`), 'utf8') }
+      const made = { cert: readFileSync(at(`${name}.crt`), 'utf8'), key: readFileSync(at(`${name}.key`), 'utf8') }
+      issued.set(name, made)
+      return made
     },
   }
 }

@@ -1,0 +1,198 @@
+import { chmodSync } from 'node:fs'
+import { connectAsync, type IClientOptions, type MqttClient } from 'mqtt'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { readExactly } from '../../base/source.ts'
+import { openMqttDoor } from '../../device/doors/mqtt.ts'
+import { fetchRetained } from '../../device/doors/retained.ts'
+import { mayPublish, maySubscribe } from '../../publisher/mqtt/access.ts'
+import { countRefusals } from '../attacks/refused.ts'
+import { noise, scratch } from '../bundle/tools.ts'
+import { codeOfAsync } from '../codes.ts'
+import {
+  authority,
+  brokers,
+  embedded,
+  mosquitto,
+  noMosquitto,
+  type Pem,
+  publisher,
+  publishFolder,
+  shippedConfig,
+  until,
+} from './tools.ts'
+
+// Mosquitto with the configuration and the access list that we ship, over TLS with client certificates.
+
+const file = noise(700_000)
+
+/** Everything that a device or an attacker could want to say or hear. */
+const TOPICS = [
+  'bistable/channels/stable.json',
+  'bistable/roots/2.json',
+  'bistable/assignments/d1.json',
+  'bistable/assignments/d2.json',
+  'bistable/pieces/0123456789abcdef0123456789abcdef/0',
+  ...['d1', 'd2'].flatMap((device) =>
+    ['ask', 'answer', 'link', 'state', 'progress', 'other'].map((leaf) => `bistable/devices/${device}/${leaf}`),
+  ),
+  'bistable/devices/d1',
+  'bistable/devices/d1/ask/more',
+  'bistable/other',
+  'elsewhere',
+]
+
+async function site() {
+  const folder = scratch()
+  const certificates = authority(folder)
+  for (const name of ['broker', 'bistable-publisher', 'd1', 'd2']) certificates.issue(name)
+  chmodSync(folder, 0o755)
+  const broker = await mosquitto(shippedConfig(folder), folder)
+  const address = `mqtts://127.0.0.1:${broker.port}`
+  const tls = (pem: Pem) => async () => ({ ca: certificates.ca, ...pem })
+  const raw = async (name: string, options: IClientOptions = {}): Promise<MqttClient> => {
+    const client = await connectAsync(address, {
+      ...{ ca: certificates.ca, ...certificates.issue(name) },
+      ...{ reconnectPeriod: 0, clientId: `${name}-${Math.random()}`, ...options },
+    })
+    onTestFinished(() => void client.end(true))
+    return client
+  }
+  return { folder, certificates, broker, address, tls, raw }
+}
+
+describe.skipIf(noMosquitto())('Mosquitto as shipped', () => {
+  it('a device installs over TLS with its own certificate, and nobody gets in without one of ours', async () => {
+    const at = await site()
+    const folder = publishFolder(scratch(), { 'bundles/x.bundle': file, 'channels/stable.json': '{"a":1}' })
+    const own = at.certificates.issue('bistable-publisher')
+    const { fleet } = await publisher(folder, at.address, { tls: at.tls(own) })
+    const device = brokers('d1', { tls: at.tls(at.certificates.issue('d1')), presence: true })
+    expect(await fetchRetained(device, `${at.address}/channels/stable.json`, 100)).toHaveLength(7)
+    const door = await openMqttDoor(device, `${at.address}/bundles/x.bundle`)
+    expect(Buffer.compare(await readExactly(door, 0, file.length), file)).toBe(0)
+    await door.close()
+    await until(() => fleet.newest(1)[0]?.online === true)
+    await device.close()
+    await until(() => fleet.newest(1)[0]?.online === false)
+
+    const other = authority(scratch())
+    const wrong = { ...other.issue('d1') }
+    for (const [what, tls] of [
+      ['no certificate', async () => ({ ca: at.certificates.ca })],
+      ['one by another authority', async () => ({ ca: at.certificates.ca, ...wrong })],
+      ['a broker by another authority', async () => ({ ca: other.ca, ...at.certificates.issue('d1') })],
+      ['the authorities of the system', async () => at.certificates.issue('d1')],
+    ] as const) {
+      const asking = brokers('d1', { tls })
+      const code = await codeOfAsync(() =>
+        fetchRetained(asking, `${at.address}/channels/stable.json`, 100, { answerMs: 3000 }),
+      )
+      expect(code, what).toMatch(/^TRANSPORT_(TLS|LOST)$/)
+    }
+  })
+})
+
+/** Who is who on a broker: by certificate on Mosquitto, by client identifier on the embedded one. */
+const BROKERS: readonly (readonly [
+  string,
+  () => Promise<{ raw(name: string, more?: IClientOptions): Promise<MqttClient> }>,
+])[] = [
+  ['mosquitto', site],
+  [
+    'the embedded broker',
+    async () => {
+      const { url, port } = await embedded()
+      return {
+        raw: async (name, more = {}) => {
+          const address = name === 'bistable-publisher' ? url.href : `mqtt://127.0.0.1:${port}`
+          const client = await connectAsync(address, { reconnectPeriod: 0, clientId: name, ...more })
+          onTestFinished(() => void client.end(true))
+          return client
+        },
+      }
+    },
+  ],
+]
+
+describe.each(BROKERS)('what a device may do on %s', (name, start) => {
+  const missing = name === 'mosquitto' && noMosquitto()
+
+  it.skipIf(missing)('A26 spoofed topics: a device says its own words, and nothing else reaches anybody', async () => {
+    const at = await start()
+    const all = await listening(await at.raw('bistable-publisher'), ['bistable/#'])
+    const other = await listening(await at.raw('d2'), [
+      'bistable/devices/d2/answer',
+      'bistable/channels/stable.json',
+      '#',
+    ])
+    for (const topic of TOPICS) {
+      // One that says what it may not may lose its connection for it: each has one of its own.
+      const device = await at.raw('d1')
+      device.on('error', () => undefined)
+      device.publish(topic, 'x')
+      await ended(device)
+    }
+    const device = await at.raw('d1')
+    await device.publishAsync('bistable/devices/d1/ask', 'end', { qos: 1 })
+    const trusted = await at.raw('bistable-publisher', { clientId: 'other' })
+    await trusted.publishAsync('bistable/devices/d2/answer', 'end', { qos: 1 })
+    await until(() => all.ended() && other.ended())
+    const allowed = TOPICS.filter((topic) => mayPublish('bistable', 'd1', topic))
+    expect(allowed).toHaveLength(4)
+    expect([...all.heard].sort()).toEqual(allowed.sort())
+    expect([...other.heard]).toEqual([])
+    countRefusals(TOPICS.length - allowed.length)
+  })
+
+  it.skipIf(missing)(
+    'A28 wildcards: a device hears what is published for all and for itself, however it asks',
+    async () => {
+      const at = await start()
+      const wanted = ['#', 'bistable/#', 'bistable/+/+', 'bistable/devices/+/answer', '$SYS/#', ...TOPICS]
+      const device = await listening(await at.raw('d1'), wanted)
+      const trusted = await at.raw('bistable-publisher')
+      for (const topic of TOPICS) trusted.publish(topic, 'x')
+      await trusted.publishAsync('bistable/devices/d1/answer', 'end', { qos: 1 })
+      await until(() => device.ended())
+      const allowed = TOPICS.filter((topic) => maySubscribe('bistable', 'd1', topic))
+      expect(allowed).toContain('bistable/devices/d1/answer')
+      expect([...device.heard].sort()).toEqual(allowed.sort())
+      countRefusals(TOPICS.length - allowed.length + 5)
+    },
+  )
+
+  it.skipIf(missing)('A28 last wills: one that is addressed to another device, or to all, is never sent', async () => {
+    const at = await start()
+    const all = await listening(await at.raw('bistable-publisher'), ['bistable/#'])
+    for (const topic of ['bistable/devices/d2/link', 'bistable/channels/stable.json', 'bistable/devices/d1/link']) {
+      const will = { topic, payload: Buffer.from('x'), qos: 1 as const, retain: true }
+      const device = await at.raw('d1', { will }).catch(() => undefined)
+      device?.on('error', () => undefined)
+      // Gone without a goodbye.
+      device?.stream.destroy()
+    }
+    await until(() => all.heard.has('bistable/devices/d1/link'))
+    const device = await at.raw('d1')
+    await device.publishAsync('bistable/devices/d1/ask', 'end', { qos: 1 })
+    await until(() => all.ended())
+    expect([...all.heard]).toEqual(['bistable/devices/d1/link'])
+    countRefusals(2)
+  })
+})
+
+/** Subscribes to what it can, and keeps the topics that it hears until somebody says "end". */
+async function listening(client: MqttClient, topics: readonly string[]) {
+  const heard = new Set<string>()
+  let over = false
+  client.on('message', (topic, payload) => {
+    if (payload.toString() === 'end') over = true
+    else heard.add(topic)
+  })
+  client.on('error', () => undefined)
+  for (const topic of topics) await client.subscribeAsync(topic).catch(() => undefined)
+  return { heard, ended: () => over }
+}
+
+async function ended(client: MqttClient): Promise<void> {
+  await Promise.race([client.endAsync(), new Promise((done) => client.stream.once('close', done))])
+}
