@@ -14,7 +14,6 @@ export interface Machine {
   readonly load: number
 }
 
-// biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholder
 const VERSION_FIELD = '${Version}'
 const PACKAGES = ['squashfs-tools', 'rauc', 'qemu-system-x86']
 

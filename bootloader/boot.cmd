@@ -202,7 +202,7 @@ if test "${bs_loaded}" = 1; then
     fi
   fi
   run bs_count_start
-  setenv bootargs "panic=5 ${bistable_args} bistable.slot=${bs_slot} bistable.release=${bistable_release} bistable.boot=${bs_kind} bistable.left=${bs_left} bistable.why=${bs_why}"
+  setenv bootargs "panic=5 ${bistable_args} bistable.slot=${bs_slot} bistable.release=${bistable_release} bistable.boot=${bs_kind} bistable.left=${bs_left} bistable.why=${bs_why} bistable.loader=uboot"
   echo
   echo "bistable: boot slot=${bs_slot} boot=${bs_kind} left=${bs_left} why=${bs_why} release=${bistable_release}"
   if run bs_boot; then setenv bs_done 1; fi
@@ -270,6 +270,15 @@ if test "${bs_good}" = 0; then
   setenv bs_left 0
   setenv bs_slot a
   if test "${bs_up}" = b; then setenv bs_slot b; fi
+  # The data partition's note of the slot committed last: read only here, where nothing else is left.
+  setenv bs_committed
+  setenv bs_part
+  if part number ${devtype} ${devnum} data bs_part; then
+    if load ${devtype} ${devnum}:${bs_part} ${bs_out}000 bistable/committed 400; then
+      env import -t ${bs_out}000 ${filesize} bs_committed
+    fi
+  fi
+  if test "${bs_committed}" = a || test "${bs_committed}" = b; then setenv bs_slot ${bs_committed}; fi
   if test "${bs_slot}${bs_broken_a}${bs_broken_b}" = a10; then
     setenv bs_slot b
   elif test "${bs_slot}${bs_broken_a}${bs_broken_b}" = b01; then

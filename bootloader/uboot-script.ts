@@ -6,7 +6,8 @@ import { FILES } from './layout.ts'
 
 export const BOOT_CMD = new URL('./boot.cmd', import.meta.url)
 
-export type UbootArch = 'arm64' | 'arm' | 'x86_64'
+export const UBOOT_ARCHES = ['arm64', 'arm', 'x86_64'] as const
+export type UbootArch = (typeof UBOOT_ARCHES)[number]
 
 export interface UbootScriptOptions {
   readonly arch: UbootArch
@@ -61,9 +62,12 @@ export function scriptSettings(options: UbootScriptOptions): string {
     throw new RangeError(`scratch memory must be at a multiple of 4096, not ${memory}`)
   if (!Number.isSafeInteger(start) || start <= 0 || start % SECTOR !== 0)
     throw new RangeError(`the partition must start at a multiple of ${SECTOR}, not ${start}`)
-  const sector = (offset: number): string => ((start + offset) / SECTOR).toString(16)
+  const hex = (offset: number): string => ((start + offset) / SECTOR).toString(16)
+  // Of one length wherever the partition starts: a disk is laid out before this is known.
+  const sector = (offset: number): string => hex(offset).padStart(10, '0')
   return [
-    `setenv bs_start ${sector(0)}`,
+    // As `part start` says it, without leading zeros; the spaces behind it mean nothing.
+    `setenv bs_start ${hex(0).padEnd(10)}`,
     `setenv bs_state0 ${sector(FILES[0].offset)}`,
     `setenv bs_state1 ${sector(FILES[1].offset)}`,
     `setenv bs_reason ${sector(FILES[2].offset)}`,

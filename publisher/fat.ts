@@ -68,8 +68,7 @@ export async function makeFat(files: readonly FatFile[], output: string, options
       if (!/^(?:[a-z0-9_-]{1,8}|[A-Z0-9_-]{1,8})(?:\.(?:[a-z0-9]{1,3}|[A-Z0-9]{1,3}))?$/.test(part))
         throw publisherErrors.FAT_NAME_INVALID(`'${file.name}' is not of 8.3 form`)
   const folders = foldersOf(files.map((file) => file.name))
-  const sizes = await Promise.all(files.map(async (file) => (await stat(file.source)).size))
-  const layout = planFat(sizes, folders.length, options.atLeast)
+  const layout = await layoutOf(files, options.atLeast)
   const time = Math.max(options.time, FAT_EPOCH)
 
   const handle = await open(output, 'wx')
@@ -89,6 +88,16 @@ export async function makeFat(files: readonly FatFile[], output: string, options
   for (const folder of folders) await runTool('mmd', ['-i', output, `::/${folder}`], run)
   for (const file of files) await copyIn(file, output, time, options.workDir, run)
   return layout.size
+}
+
+async function layoutOf(files: readonly FatFile[], atLeast?: number): Promise<FatLayout> {
+  const sizes = await Promise.all(files.map(async (file) => (await stat(file.source)).size))
+  return planFat(sizes, foldersOf(files.map((file) => file.name)).length, atLeast)
+}
+
+/** Bytes of the file system that `makeFat` would make of these files. */
+export async function fatSize(files: readonly FatFile[], atLeast?: number): Promise<number> {
+  return (await layoutOf(files, atLeast)).size
 }
 
 async function copyIn(

@@ -6,7 +6,7 @@ import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
 import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { publisherErrors } from '../errors.ts'
-import { makeFat } from '../fat.ts'
+import { type FatFile, fatSize, makeFat } from '../fat.ts'
 import { runTool } from '../tools.ts'
 import { type DataFile, makeData } from './data.ts'
 import { type DiskPlan, type DiskSizes, derivedUuid, partition, planDisk } from './plan.ts'
@@ -25,8 +25,8 @@ export interface DiskParts {
   readonly images: Readonly<Record<ImageName, DiskImage>>
   /** Go to /bistable/slots/a of the data partition. */
   readonly slotFiles: readonly DataFile[]
-  /** The GRUB EFI program, on the host. */
-  readonly grub: string
+  /** What goes into partition 1, given where partition 2 starts (bytes). Asked twice; lengths must not differ. */
+  readonly firmware: (bootstateStart: number) => Promise<readonly FatFile[]>
   /** The content of partition 2. */
   readonly bootstate: Uint8Array
   /** Names the release; every GUID follows from it. */
@@ -35,7 +35,7 @@ export interface DiskParts {
   readonly time: number
 }
 
-/** What GRUB needs, and room for a second program during a provisioning update. */
+/** What a bootloader needs, and room for a second program during a provisioning update. */
 const ESP_SIZE = 16 * MiB
 
 /**
@@ -55,9 +55,13 @@ export async function makeDisk(
   try {
     const run = { workDir: work, time: parts.time, ...options }
     const esp = join(work, 'esp')
-    const grub = [{ name: 'EFI/BOOT/BOOTX64.EFI', source: parts.grub }]
-    const espSize = await makeFat(grub, esp, { ...run, label: 'ESP', atLeast: ESP_SIZE })
-    const plan = planDisk({ ...needs, esp: espSize, bootstate: parts.bootstate.length }, sizes)
+    const fat = { ...run, label: 'ESP', atLeast: ESP_SIZE }
+    const layout = (espSize: number) => planDisk({ ...needs, esp: espSize, bootstate: parts.bootstate.length }, sizes)
+    const start = (plan: DiskPlan) => partition(plan, 'bootstate').start
+    // A boot script says where its state is, so it is known only when its own partition is laid out.
+    const first = layout(await fatSize(await parts.firmware(MiB), ESP_SIZE))
+    const plan = layout(await makeFat(await parts.firmware(start(first)), esp, fat))
+    if (start(plan) !== start(first)) throw new RangeError('the boot files changed their length')
     const image = join(work, 'disk')
     const file = await open(image, 'wx+')
     try {

@@ -1,16 +1,24 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { grubEfiImage } from '../../bootloader/grub-image.ts'
+import { freshState } from '../../bootloader/machine.ts'
+import { ubootBootstateImage } from '../../bootloader/uboot.ts'
+import { type UbootArch, ubootScript } from '../../bootloader/uboot-script.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import { readChunks, unpackChunk } from '../../bundle/stored.ts'
 import type { BundleHead, ImageEntry, ImageName } from '../../bundle/types.ts'
 import { verifyBundle } from '../../bundle/verify.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { DataFile } from './data.ts'
-import { type DiskImage, makeDisk } from './disk.ts'
+import { type DiskImage, type DiskParts, makeDisk } from './disk.ts'
 import type { DiskPlan, DiskSizes } from './plan.ts'
+
+/** Which bootloader the disk is for. */
+export type DiskBootloader =
+  | { readonly kind: 'grub'; readonly menuSeconds?: number }
+  | { readonly kind: 'uboot'; readonly arch: UbootArch; readonly memory?: number }
 
 /**
  * A disk image with a bundle's release committed in slot a and slot b empty.
@@ -21,27 +29,47 @@ export async function diskFromBundle(
   trusted: TrustedRoots,
   sizes: DiskSizes,
   output: string,
-  options: { readonly menuSeconds?: number; readonly signal?: AbortSignal } = {},
+  options: { readonly bootloader?: DiskBootloader; readonly signal?: AbortSignal } = {},
 ): Promise<{ readonly plan: DiskPlan; readonly head: BundleHead }> {
   const source = await fileSource(bundle)
-  const work = await mkdtemp(join(dirname(output), '.grub-'))
+  const work = await mkdtemp(join(dirname(output), '.boot-'))
   try {
     const head = await verifyBundle(source, { trusted }, options)
-    const grub = join(work, 'grub.efi')
-    await grubEfiImage(grub, options)
+    const time = Date.parse(head.statement.issued) / 1000
     const parts = {
+      ...(await bootParts(options.bootloader ?? { kind: 'grub' }, work, time, options.signal)),
       images: { boot: imageOf(source, head, 'boot'), rootfs: imageOf(source, head, 'rootfs') },
       slotFiles: await slotFiles(source, head),
-      grub,
-      bootstate: await bootstateImage({ generation: 1, primary: 'a', trial: undefined, left: 0, spare: false }),
       identity: head.digest,
-      time: Date.parse(head.statement.issued) / 1000,
+      time,
     }
     return { plan: await makeDisk(parts, sizes, output, options), head }
   } finally {
     await rm(work, { recursive: true, force: true })
     await source.close()
   }
+}
+
+async function bootParts(
+  bootloader: DiskBootloader,
+  work: string,
+  time: number,
+  signal: AbortSignal | undefined,
+): Promise<Pick<DiskParts, 'firmware' | 'bootstate'>> {
+  if (bootloader.kind === 'uboot') {
+    const script = join(work, 'boot.scr')
+    return {
+      bootstate: ubootBootstateImage(freshState('a')),
+      firmware: async (bootstateStart) => {
+        await writeFile(script, await ubootScript({ ...bootloader, bootstateStart, time }))
+        return [{ name: 'boot.scr', source: script }]
+      },
+    }
+  }
+  const grub = join(work, 'grub.efi')
+  await grubEfiImage(grub, { ...bootloader, ...(signal === undefined ? {} : { signal }) })
+  const bootstate = await bootstateImage(freshState('a'))
+  return { bootstate, firmware: async () => [{ name: 'EFI/BOOT/BOOTX64.EFI', source: grub }] }
 }
 
 function imageOf(source: ByteSource, head: BundleHead, name: ImageName): DiskImage {

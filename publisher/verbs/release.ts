@@ -2,13 +2,14 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { humanBytes } from '../../base/bytes.ts'
-import { cliErrors, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
+import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
+import { UBOOT_ARCHES } from '../../bootloader/uboot-script.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { readRequired } from '../../keys/files.ts'
 import { trustAnchor } from '../../keys/root.ts'
 import { signerOptions, signersFrom } from '../../keys/signers/options.ts'
-import { diskFromBundle } from '../disk/from-bundle.ts'
+import { type DiskBootloader, diskFromBundle } from '../disk/from-bundle.ts'
 import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
 import { publish } from '../publish.ts'
@@ -133,6 +134,9 @@ export const diskVerb: Verb = {
     'slot-rootfs': { type: 'string', value: 'SIZE', help: 'each rootfs slot (twice what this release needs)' },
     'slot-boot': { type: 'string', value: 'SIZE', help: 'each boot slot (twice what this release needs)' },
     data: { type: 'string', value: 'SIZE', help: 'the data partition (512M)' },
+    bootloader: { type: 'string', value: 'NAME', help: 'grub (UEFI PCs) or uboot (grub)' },
+    arch: { type: 'string', value: 'NAME', help: 'with uboot: arm64, arm or x86_64 (arm64)' },
+    'uboot-memory': { type: 'string', value: 'ADDRESS', help: "with uboot: free memory, the board's scriptaddr" },
     'menu-seconds': { type: 'string', value: 'N', help: 'boot menu that waits for a person, 1 to 60 (none)' },
   },
   run: async (call) => {
@@ -145,10 +149,8 @@ export const diskVerb: Verb = {
       rootfs: sizeOption(call, 'slot-rootfs'),
       data: sizeOption(call, 'data'),
     })
-    const menuSeconds = numberOption(call, 'menu-seconds', 0, 0)
-    if (menuSeconds > 60) throw cliErrors.USAGE(`--menu-seconds is at most 60, found ${menuSeconds}`)
     const { plan, head } = await diskFromBundle(onePositional(call, 'BUNDLE'), trusted, sizes, output, {
-      menuSeconds,
+      bootloader: diskBootloader(call),
       signal: call.signal,
     })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, ...plan }))
@@ -160,6 +162,27 @@ export const diskVerb: Verb = {
     }
     return 0
   },
+}
+
+function diskBootloader(call: Invocation): DiskBootloader {
+  const kind = stringOption(call, 'bootloader') ?? 'grub'
+  const menuSeconds = numberOption(call, 'menu-seconds', 0, 0)
+  const arch = stringOption(call, 'arch')
+  const memory = stringOption(call, 'uboot-memory')
+  if (menuSeconds > 60) throw cliErrors.USAGE(`--menu-seconds is at most 60, found ${menuSeconds}`)
+  if (kind === 'grub') {
+    if (arch !== undefined || memory !== undefined)
+      throw cliErrors.USAGE('--arch and --uboot-memory go with --bootloader uboot')
+    return { kind, menuSeconds }
+  }
+  if (kind !== 'uboot') throw cliErrors.USAGE(`--bootloader is grub or uboot, found '${kind}'`)
+  if (menuSeconds !== 0) throw cliErrors.USAGE("--menu-seconds goes with GRUB; U-Boot has 'bootdelay'")
+  const found = UBOOT_ARCHES.find((known) => known === (arch ?? 'arm64'))
+  if (found === undefined) throw cliErrors.USAGE(`--arch is ${UBOOT_ARCHES.join(', ')}, found '${arch}'`)
+  if (memory === undefined) return { kind, arch: found }
+  if (!/^0x[0-9a-f]{1,9}000$/i.test(memory))
+    throw cliErrors.USAGE(`--uboot-memory wants a multiple of 0x1000, found '${memory}'`)
+  return { kind, arch: found, memory: Number(memory) }
 }
 
 function definedOnly<K extends string>(values: Readonly<Record<K, number | undefined>>): Partial<Record<K, number>> {

@@ -82,7 +82,7 @@ describe('boot.scr', () => {
     execFileSync('mkimage', options, { stdio: 'ignore', env: { ...process.env, SOURCE_DATE_EPOCH: '1234567890' } })
     expect(Buffer.compare(scriptImage(readFileSync(text), 22, 1_234_567_890), readFileSync(made))).toBe(0)
     expect(Buffer.from(await ubootScript({ arch: 'arm64', bootstateStart: 0x1100000 })).toString('latin1')).toContain(
-      'setenv bs_start 8800\nsetenv bs_state0 8a00\nsetenv bs_state1 8c00\nsetenv bs_reason 8e00\nsetenv bs_mem 0x40200\n',
+      'setenv bs_start 8800      \nsetenv bs_state0 0000008a00\nsetenv bs_state1 0000008c00\nsetenv bs_reason 0000008e00\n',
     )
   })
 

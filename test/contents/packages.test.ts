@@ -68,7 +68,6 @@ describe('package databases', () => {
   })
 
   it.skipIf(!existsSync('/var/lib/dpkg/status'))('dpkg: the same list as dpkg-query on a real database', () => {
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: the format of dpkg-query
     const wanted = tool('dpkg-query', '-W', '-f', '${db:Status-Status} ${Package} ${Version} ${Architecture}\n')
       .split('\n')
       .filter((line) => line.startsWith('installed '))

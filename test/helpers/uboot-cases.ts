@@ -140,7 +140,7 @@ export function compareUboot(each: NamedCase, got: UbootDecision, args: string, 
   const line =
     slot === undefined
       ? ''
-      : `panic=5 ${args} bistable.slot=${slot} bistable.release=0.1 bistable.boot=${boot} bistable.left=${left} bistable.why=${why}`
+      : `panic=5 ${args} bistable.slot=${slot} bistable.release=0.1 bistable.boot=${boot} bistable.left=${left} bistable.why=${why} bistable.loader=uboot`
   const facts = [
     ['decision', got.fields, fields],
     ['command line', got.args, line],

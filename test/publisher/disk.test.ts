@@ -1,11 +1,23 @@
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { closeSync, createReadStream, mkdtempSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  createReadStream,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MiB } from '../../base/bytes.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
+import { freshState } from '../../bootloader/machine.ts'
+import { ubootBootstateImage } from '../../bootloader/uboot.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { debugfsScript } from '../../publisher/disk/data.ts'
 import { diskFromBundle } from '../../publisher/disk/from-bundle.ts'
@@ -196,6 +208,23 @@ describe('disk image', () => {
     expect(await shaOf(again)).toBe(await shaOf(disk))
   })
 
+  it.each(['arm64', 'x86_64'] as const)('for U-Boot on %s: boot.scr knows where its state is', async (arch) => {
+    const image = join(work, `${arch}.img`)
+    const bootloader = { kind: 'uboot', arch, memory: 0x4800_0000 } as const
+    const { plan } = await diskFromBundle(bundle.path, bundle.trusted, sizes, image, { bootloader })
+    const place = partition(plan, 'bootstate')
+    expect(Buffer.compare(bytesAt(image, place.start, place.size), ubootBootstateImage(freshState('a')))).toBe(0)
+    const esp = join(work, `esp-${arch}`)
+    const { start, size } = partition(plan, 'esp')
+    writeFileSync(esp, bytesAt(image, start, size))
+    run('fsck.fat', '-n', esp)
+    const script = execFileSync('mtype', ['-i', esp, '::/boot.scr'], { env, maxBuffer: MiB }).toString('latin1')
+    expect(script).toMatch(new RegExp(`^setenv bs_state1 0*${(place.start / 512 + 1024).toString(16)}$`, 'm'))
+    expect(script).toContain('setenv bs_mem 0x48000\n')
+    expect(script).toContain(arch === 'arm64' ? 'booti' : 'zboot')
+    expect(run('sgdisk', '--verify', image)).toContain('No problems found')
+  })
+
   it('refuses a slot that is too small and leaves nothing behind', async () => {
     const out = join(work, 'small.img')
     await expect(diskFromBundle(bundle.path, bundle.trusted, { ...sizes, rootfs: 5 * MiB }, out)).rejects.toMatchObject(
@@ -205,6 +234,6 @@ describe('disk image', () => {
       },
     )
     expect(() => statSync(out)).toThrow()
-    expect(run('ls', '-A', work)).not.toMatch(/^\.(disk|grub)-/m)
+    expect(run('ls', '-A', work)).not.toMatch(/^\.(disk|boot)-/m)
   })
 })
