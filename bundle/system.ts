@@ -77,6 +77,19 @@ export const agentSchema = v.strictObject({
       v.check(({ cert, key }) => (cert === undefined) === (key === undefined), 'has one of cert and key'),
     ),
   ),
+  /** Sticks; see docs/operations.md. */
+  usb: v.optional(
+    v.strictObject({
+      /** `poll`: the agent looks by itself. `event`: udev says so. `off`: only by hand. */
+      watch: v.optional(v.picklist(['off', 'poll', 'event']), 'off'),
+      apply: v.optional(v.picklist(['check', 'install', 'reboot']), 'install'),
+      /** Write what became of it to the stick. */
+      result: v.optional(v.boolean(), true),
+      /** Program that is told: EVENT PERCENT CODE. */
+      hook: v.optional(path),
+    }),
+    {},
+  ),
   pollSeconds: v.optional(seconds(1, 7 * 86_400), 3600),
   apply: v.optional(v.picklist(['manual', 'install', 'reboot']), 'manual'),
   /** Where the agent's lines are copied to, beside standard output. */

@@ -215,7 +215,8 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
   await layer.link('etc/systemd/system/multi-user.target.wants/app.service', '/etc/systemd/system/app.service')
   await layer.copy('etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf', file('debian/autologin.conf'))
   for (const name of await readdir(join(root, 'device', 'systemd'))) {
-    await layer.copy(`usr/lib/systemd/system/${name}`, join(root, 'device', 'systemd', name))
+    const place = name.endsWith('.rules') ? 'usr/lib/udev/rules.d' : 'usr/lib/systemd/system'
+    await layer.copy(`${place}/${name}`, join(root, 'device', 'systemd', name))
     if (name === 'bistable-agent.service')
       await layer.link(`etc/systemd/system/multi-user.target.wants/${name}`, `/usr/lib/systemd/system/${name}`)
   }

@@ -51,6 +51,20 @@ export const deviceVerbs: readonly Verb[] = [
       return perform(call, 'install', { source, force: call.options['force'] === true }, (r: Said) => r.message)
     },
   },
+  {
+    name: 'usb',
+    usage: 'usb [DEVICE] [--check]',
+    summary: 'Install the newest acceptable bundle from a stick, and leave the result on it.',
+    options: {
+      check: { type: 'boolean', help: 'say what would be installed' },
+      event: { type: 'boolean', help: 'asked by udev: does nothing unless usb.watch is event' },
+    },
+    run: (call) => {
+      const [device] = noMore(call, 1)
+      const args = { check: call.options['check'] === true, event: call.options['event'] === true }
+      return perform(call, 'usb', device === undefined ? args : { ...args, device }, stickText)
+    },
+  },
   simple('commit', 'Make the running slot primary without waiting for its health checks.'),
   simple('rollback', 'Arm the release in the other slot again, if it was committed here before.'),
   simple('cancel', 'Stop the running install, or take back what is armed.'),
@@ -112,6 +126,10 @@ interface Health {
   readonly ok: boolean
   readonly checks: readonly { name: string; required: boolean; ok: boolean; ms: number; said: string }[]
 }
+interface OnStick extends Said {
+  readonly files?: readonly { readonly name: string; readonly code: string; readonly message: string }[]
+  readonly notes?: readonly string[]
+}
 interface Checked extends Said {
   readonly decision: string
   readonly apply: string
@@ -169,6 +187,11 @@ async function makeProgress(call: Invocation) {
   if (call.json) return { show: () => undefined, end: () => undefined }
   const { progressBar } = await import('./control/progress.ts')
   return progressBar(call.terminal)
+}
+
+function stickText({ message, files = [], notes = [] }: OnStick): string {
+  const lines = files.map((file) => `  ${file.name}  ${file.code}: ${file.message}`)
+  return [message, ...lines, ...notes.map((note) => `  note: ${note}`)].map(printable).join('\n')
 }
 
 function checkText(found: Checked): string {

@@ -18,7 +18,7 @@ export interface AgentFolders {
   readonly node?: string
   /** Becomes /usr/bin/bistable. */
   readonly launcher: string
-  /** Its files become systemd units, where the image has systemd. */
+  /** Its files become systemd units and udev rules, where the image has systemd or udev. */
   readonly units: string
 }
 
@@ -33,6 +33,7 @@ export interface AgentParts {
 
 const AGENT_DIR = 'usr/lib/bistable/agent'
 const UNIT_DIR = 'usr/lib/systemd/system'
+const RULES_DIR = 'usr/lib/udev/rules.d'
 
 /** Mount points that are made when missing, with their modes. */
 const FOLDERS = {
@@ -59,8 +60,12 @@ export async function agentFiles(tree: MergedTree, parts: AgentParts, time: numb
       added.push(await fileEntry(`${AGENT_DIR}/${name}`, join(files, name), time))
     if (node !== undefined) added.push(await fileEntry(`${AGENT_DIR}/node`, node, time, 0o755))
     added.push(await fileEntry('usr/bin/bistable', launcher, time, 0o755))
-    if (tree.resolve(UNIT_DIR)?.node.type === 'dir')
-      for (const name of await listFiles(units, '')) added.push(...(await unitEntries(name, join(units, name), time)))
+    const has = (folder: string) => tree.resolve(folder)?.node.type === 'dir'
+    for (const name of await listFiles(units, '')) {
+      const source = join(units, name)
+      if (!name.endsWith('.rules')) added.push(...(has(UNIT_DIR) ? await unitEntries(name, source, time) : []))
+      else if (has(RULES_DIR)) added.push(await fileEntry(`${RULES_DIR}/${name}`, source, time, 0o644))
+    }
     for (const [name, mode] of Object.entries(FOLDERS))
       if (tree.get(name) === undefined) added.push({ path: name, node: { type: 'dir', ...attributes(mode, time) } })
   }

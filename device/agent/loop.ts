@@ -6,6 +6,7 @@ import { type HealthReport, healthFailure, waitHealthy } from '../health/health.
 import type { PolicyStep, Wait } from '../policy/gate.ts'
 import { pollPause, retryPause } from '../policy/spread.ts'
 import { clip } from '../records/record.ts'
+import { watchSticks } from '../usb/watch.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
@@ -24,7 +25,7 @@ const WEDGED_MS = 300_000
 const STUCK_MS = 120_000
 /** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
-  await Promise.all([ticker(core, signal), main(core, signal)])
+  await Promise.all([ticker(core, signal), main(core, signal), watchSticks(core, signal)])
 }
 
 async function main(core: Core, signal: AbortSignal): Promise<void> {

@@ -3,6 +3,7 @@ import { SLOTS } from '../../bootloader/state.ts'
 import type { Message } from '../control/client.ts'
 import { runChecks } from '../health/health.ts'
 import { repairNow } from '../repair/repair.ts'
+import { useByHand } from '../usb/watch.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
@@ -32,6 +33,15 @@ export async function operate(
       if (source === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const onProgress = (progress: unknown) => emit({ progress })
       return alone((signal) => installFrom(core, source, { force: args['force'] === true, onProgress }, signal))
+    }
+    case 'usb': {
+      const { watch } = core.ports.config.agent.usb
+      // udev says so for every stick; the setting decides whether it counts.
+      if (args['event'] === true && watch !== 'event')
+        return { message: `sticks are not used when plugged in: usb.watch is ${watch}` }
+      const ask = { device: textOf(args, 'device'), check: args['check'] === true }
+      const onProgress = (progress: unknown) => emit({ progress })
+      return alone((signal) => useByHand(core, ask, onProgress, signal))
     }
     case 'commit':
       return alone(async () => ({ message: await commitNow(core) }))

@@ -9,9 +9,11 @@ import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Brokers } from '../doors/brokers.ts'
+import type { Journal } from '../install/journal.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
+import type { Sticks } from '../usb/sticks.ts'
 
 /** Everything the agent touches outside itself. `real.ts` has the real ones; tests bring their own disk and clock. */
 
@@ -80,6 +82,7 @@ export interface InstallCall {
   readonly cheapSource: boolean
   readonly signal: AbortSignal
   readonly onProgress: (progress: InstallProgress) => void
+  readonly journal?: Journal
   readonly invalidate: () => Promise<void>
   readonly beforeArm: () => Promise<void>
   readonly arm: () => Promise<void>
@@ -139,6 +142,8 @@ export interface Ports {
   readonly anchor: Uint8Array
   readonly cmdline: string
   readonly bootId: string
+  /** Undefined where no stick is ever looked for. */
+  readonly sticks?: Sticks | undefined
   readonly pid: number
   /** True when systemd runs the system. */
   readonly systemd: boolean

@@ -11,6 +11,8 @@ import { type Paths, readConfig } from '../config.ts'
 import { Brokers } from '../doors/brokers.ts'
 import { deviceErrors } from '../errors.ts'
 import { RESERVE_FILE, withReserve } from '../records/reserve.ts'
+import { nodeSys } from '../slots/sys.ts'
+import { kernelSticks } from '../usb/sticks.ts'
 import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
@@ -54,6 +56,7 @@ export async function realPorts(
     engine: makeEngine(paths.data, files, given, reach, brokers),
     brokers,
     processes,
+    sticks: kernelSticks(nodeSys(paths.root), processes, paths.run),
     surroundings: realSurroundings(paths.root, processes),
     config,
     deviceId,

@@ -8,6 +8,7 @@ import { checkApplies } from '../../bundle/policy.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
 import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
+import type { Journal } from '../install/journal.ts'
 import type { InstallProgress } from '../install/types.ts'
 import type { Wait } from '../policy/gate.ts'
 import { limited } from '../policy/limit.ts'
@@ -26,6 +27,7 @@ export interface InstallOptions {
   /** The release that the channel announced. */
   readonly expect?: Sha256
   readonly onProgress: (progress: Progress) => void
+  readonly journal?: Journal
   /** Asked when the slot is verified: a reason to leave arming for later. A person's install is armed at once. */
   readonly mayArm?: () => Promise<Wait | undefined>
 }
@@ -156,6 +158,7 @@ async function fillAndArm(
     running: core.line.slot,
     cheapSource: isLocal(from),
     signal,
+    ...(options.journal === undefined ? {} : { journal: options.journal }),
     onProgress: (progress: InstallProgress) => {
       core.activity.beat({ ...progress })
       // Only moves the deadline in memory: nothing is written for it.
@@ -202,8 +205,17 @@ function publicName(from: string): string {
   return isAddress(from) && URL.canParse(from) ? shown(new URL(from)) : from
 }
 
-/** @param allowDowngrade an assignment in force says so for this release */
-function checkAllowed(core: Core, head: BundleHead, options: InstallOptions, allowDowngrade: boolean): void {
+/**
+ * Refuses a release that is not for this device now.
+ * @param allowDowngrade an assignment in force says so for this release
+ * @throws CHANNEL_BUNDLE, RELEASE_*
+ */
+export function checkAllowed(
+  core: Core,
+  head: BundleHead,
+  options: Pick<InstallOptions, 'force' | 'expect'>,
+  allowDowngrade: boolean,
+): void {
   const { product, hardware } = core.ports.config
   const { body } = core
   if (options.expect !== undefined && head.digest !== options.expect) {

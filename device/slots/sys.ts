@@ -9,6 +9,8 @@ export interface SysFs {
   read(path: string): Promise<string | undefined>
   /** The name of the directory that a link of /sys leads to, and of the one around it. */
   resolve(path: string): Promise<{ readonly name: string; readonly parent: string } | undefined>
+  /** All of the path that a link of /sys leads to. */
+  follow(path: string): Promise<string | undefined>
 }
 
 export function nodeSys(prefix = ''): SysFs {
@@ -32,6 +34,13 @@ export function nodeSys(prefix = ''): SysFs {
       try {
         const target = await realpath(at(path))
         return { name: basename(target), parent: basename(join(target, '..')) }
+      } catch {
+        return undefined
+      }
+    },
+    async follow(path) {
+      try {
+        return await realpath(at(path))
       } catch {
         return undefined
       }

@@ -12,6 +12,7 @@ import { poll } from '../../device/agent/loop.ts'
 import type { Ports } from '../../device/agent/ports.ts'
 import { installFrom } from '../../device/agent/work.ts'
 import { Brokers } from '../../device/doors/brokers.ts'
+import type { Sticks } from '../../device/usb/sticks.ts'
 import { signedRoot } from '../keys/helpers.ts'
 
 /**
@@ -32,6 +33,8 @@ export interface DevicePlan {
   readonly slotBytes?: number
   readonly channel?: string
   readonly mirrors?: readonly string[]
+  readonly sticks?: Sticks
+  readonly usb?: object
   readonly apply?: 'manual' | 'install'
   /** What stands between a door and the agent. */
   readonly tamper?: (source: ByteSource) => ByteSource
@@ -83,6 +86,7 @@ export class Device {
         channel: plan.channel ?? 'http://127.0.0.1:9/channels/stable.json',
         apply: plan.apply ?? 'manual',
         mirrors: plan.mirrors ?? [],
+        usb: plan.usb ?? {},
       },
     })
     if ('problems' in checked) throw new Error(checked.problems.join())
@@ -117,6 +121,7 @@ export class Device {
       cmdline: 'quiet bistable.floor=0.3 bistable.slot=a bistable.release=0.5 bistable.boot=committed bistable.left=0',
       bootId: 'boot-1',
       deviceId: 'device-1',
+      sticks: plan.sticks,
       pid: process.pid,
       systemd: false,
       watchdog: undefined,

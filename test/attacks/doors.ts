@@ -1,7 +1,13 @@
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { operate } from '../../device/agent/operations.ts'
 import { asked, sendFile, serve } from '../device-install/web.ts'
+import { FolderSticks } from '../device-usb/sticks.ts'
 import { embedded, publisher, publishFolder } from '../mqtt/tools.ts'
+import { type Device, NEVER } from './device.ts'
+
+/** A stick whose file system is a folder. */
+export const stickOf = (folder: string): FolderSticks => new FolderSticks(join(folder, 'stick'))
 
 /**
  * Every way by which a bundle reaches the agent. A door that is added here is attacked with everything that the others
@@ -10,6 +16,8 @@ import { embedded, publisher, publishFolder } from '../mqtt/tools.ts'
 export interface Door {
   readonly name: string
   readonly offer: (folder: string, bytes: Uint8Array) => Promise<string>
+  /** Where it is not `install` that is told. */
+  readonly take?: (device: Device, from: string) => Promise<unknown>
 }
 
 export const DOORS: readonly Door[] = [
@@ -20,6 +28,12 @@ export const DOORS: readonly Door[] = [
       writeFileSync(path, bytes)
       return path
     },
+  },
+  {
+    name: 'usb',
+    // `stickOf` is what is plugged into the device of the test.
+    offer: async (folder, bytes) => stickOf(folder).put('offered.bundle', bytes),
+    take: (device) => operate(device.core, 'usb', {}, () => undefined, NEVER),
   },
   {
     name: 'http',

@@ -328,6 +328,16 @@ describe.sequential('the device command', () => {
     expect(readFileSync(join(broken, 'rebooted'), 'utf8')).toBe('rebooted\n')
   })
 
+  it('looks for sticks where the kernel lists disks, and leaves them alone when udev may not ask', async () => {
+    expect(await run(['usb', '--json'])).toMatchObject({ exit: 6, json: { error: { code: 'USB_NONE' } } })
+    expect(await run(['usb', '/dev/nothing', '--json'])).toMatchObject({
+      exit: 2,
+      json: { error: { code: 'USB_NOT_A_STICK' } },
+    })
+    const event = await run(['usb', '--event', '/dev/sdz1'])
+    expect(event).toMatchObject({ exit: 0, out: 'sticks are not used when plugged in: usb.watch is off\n' })
+  })
+
   it('names what it does not understand', async () => {
     for (const args of [['install'], ['status', 'x'], ['nonsense'], ['verify', 'c'], ['check', '--what']])
       expect((await run([...args, '--json'])).json, args.join(' ')).toMatchObject({ error: { code: 'USAGE' } })

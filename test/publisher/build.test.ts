@@ -132,6 +132,7 @@ describe('build', () => {
     const specs = await fitSpecs()
     for (const path of Object.keys(specs)) if (path.includes('bistable') || path === 'data') delete specs[path]
     specs['usr/lib/systemd/system/multi-user.target'] = ''
+    specs['usr/lib/udev/rules.d/50-other.rules'] = ''
     const host = join(work, 'agent')
     mkdirSync(join(host, 'dist'), { recursive: true })
     mkdirSync(join(host, 'units'))
@@ -141,6 +142,7 @@ describe('build', () => {
     }
     file('dist/bistable.mjs', 'agent')
     file('dist/binding.node', 'addon')
+    file('units/90-stick.rules', 'ACTION=="add"\n')
     file('units/bistable.service', '[Install]\nWantedBy=multi-user.target\n')
     const full = await fitSpecs()
     const parts = {
@@ -159,6 +161,7 @@ describe('build', () => {
     expect(list).toMatch(/-rwxr-xr-x 0\/0 +1 .*\/usr\/lib\/bistable\/agent\/node\n/)
     expect(list).toMatch(/-rw-r--r-- 0\/0 +5 .*\/usr\/lib\/bistable\/agent\/binding\.node\n/)
     expect(list).toContain('/multi-user.target.wants/bistable.service -> ../bistable.service')
+    expect(list).toMatch(/-rw-r--r-- 0\/0 .*\/usr\/lib\/udev\/rules\.d\/90-stick\.rules\n/)
     expect(list).toMatch(/drwxr-xr-x .*squashfs-root\/data\n/)
 
     const missing = { ...parts, system: join(host, 'nowhere.json') }
