@@ -45,6 +45,19 @@ export function grubRepairer(device: RawDevice): BootRepairer {
  * Throws BOOT_STATE_SIZE when the partition has no room for the boot state, BOOT_STATE_READ when it cannot be read at all.
  */
 export async function surveyBootState(device: RawDevice): Promise<BootStateSurvey> {
+  await requireRoom(device)
+  const { state, copies } = await readBootState(device)
+  const copyParts = copies.map((copy, index): PartFound => {
+    const name = index === 0 ? 'state0.env' : 'state1.env'
+    return copy.kind === 'valid'
+      ? { name, ok: true, detail: `generation ${copy.state.generation}` }
+      : { name, ok: false, detail: copy.detail }
+  })
+  return { state, parts: [await layoutPart(device), ...copyParts, await reasonPart(device)] }
+}
+
+/** Throws BOOT_STATE_READ, BOOT_STATE_SIZE. */
+export async function requireRoom(device: RawDevice): Promise<void> {
   await device.read(0, SECTOR_BYTES).catch((cause: unknown) => {
     throw bootErrors.BOOT_STATE_READ(`${device.name}: ${systemReason(cause)}`, { cause })
   })
@@ -54,14 +67,6 @@ export async function surveyBootState(device: RawDevice): Promise<BootStateSurve
       { cause },
     )
   })
-  const { state, copies } = await readBootState(device)
-  const copyParts = copies.map((copy, index): PartFound => {
-    const name = index === 0 ? 'state0.env' : 'state1.env'
-    return copy.kind === 'valid'
-      ? { name, ok: true, detail: `generation ${copy.state.generation}` }
-      : { name, ok: false, detail: copy.detail }
-  })
-  return { state, parts: [await layoutPart(device), ...copyParts, await reasonPart(device)] }
 }
 
 async function layoutPart(device: RawDevice): Promise<PartFound> {
@@ -74,7 +79,7 @@ async function layoutPart(device: RawDevice): Promise<PartFound> {
   return { name, ok: false, detail: blank ? 'blank' : `differs from byte ${at} on` }
 }
 
-async function reasonPart(device: RawDevice): Promise<PartFound> {
+export async function reasonPart(device: RawDevice): Promise<PartFound> {
   const name = 'reason.env'
   const bytes = await device.read(FILES[REASON].offset, BLOCK_BYTES).catch(() => undefined)
   if (bytes === undefined) return { name, ok: false, detail: 'cannot be read' }

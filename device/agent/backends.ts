@@ -6,6 +6,7 @@ import { bootErrors } from '../../bootloader/errors.ts'
 import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
 import { runBounded } from '../../bootloader/run-bounded.ts'
 import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
+import { hasUbootRemains, ubootRepairer } from '../../bootloader/uboot-repair.ts'
 import { deviceErrors } from '../errors.ts'
 import type { GivenPlaces } from './places.ts'
 
@@ -14,6 +15,8 @@ import type { GivenPlaces } from './places.ts'
 export interface BackendEdge {
   /** Path of the partition named `bootstate` on the running disk. Throws SLOT_MISSING, SLOT_DISK_UNKNOWN. */
   readonly findBootstate: () => Promise<string>
+  /** A guess for a partition that says nothing any more. */
+  readonly startedByUboot: () => boolean
 }
 
 type Settings = NonNullable<GivenPlaces['boot']>
@@ -50,8 +53,18 @@ export async function openBackend(given: GivenPlaces | undefined, edge: BackendE
 export async function openRepairer(given: GivenPlaces | undefined, edge: BackendEdge): Promise<BootRepairer> {
   const settings = settingsOf(given)
   if (settings.kind !== 'partition') throw deviceErrors.REPAIR_UNSUPPORTED(`the boot state is kept by ${settings.kind}`)
-  return grubRepairer(await openWhole(settings.path ?? (await edge.findBootstate())))
+  const device = await openWhole(settings.path ?? (await edge.findBootstate()))
+  if (await hasUbootRemains(device)) return ubootRepairer(device)
+  // Nothing of either is left: a device tree without UEFI is how U-Boot starts a kernel.
+  return grubRemains(await device.read(0, 512).catch(() => undefined)) || !edge.startedByUboot()
+    ? grubRepairer(device)
+    : ubootRepairer(device)
 }
+
+const grubRemains = (sector: Uint8Array | undefined): boolean =>
+  Buffer.from(sector ?? [])
+    .subarray(3, 11)
+    .toString('latin1') === 'BISTABLE'
 
 /** A boot state partition says itself which bootloader reads it. */
 async function openPartition(path: string): Promise<BootBackend> {

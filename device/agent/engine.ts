@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
@@ -9,7 +10,7 @@ import { slotErrors } from '../slots/errors.ts'
 import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
 import { nodeSys } from '../slots/sys.ts'
 import type { SlotDevice, SlotPlace } from '../slots/types.ts'
-import { openBackend, openRepairer } from './backends.ts'
+import { type BackendEdge, openBackend, openRepairer } from './backends.ts'
 import { bootOver, engineOver, type Slots } from './engine-over.ts'
 import type { GivenPlaces } from './places.ts'
 import type { BootPort, Engine } from './ports.ts'
@@ -68,9 +69,14 @@ async function openReader(place: SlotPlace): Promise<SlotDevice> {
 /** The bootloader's backend of this device. */
 export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
   bootOver(
-    () => openBackend(given, { findBootstate }),
-    () => openRepairer(given, { findBootstate }),
+    () => openBackend(given, edge),
+    () => openRepairer(given, edge),
   )
+
+const edge: BackendEdge = {
+  findBootstate: () => findBootstate(),
+  startedByUboot: () => existsSync('/proc/device-tree') && !existsSync('/sys/firmware/efi'),
+}
 
 async function findBootstate(): Promise<string> {
   const disk = await findRunningDisk(sys)

@@ -11,7 +11,7 @@ import { readPlaces } from '../../device/agent/places.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'bistable-command-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
-const edge = { findBootstate: async () => '/nowhere' }
+const edge = { findBootstate: async () => '/nowhere', startedByUboot: () => false }
 let count = 0
 
 /** A program in JavaScript; `question` is what it was asked. */

@@ -12,11 +12,13 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
+import { openWhole } from '../../bootloader/bootstate.ts'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import { encodeCopy } from '../../bootloader/grub-env.ts'
 import { BOOTSTATE_BYTES, FILES, METADATA_BYTES } from '../../bootloader/layout.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { type BootState, SLOTS, type Slot } from '../../bootloader/state.ts'
+import { encodeUbootCopy, isUbootPartition, ubootBootstateImage, ubootStateOn } from '../../bootloader/uboot.ts'
 import { openRepairer } from '../../device/agent/backends.ts'
 import { EMPTY_BODY, type RecordBody } from '../../device/records/record.ts'
 import { RESERVE_BYTES } from '../../device/records/reserve.ts'
@@ -326,11 +328,64 @@ describe.skipIf(!root)('a full data partition', () => {
 it('a boot state that another program keeps is not repaired from here', async () => {
   const findBootstate = async () => '/nowhere'
   const elsewhere = { boot: { kind: 'elsewhere' } } as never
-  await expect(openRepairer(elsewhere, { findBootstate })).rejects.toMatchObject({ code: 'REPAIR_UNSUPPORTED' })
+  await expect(openRepairer(elsewhere, { findBootstate, startedByUboot: () => false })).rejects.toMatchObject({
+    code: 'REPAIR_UNSUPPORTED',
+  })
 })
 
 it('reads of the partition fail by name when it is not there', async () => {
   const made = await TestDevice.make(lab.base, lab.program, { missing: 'bootstate' })
   expect((await made.run(['repair', '--json'])).json).toMatchObject({ error: { code: 'BOOT_STATE_READ' } })
   expect(readAt(join(made.root, 'disk/boot-a'), 0, 1)).toEqual(Uint8Array.from([1]))
+})
+
+describe('a partition that U-Boot reads', () => {
+  const armed = state({ trial: 'b', left: 2 })
+  const damages: readonly (readonly [string, (made: TestDevice) => void])[] = [
+    ['one environment', (d) => put(d, FILES[0].offset, GARBAGE.subarray(0, 512))],
+    ['the first sector', (d) => put(d, 0, GARBAGE.subarray(0, 512))],
+    [
+      'the first sector, one environment and the reason',
+      (d) => {
+        put(d, 0, new Uint8Array(512))
+        for (const n of [1, 2] as const) put(d, FILES[n].offset, GARBAGE.subarray(0, 512))
+      },
+    ],
+  ]
+  for (const [what, damage] of damages)
+    it(`${what} is restored, and never as GRUB's`, async () => {
+      const made = await device(state())
+      writeFileSync(place(made), ubootBootstateImage(armed))
+      // Both copies say the same, whichever of them is lost.
+      put(made, FILES[1].offset, encodeUbootCopy({ ...armed, generation: 6 }, 0))
+      damage(made)
+      expect((await made.run(['repair', '--json'])).json).toMatchObject({ ok: true, state: { trial: 'b', left: 2 } })
+      const opened = await openWhole(place(made))
+      try {
+        expect(await isUbootPartition(opened)).toBe(true)
+        expect(await ubootStateOn(opened).read()).toMatchObject({
+          state: { primary: 'a', trial: 'b', left: 2 },
+          torn: false,
+        })
+      } finally {
+        await opened.close()
+      }
+    })
+
+  it('a blank one is made anew for the bootloader that started the system', async () => {
+    for (const startedByUboot of [true, false]) {
+      const made = await device(state())
+      lose(made)
+      const repairer = await openRepairer(
+        { bootstate: place(made) },
+        { findBootstate: async () => '', startedByUboot: () => startedByUboot },
+      )
+      await repairer.restore(freshState('a'), 'a')
+      expect((await repairer.survey()).parts.every((part) => part.ok)).toBe(true)
+      await repairer.close()
+      const opened = await openWhole(place(made))
+      expect(await isUbootPartition(opened)).toBe(startedByUboot)
+      await opened.close()
+    }
+  })
 })
