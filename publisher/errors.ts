@@ -102,6 +102,11 @@ export const publisherErrors = defineErrors({
     meaning: 'The folder of root statements is not one: N.json, consecutive versions.',
     next: 'Give the folder that the keys commands keep.',
   },
+  SERVE_PORT: {
+    family: 'environment',
+    meaning: 'The address or port to listen on cannot be had.',
+    next: 'Give another --port, --mqtt-port or --host, or stop the program that has it.',
+  },
   OUTPUT_EXISTS: {
     family: 'usage',
     meaning: 'The output path already exists.',

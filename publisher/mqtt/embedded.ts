@@ -72,7 +72,12 @@ export async function startBroker(host: string, port: number, say: (line: string
     broker.handle(socket)
   })
   server.maxConnections = MAX_CONNECTIONS
-  await listening(server, host, port)
+  try {
+    await listening(server, host, port)
+  } catch (error) {
+    await new Promise<void>((resolve) => broker.close(() => resolve()))
+    throw error
+  }
   const bound = (server.address() as AddressInfo).port
   const own = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '[::1]' : host.includes(':') ? `[${host}]` : host
   return {

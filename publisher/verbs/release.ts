@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { humanBytes } from '../../base/bytes.ts'
@@ -14,12 +13,11 @@ import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
 import { publish } from '../publish.ts'
 import { readRoots } from '../roots.ts'
-import { serveFolder } from '../serve.ts'
 import { signFile, signPaths } from '../sign.ts'
 import { numberOption, onePositional, sizeOption } from './options.ts'
 import { trustedFrom, trustOptions } from './trust.ts'
 
-/** The verbs behind build: sign, pack, publish, serve, disk. */
+/** The verbs behind build: sign, pack, publish, disk. */
 
 export const signVerb: Verb = {
   name: 'sign',
@@ -93,32 +91,6 @@ export const publishVerb: Verb = {
     const say = (line: string): void => (call.json ? undefined : call.terminal.out(line))
     const statement = await publish(request, { say, signal: call.signal })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, ...statement }))
-    return 0
-  },
-}
-
-export const serveVerb: Verb = {
-  name: 'serve',
-  usage: 'serve DIR [--port N] [--host ADDRESS]',
-  summary: 'Serve a publish folder over HTTP until interrupted. For trials and small fleets.',
-  options: {
-    port: { type: 'string', value: 'N', help: 'TCP port; 0 takes a free one (8080)' },
-    host: { type: 'string', value: 'ADDRESS', help: 'address to listen on (127.0.0.1)' },
-    quiet: { type: 'boolean', help: 'print no line per request' },
-  },
-  run: async (call) => {
-    const folder = onePositional(call, 'DIR')
-    if (!existsSync(folder)) throw cliErrors.USAGE(`${folder} does not exist`)
-    const log = call.options['quiet'] === true ? {} : { log: (line: string) => call.terminal.err(line) }
-    const host = stringOption(call, 'host') ?? '127.0.0.1'
-    const server = await serveFolder(folder, { port: numberOption(call, 'port', 0, 8080), host, ...log })
-    const address = server.address()
-    const port = typeof address === 'object' ? address?.port : undefined
-    if (call.json) call.terminal.out(JSON.stringify({ ok: true, host, port }))
-    else call.terminal.out(`serving ${folder} at http://${host}:${port}/`)
-    if (!call.signal.aborted) await once(call.signal, 'abort')
-    server.close()
-    server.closeAllConnections()
     return 0
   },
 }
