@@ -19,6 +19,8 @@ export interface QemuOptions {
   /** More emulator arguments, for tests of special hardware. */
   readonly extra?: readonly string[]
   readonly accel?: 'tcg' | 'kvm'
+  /** A file that gets a record of every write and flush of the disk, in the format of Linux's dm-log-writes. */
+  readonly writeLog?: string
   /** A machine state saved by `save` with the same options, beside a copy of the disk as it was then. */
   readonly restore?: string
 }
@@ -65,7 +67,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...['-smp', '1', '-m', String(options.memoryMiB ?? 768)],
     ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${firmware.code}`],
     ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],
-    ...['-drive', `if=none,id=disk,format=raw,cache=writeback,discard=unmap,file=${options.disk}`],
+    ...['-drive', `if=none,id=disk,cache=writeback,discard=unmap,${medium(options)}`],
     ...['-device', 'virtio-blk-pci,drive=disk,serial=bistable-disk'],
     ...['-device', 'virtio-rng-pci'],
     ...['-device', 'pcie-root-port,id=socket,chassis=1'],
@@ -127,6 +129,12 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     child.kill('SIGKILL')
     throw error
   }
+}
+
+function medium({ disk, writeLog }: QemuOptions): string {
+  if (writeLog === undefined) return `format=raw,file=${disk}`
+  const image = `file.driver=raw,file.file.driver=file,file.file.filename=${disk}`
+  return `driver=blklogwrites,${image},log.driver=file,log.filename=${writeLog},log-sector-size=512`
 }
 
 async function restore(qmp: Qmp, file: string): Promise<void> {

@@ -22,6 +22,7 @@ export interface TestBundlePlan {
   readonly boot: Uint8Array
   readonly rootfs: Uint8Array
   readonly number?: ReleaseNumber
+  readonly securityFloor?: ReleaseNumber
   /** Ends of the rootfs image's own blocks. Default: chunks of 128 KiB. */
   readonly boundaries?: readonly number[]
 }
@@ -39,7 +40,7 @@ export async function makeBundle(folder: string, name: string, plan: TestBundleP
       hardware: ['qemu-x86_64'],
       number: plan.number ?? { epoch: 0, counter: 2 },
       version: '2.0.0',
-      securityFloor: { epoch: 0, counter: 1 },
+      securityFloor: plan.securityFloor ?? { epoch: 0, counter: 1 },
       rootVersion: 1,
       issued: '2026-11-21T00:00:00Z',
     },

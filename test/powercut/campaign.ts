@@ -6,7 +6,7 @@ import type { DiskContent, RecordedDisk, Told } from './disk.ts'
 import { BROKEN } from './doubles.ts'
 import { type Bootloader, Grub } from './grub.ts'
 import { Judge, type Kind, type Verdict } from './judge.ts'
-import { makeReleases, type Releases } from './releases.ts'
+import { makeProduct, type Product } from './releases.ts'
 import { SlotReader } from './slots.ts'
 import { type Recorded, record } from './stories.ts'
 
@@ -62,7 +62,7 @@ export async function campaign(plan: CampaignPlan, say: (line: string) => void):
   say(`power cuts: seed ${plan.seed}`)
   const grub = new Grub()
   try {
-    const bench = new Bench(grub, await makeReleases(), say)
+    const bench = new Bench(grub, await makeProduct(), say)
     const run = await bench.run(plan)
     const decisions = grub.asked
     const caught = await bench.mutants(plan)
@@ -100,19 +100,19 @@ const part = (share: number, seed: number): (() => boolean) => {
 
 class Bench {
   readonly #grub: Grub
-  readonly #releases: Releases
+  readonly #product: Product
   readonly #reader: SlotReader
   readonly #say: (line: string) => void
 
-  constructor(grub: Grub, releases: Releases, say: (line: string) => void) {
+  constructor(grub: Grub, product: Product, say: (line: string) => void) {
     this.#grub = grub
-    this.#releases = releases
-    this.#reader = new SlotReader(releases)
+    this.#product = product
+    this.#reader = new SlotReader(product.releases)
     this.#say = say
   }
 
   async run(plan: CampaignPlan): Promise<Run> {
-    const judge = await Judge.make(this.#grub.decide, this.#releases, this.#reader, part(plan.agents, plan.seed))
+    const judge = await Judge.make(this.#grub.decide, this.#product, this.#reader, part(plan.agents, plan.seed))
     const counts: Record<Kind, number> = { unbootable: 0, floor: 0, other: 0 }
     const seen = new Set<string>()
     const random = randomFrom(plan.seed + 1)
@@ -188,7 +188,7 @@ class Bench {
 
   async #catches(plan: CampaignPlan, doubles: Doubles): Promise<string | undefined> {
     const bootloader = doubles.bootloader?.(this.#grub.decide) ?? this.#grub.decide
-    const judge = await Judge.make(bootloader, this.#releases, this.#reader, part(plan.agents, plan.seed))
+    const judge = await Judge.make(bootloader, this.#product, this.#reader, part(plan.agents, plan.seed))
     for (const story of await record({ ...this.#parts(judge), doubles }, 'second update')) {
       this.#ask(story, plan, bootloader)
       for (const cut of cuts(story, plan)) {
@@ -201,6 +201,6 @@ class Bench {
 
   #parts(judge: Judge) {
     const inSlot = (disk: RecordedDisk, slot: 'a' | 'b') => judge.inSlot(disk, slot)
-    return { bootloader: this.#grub.decide, releases: this.#releases, inSlot }
+    return { bootloader: this.#grub.decide, product: this.#product, inSlot }
   }
 }

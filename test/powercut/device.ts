@@ -4,14 +4,13 @@ import { decodeFloor } from '../../bootloader/floor.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { grubRepairer } from '../../bootloader/repair.ts'
-import { checkSystem, type System } from '../../bundle/system.ts'
 import { Core } from '../../device/agent/core.ts'
 import { bootOver, engineOver } from '../../device/agent/engine-over.ts'
 import { runAgent } from '../../device/agent/loop.ts'
 import type { BootPort, Clock, Engine, Ports } from '../../device/agent/ports.ts'
 import { type DiskContent, NOTHING_TOLD, RecordedDisk, type Told } from './disk.ts'
 import { type BootAnswer, type Bootloader, bootFiles } from './grub.ts'
-import { ANCHOR, type Release, type Releases } from './releases.ts'
+import type { Product, Release } from './releases.ts'
 
 /** A device on a recorded disk: the real agent with the real engine, started by whatever bootloader it is given. */
 
@@ -28,7 +27,7 @@ export interface Doubles {
 
 export interface DeviceParts {
   readonly bootloader: Bootloader
-  readonly releases: Releases
+  readonly product: Product
   /** The release that the slot holds, complete with its trees; undefined when it holds none. */
   readonly inSlot: (disk: RecordedDisk, slot: 'a' | 'b') => Promise<Release | undefined>
   readonly doubles?: Doubles
@@ -164,7 +163,7 @@ export class Device {
 
   ports(answer: BootAnswer, release: Release, clock: Clock, onReboot: () => void): Ports {
     const { disk, lines } = this
-    const { doubles, releases } = this.#parts
+    const { doubles, product } = this.#parts
     const files = disk.files()
     const open = async () => {
       const device = disk.bootDevice()
@@ -181,13 +180,15 @@ export class Device {
     const engine: Engine = {
       ...realEngine,
       open: async (source) => {
-        const found = releases.get(Number(source.split('/').at(-1)))
+        const found = product.releases.get(Number(source.split('/').at(-1)))
         if (found === undefined) throw new Error(`nothing at ${source}`)
         return bytesSource(found.bundle, source)
       },
     }
     const { slot, boot, left, why } = answer
-    const words = { slot, boot, left, why, floor: `0.${release.securityFloor}`, release: `0.${release.counter}` }
+    const number = (counter: number) => `${product.epoch}.${counter}`
+    const numbers = { floor: number(release.securityFloor), release: number(release.counter) }
+    const words = { slot, boot, left, why, ...numbers }
     return {
       files,
       data: DATA,
@@ -202,8 +203,8 @@ export class Device {
           return { exit, timedOut: false, said: exit === 0 ? '' : 'not well' }
         },
       },
-      config: SYSTEM,
-      anchor: ANCHOR,
+      config: product.system,
+      anchor: product.anchor,
       cmdline: Object.entries(words)
         .map(([name, value]) => `bistable.${name}=${value}`)
         .join(' '),
@@ -218,17 +219,6 @@ export class Device {
     }
   }
 }
-
-const SYSTEM: System = (() => {
-  const checked = checkSystem({
-    product: 'demo',
-    hardware: ['model'],
-    health: { deadlineSeconds: 10, required: ['/health/*'], wanted: [] },
-    agent: {},
-  })
-  if ('problems' in checked) throw new Error(checked.problems.join())
-  return checked.system
-})()
 
 function toldBy({ body }: Core, before: Told): Told {
   return {

@@ -8,11 +8,12 @@ import type { SlotDevice } from '../../device/slots/types.ts'
 /** A disk that records each write and flush made to it: the boot state partition, four slot partitions, the data files. */
 
 export type SlotPart = `${ImageName}-${Slot}`
-export type Part = 'bootstate' | SlotPart
+/** `data` only where a real file system is replayed; on the model its files are recorded as files. */
+export type Part = 'bootstate' | SlotPart | 'data'
 export const SLOT_PARTS: readonly SlotPart[] = SLOTS.flatMap((slot) =>
   IMAGE_NAMES.map((image) => `${image}-${slot}` as const),
 )
-export const PARTS: readonly Part[] = ['bootstate', ...SLOT_PARTS]
+export const PARTS: readonly Part[] = ['bootstate', ...SLOT_PARTS, 'data']
 
 /** A bootloader's writes are flushed by nobody before a system runs. */
 export type Writer = 'system' | 'bootloader'
@@ -65,6 +66,7 @@ export class RecordedDisk {
       'rootfs-a': copy('rootfs-a'),
       'boot-b': copy('boot-b'),
       'rootfs-b': copy('rootfs-b'),
+      data: copy('data'),
     }
     this.content = new Map(start.files)
   }

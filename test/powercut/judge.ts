@@ -10,7 +10,7 @@ import { openRecords, type RecordStore } from '../../device/records/store.ts'
 import { DATA, Device, type DeviceParts, floorFile } from './device.ts'
 import { type DiskContent, RecordedDisk, type Told } from './disk.ts'
 import { type BootAnswer, type Bootloader, bootFiles, stateIn } from './grub.ts'
-import { NEXT, type Release, type Releases } from './releases.ts'
+import type { Product, Release } from './releases.ts'
 import type { CutDisk } from './replay.ts'
 import type { SlotReader } from './slots.ts'
 import { installing, type Recorded } from './stories.ts'
@@ -29,10 +29,13 @@ interface Records {
 }
 
 const EMPTY = Buffer.alloc(0)
+const NO_PARTS: DiskContent['parts'] = {
+  ...{ bootstate: EMPTY, 'boot-a': EMPTY, 'rootfs-a': EMPTY, 'boot-b': EMPTY, 'rootfs-b': EMPTY, data: EMPTY },
+}
 
 export class Judge {
   readonly #bootloader: Bootloader
-  readonly #releases: Releases
+  readonly #product: Product
   readonly #reader: SlotReader
   readonly #blank: Buffer
   readonly #agents: () => boolean
@@ -41,14 +44,14 @@ export class Judge {
 
   private constructor(
     bootloader: Bootloader,
-    releases: Releases,
+    product: Product,
     reader: SlotReader,
     blank: Buffer,
     agents: () => boolean,
   ) {
     this.#agents = agents
     this.#bootloader = bootloader
-    this.#releases = releases
+    this.#product = product
     this.#reader = reader
     this.#blank = blank
   }
@@ -56,11 +59,11 @@ export class Judge {
   /** @param agents says for each new pair of boot state and data files whether an agent is started on it */
   static async make(
     bootloader: Bootloader,
-    releases: Releases,
+    product: Product,
     reader: SlotReader,
     agents: () => boolean,
   ): Promise<Judge> {
-    return new Judge(bootloader, releases, reader, Buffer.from(await bootstateImage(freshState('a'))), agents)
+    return new Judge(bootloader, product, reader, Buffer.from(await bootstateImage(freshState('a'))), agents)
   }
 
   /** Distinct pairs of boot state and data files from which an agent was started. */
@@ -175,7 +178,7 @@ export class Judge {
     await device.powerOn((core) => {
       // A release that the cut kept from being committed may be blocked by now: a device wants another one then.
       const known = [core.line.release, ...core.body.blocked.map(({ number }) => number)]
-      next = NEXT.find((one) => known.every((number) => number?.counter !== one)) ?? 0
+      next = this.#product.next.find((one) => known.every((number) => number?.counter !== one)) ?? 0
       return installing(next)(core)
     })
     await device.settle()
@@ -207,12 +210,12 @@ export class Judge {
   #content(cut: CutDisk): DiskContent {
     const bootstate = Buffer.from(this.#blank)
     for (const [n, { offset }] of FILES.entries()) cut.boot.copy(bootstate, offset, n * 1024, (n + 1) * 1024)
-    const parts = { bootstate, 'boot-a': EMPTY, 'rootfs-a': EMPTY, 'boot-b': EMPTY, 'rootfs-b': EMPTY }
+    const parts = { ...NO_PARTS, bootstate }
     return { parts, files: cut.files }
   }
 
   #parts(inSlot: DeviceParts['inSlot']): DeviceParts {
-    return { bootloader: this.#bootloader, releases: this.#releases, inSlot }
+    return { bootloader: this.#bootloader, product: this.#product, inSlot }
   }
 }
 
@@ -234,8 +237,7 @@ function seenByAgent(files: Buffer): string {
 const unbootable = (why: string): Verdict => ({ kind: 'unbootable', why })
 
 async function readRecords(content: ReadonlyMap<string, Buffer>): Promise<Records | Verdict> {
-  const parts = { bootstate: EMPTY, 'boot-a': EMPTY, 'rootfs-a': EMPTY, 'boot-b': EMPTY, 'rootfs-b': EMPTY }
-  const files: Files = new RecordedDisk({ parts, files: content }).files()
+  const files: Files = new RecordedDisk({ parts: NO_PARTS, files: content }).files()
   try {
     // No word of a running release: the floors must stand in the files themselves.
     const store: RecordStore = await openRecords(DATA, undefined, files, { readOnly: true })

@@ -60,6 +60,16 @@ export async function* readLogWrites(path: string): AsyncGenerator<LoggedWrite> 
   }
 }
 
+/** How many entries a log has, also while it is written. */
+export async function countEntries(path: string): Promise<number> {
+  const file = await open(path, 'r')
+  try {
+    return small((await readAt(file, 0, 28)).readBigUInt64LE(16))
+  } finally {
+    await file.close()
+  }
+}
+
 async function readAt(file: FileHandle, at: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length)
   for (let done = 0; done < length; ) {

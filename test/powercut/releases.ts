@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buildImagePath, finishBuild } from '../../bundle/build.ts'
+import { checkSystem, type System } from '../../bundle/system.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
 import { IMAGE_NAMES, type ImageName, RELEASE_PAYLOAD_TYPE, type ReleaseStatement } from '../../bundle/types.ts'
 import { writeBundle } from '../../bundle/writer.ts'
@@ -20,8 +21,8 @@ export interface Release {
   readonly conduct: Conduct
   readonly statement: ReleaseStatement
   readonly bundle: Buffer
-  /** Each image with its tree behind it: what a slot holds that was provisioned with this release. */
-  readonly content: Readonly<Record<ImageName, Buffer>>
+  /** Each image with its tree behind it: what a slot holds that was provisioned with this release. May be unknown. */
+  readonly content?: Readonly<Record<ImageName, Buffer>>
 }
 
 /** Slot partitions, in bytes: the images with their trees and some room. */
@@ -33,7 +34,6 @@ const ROOTFS_BLOCKS = 40
 const one = { root: [1], threshold: 1 }
 const FIRST = await signedRoot(one, [1])
 const SECOND = await signedRoot({ ...one, version: 2, release: [12] }, [1])
-export const ANCHOR = FIRST
 
 interface Plan {
   readonly securityFloor?: number
@@ -54,12 +54,36 @@ const PLANS: Readonly<Record<number, Plan>> = {
   100: { rotated: true, securityFloor: 3 },
   101: { rotated: true, securityFloor: 3 },
 }
-/** What is installed after a cut, to show that the device still can; the second one where the first was under way. */
-export const NEXT: readonly number[] = [100, 101]
 
 export type Releases = ReadonlyMap<number, Release>
 
-export async function makeReleases(): Promise<Releases> {
+/** Everything that the devices of one maker have in common. */
+export interface Product {
+  /** By counter. */
+  readonly releases: Releases
+  readonly epoch: number
+  /** What is installed after a cut, to show that the device still can; the second one where the first was under way. */
+  readonly next: readonly number[]
+  readonly system: System
+  readonly anchor: Uint8Array
+}
+
+const SYSTEM: System = (() => {
+  const checked = checkSystem({
+    product: 'demo',
+    hardware: ['model'],
+    health: { deadlineSeconds: 10, required: ['/health/*'], wanted: [] },
+    agent: {},
+  })
+  if ('problems' in checked) throw new Error(checked.problems.join())
+  return checked.system
+})()
+
+export async function makeProduct(): Promise<Product> {
+  return { releases: await makeReleases(), epoch: 0, next: [100, 101], system: SYSTEM, anchor: FIRST }
+}
+
+async function makeReleases(): Promise<Releases> {
   const dir = mkdtempSync(join(tmpdir(), 'bistable-releases-'))
   try {
     const all = new Map<number, Release>()

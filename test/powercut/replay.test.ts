@@ -12,7 +12,7 @@ const plan = { seed: 3, keep: 1, keepBoot: 1, exhaustive: 8, pageSubsets: 20 }
 async function disk(): Promise<RecordedDisk> {
   const slot = Buffer.alloc(16 * 1024, 'o')
   const bootstate = Buffer.from(await bootstateImage(freshState('a')))
-  const parts = { bootstate, 'boot-a': slot, 'rootfs-a': slot, 'boot-b': slot, 'rootfs-b': slot }
+  const parts = { bootstate, 'boot-a': slot, 'rootfs-a': slot, 'boot-b': slot, 'rootfs-b': slot, data: Buffer.alloc(0) }
   return new RecordedDisk({ parts, files: new Map([['/d/x', Buffer.from('old')]]) })
 }
 

@@ -61,6 +61,9 @@ export interface CutDisk {
   /** No copy was good before the writes that are on their way: then there may be none. */
   readonly bootLost: boolean
   readonly slot: (slot: Slot) => SlotContent
+  /** The data partition, where it was recorded as one. */
+  readonly data: () => Buffer
+  readonly dataKey: string
   readonly files: ReadonlyMap<string, Buffer>
   readonly filesKey: string
   readonly key: string
@@ -69,7 +72,9 @@ export interface CutDisk {
 export class Replay {
   readonly #name: string
   readonly medium: Record<Part, Buffer>
-  readonly #version: Record<Part, number> = { bootstate: 0, 'boot-a': 0, 'rootfs-a': 0, 'boot-b': 0, 'rootfs-b': 0 }
+  readonly #version: Record<Part, number> = {
+    ...{ bootstate: 0, 'boot-a': 0, 'rootfs-a': 0, 'boot-b': 0, 'rootfs-b': 0, data: 0 },
+  }
   units: Unit[] = []
   names: NameChange[] = []
   #writes = 0
@@ -167,14 +172,14 @@ export class Replay {
       parts.push(`${path}=${id}`)
     }
     const filesKey = parts.sort().join()
-    const slotKeys = new Map(PARTS.map((part) => [part, this.#partKey(part, choice)]))
+    const keys = new Map(PARTS.map((part) => [part, this.#partKey(part, choice)]))
     const slot = (which: Slot): SlotContent => ({
-      key: `${slotKeys.get(`boot-${which}`)} ${slotKeys.get(`rootfs-${which}`)}`,
+      key: `${keys.get(`boot-${which}`)} ${keys.get(`rootfs-${which}`)}`,
       boot: () => this.#partAfter(`boot-${which}`, choice),
       rootfs: () => this.#partAfter(`rootfs-${which}`, choice),
     })
     const { installFloor, securityFloor, rootVersion } = told
-    const key = [bootKey, filesKey, ...slotKeys.values(), installFloor, securityFloor, rootVersion].join('|')
+    const key = [bootKey, filesKey, ...keys.values(), installFloor, securityFloor, rootVersion].join('|')
     return {
       what,
       told,
@@ -183,6 +188,8 @@ export class Replay {
       bootAllowed: this.#bootAllowed(),
       bootLost: stateIn(bootFiles(this.medium.bootstate)) === undefined,
       slot,
+      data: () => this.#partAfter('data', choice),
+      dataKey: keys.get('data') ?? '',
       files,
       filesKey,
       key: sha256(Buffer.from(key)),

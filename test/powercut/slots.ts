@@ -42,13 +42,14 @@ async function holdsAll(parts: Readonly<Record<ImageName, Buffer>>, release: Rel
   for (const name of IMAGE_NAMES) {
     const image = release.statement.images.find((entry) => entry.name === name)
     // A look at one block first: most releases differ there.
-    if (image === undefined || !sameAt(parts[name], release.content[name], 8192)) return false
+    if (image === undefined || !sameAt(parts[name], release.content?.[name], 8192)) return false
     if ((await slotFault(reader(name, parts[name]), image as ImageEntry)) !== undefined) return false
   }
   return true
 }
 
-const sameAt = (a: Buffer, b: Buffer, at: number): boolean => a.subarray(at, at + 64).equals(b.subarray(at, at + 64))
+const sameAt = (a: Buffer, b: Buffer | undefined, at: number): boolean =>
+  b === undefined || a.subarray(at, at + 64).equals(b.subarray(at, at + 64))
 
 function reader(name: string, bytes: Buffer): SlotDevice {
   return {

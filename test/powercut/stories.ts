@@ -101,7 +101,7 @@ export const STORIES: readonly Story[] = [
 export async function provisioned(releases: Releases): Promise<DiskContent> {
   const slot = (release: Release | undefined, image: 'boot' | 'rootfs'): Buffer => {
     const bytes = Buffer.alloc(SLOT_BYTES[image])
-    release?.content[image].copy(bytes)
+    release?.content?.[image].copy(bytes)
     return bytes
   }
   const first = releases.get(1)
@@ -112,6 +112,7 @@ export async function provisioned(releases: Releases): Promise<DiskContent> {
       'rootfs-a': slot(first, 'rootfs'),
       'boot-b': slot(undefined, 'boot'),
       'rootfs-b': slot(undefined, 'rootfs'),
+      data: Buffer.alloc(0),
     },
     files: new Map(),
   }
@@ -120,7 +121,7 @@ export async function provisioned(releases: Releases): Promise<DiskContent> {
 /** Lives the stories through, on a device made of `parts`; stops behind the one called `last`. */
 export async function record(parts: DeviceParts, last?: string): Promise<Recorded[]> {
   const recorded: Recorded[] = []
-  let start = await provisioned(parts.releases)
+  let start = await provisioned(parts.product.releases)
   let told: Told | undefined
   for (const { name, boots, run, damaged } of STORIES) {
     if (damaged !== undefined) start = damage(start, damaged)
