@@ -1,7 +1,12 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 
 // `npm run powercut [-- --sample] [-- --seed N]`: every power cut of whole updates on a model of the disk.
 // `npm run powercut -- --kill N [--seed N]`: N cuts of an emulated device at random moments.
+// `npm run powercut -- --recorded [FOLDER]`: every cut of an update that an emulated device makes, from the writes that
+// the emulator records; with FOLDER the recording is kept there, and judged again when it is there already.
 // Exit code 1 when one of them is lost.
 
 const args = process.argv.slice(2)
@@ -20,6 +25,16 @@ if (args.includes('--kill')) {
   const { kills } = await import('../test/powercut/kills.ts')
   const { stranded, wrong } = await kills(number('--kill', 200), number('--seed', Date.now() % 2 ** 31), console.log)
   ok = stranded + wrong === 0
+} else if (args.includes('--recorded')) {
+  const { judgeRecording, RECORDED } = await import('../test/powercut/recorded.ts')
+  const { openRecording, recordUpdate } = await import('../test/powercut/recording.ts')
+  const folder = args[args.indexOf('--recorded') + 1]
+  const place =
+    folder === undefined || folder.startsWith('--') ? mkdtempSync(join(tmpdir(), 'bistable-writes-')) : folder
+  const there = existsSync(join(place, 'promises.json'))
+  const recording = await (there ? openRecording(place) : recordUpdate(place, console.log))
+  ok = (await judgeRecording(recording, { ...RECORDED, seed: number('--seed', RECORDED.seed) }, console.log)).ok
+  if (place !== folder) rmSync(place, { recursive: true })
 } else {
   const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed) }
   ok = (await campaign(plan, console.log)).ok
