@@ -1,0 +1,140 @@
+import { createHash } from 'node:crypto'
+import { createReadStream, type Stats } from 'node:fs'
+import { lstat, readdir, readlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { systemReason } from '../../base/errors.ts'
+import type { SquashEntry, Squashfs } from '../../bundle/squashfs/image.ts'
+import { etcErrors } from './errors.ts'
+import type { EtcEntry, EtcTree, EtcType } from './types.ts'
+import type { XattrTool } from './xattrs.ts'
+
+/** The trees of a merge, listed with the digest of every file: from an image, and from a folder of this system. */
+
+/** Paths of one tree. */
+export const MAX_ENTRIES = 20_000
+/** Bytes of content of one tree. */
+export const MAX_CONTENT = 64 * MiB
+
+class Listing {
+  readonly #entries = new Map<string, EtcEntry>()
+  readonly #whose: string
+  #content = 0
+
+  constructor(whose: string) {
+    this.#whose = whose
+  }
+
+  /** @throws ETC_TOO_LARGE */
+  add(entry: EtcEntry): void {
+    this.#content += entry.size ?? 0
+    this.#entries.set(entry.path, entry)
+    if (this.#entries.size > MAX_ENTRIES || this.#content > MAX_CONTENT)
+      throw etcErrors.ETC_TOO_LARGE(
+        `${this.#whose} has more than ${MAX_ENTRIES} paths or ${MAX_CONTENT / MiB} MiB of content`,
+      )
+  }
+
+  get entries(): ReadonlyMap<string, EtcEntry> {
+    return this.#entries
+  }
+}
+
+const joined = (folder: string, name: string) => (folder === '' ? name : `${folder}/${name}`)
+
+/**
+ * /etc of an image.
+ * @throws ETC_TOO_LARGE; SQUASHFS_* and what its reader throws
+ */
+export async function imageTree(image: Squashfs, whose: string, signal?: AbortSignal): Promise<EtcTree> {
+  const listing = new Listing(whose)
+  const originals = new Map<string, SquashEntry>()
+  async function visit(path: string): Promise<void> {
+    signal?.throwIfAborted()
+    const entry = await image.lookup(joined('etc', path).replace(/\/$/, ''))
+    if (entry === undefined) return
+    originals.set(path, entry)
+    listing.add({
+      path,
+      type: entry.type,
+      mode: entry.mode,
+      uid: entry.uid,
+      gid: entry.gid,
+      ...(entry.type === 'file' && { size: entry.size, digest: await digestOf(image.read(entry)) }),
+      ...(entry.target !== undefined && { target: entry.target }),
+      xattrs: new Map([...entry.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')])),
+      ...(entry.type === 'file' && entry.nlink > 1 && { inode: String(entry.inode) }),
+    })
+    if (entry.type === 'dir') for (const name of await image.names(entry)) await visit(joined(path, name))
+  }
+  await visit('')
+  return {
+    entries: listing.entries,
+    read: (path) => {
+      const entry = originals.get(path)
+      if (entry === undefined) throw new TypeError(`${path} was not listed`)
+      return image.read(entry)
+    },
+  }
+}
+
+/**
+ * A folder of this system: the running /etc, or one beside it. A file that vanishes while it is listed is left out; what
+ * changes meanwhile is listed as it was read.
+ * @throws ETC_TOO_LARGE, ETC_UNREADABLE
+ */
+export async function folderTree(folder: string, xattrs: XattrTool, signal?: AbortSignal): Promise<EtcTree> {
+  const listing = new Listing(folder)
+  const known = await xattrs.read(folder)
+  async function visit(path: string): Promise<void> {
+    signal?.throwIfAborted()
+    const full = join(folder, path)
+    const stat = await lstat(full).catch(missing)
+    if (stat === undefined) return
+    const type = typeOf(stat)
+    listing.add({
+      path,
+      type,
+      mode: stat.mode & 0o7777,
+      uid: stat.uid,
+      gid: stat.gid,
+      ...(type === 'file' && { size: stat.size, digest: await digestOf(contentOf(full)) }),
+      ...(type === 'symlink' && { target: await readlink(full) }),
+      xattrs: known === undefined ? undefined : (known.get(path) ?? new Map()),
+      ...(type === 'file' && stat.nlink > 1 && { inode: String(stat.ino) }),
+    })
+    if (type === 'dir') for (const name of await readdir(full)) await visit(joined(path, name))
+  }
+  try {
+    await visit('')
+  } catch (error) {
+    if (error instanceof Error && 'errno' in error)
+      throw etcErrors.ETC_UNREADABLE(`${folder}: ${systemReason(error)}`, { cause: error })
+    throw error
+  }
+  return { entries: listing.entries, read: (path) => contentOf(join(folder, path)) }
+}
+
+function missing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error
+}
+
+function contentOf(path: string): AsyncIterable<Uint8Array> {
+  // A file that grows without end must not hold up an update.
+  return createReadStream(path, { end: MAX_CONTENT, highWaterMark: 64 * 1024 })
+}
+
+async function digestOf(pieces: AsyncIterable<Uint8Array>): Promise<Sha256> {
+  const hash = createHash('sha256')
+  for await (const piece of pieces) hash.update(piece)
+  return hash.digest('hex') as Sha256
+}
+
+function typeOf(stat: Stats): EtcType {
+  if (stat.isFile()) return 'file'
+  if (stat.isDirectory()) return 'dir'
+  if (stat.isSymbolicLink()) return 'symlink'
+  if (stat.isFIFO()) return 'fifo'
+  if (stat.isSocket()) return 'socket'
+  return stat.isBlockDevice() ? 'block' : 'char'
+}

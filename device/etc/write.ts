@@ -1,0 +1,109 @@
+import { createWriteStream } from 'node:fs'
+import { chmod, chown, lchown, link, mkdir, open, rename, rm, symlink } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { isBistableError, systemReason } from '../../base/errors.ts'
+import { etcErrors } from './errors.ts'
+import { folderTree } from './trees.ts'
+import type { EtcPlan, EtcPlanned, EtcTree } from './types.ts'
+import type { XattrTool } from './xattrs.ts'
+
+/** Writes a planned /etc into a new folder, reads it back, and only then puts it in the place of the old one. */
+
+export interface EtcTarget {
+  /** The folder to replace: "/data/etc/b". Beside it stand ".merging" and ".old" while it is replaced. */
+  readonly folder: string
+  /** What the initramfs compares: "RELEASE ROOTHASH". It stands in ".bistable-release". */
+  readonly marker: string
+  readonly sources: { readonly local: EtcTree; readonly image: EtcTree }
+  readonly xattrs: XattrTool
+  /** Makes everything written so far outlive a power cut: `sync`. */
+  readonly flush: () => Promise<void>
+  readonly signal?: AbortSignal
+}
+
+const MARKER = '.bistable-release'
+
+/**
+ * After a power cut at any moment the folder is the old one or the new one. The initramfs knows ".merging" and ".old" as
+ * leftovers.
+ * @throws ETC_WRITE_FAILED
+ */
+export async function writeEtc(plan: EtcPlan, target: EtcTarget): Promise<void> {
+  const staged = `${target.folder}.merging`
+  try {
+    await rm(staged, { recursive: true, force: true })
+    await mkdir(dirname(target.folder), { recursive: true })
+    // Nobody but root sees half of it.
+    await mkdir(staged, { mode: 0o700 })
+    for (const entry of plan.entries) {
+      target.signal?.throwIfAborted()
+      await writeEntry(staged, entry, target)
+    }
+    const withXattrs = plan.entries.filter(({ xattrs, linkTo }) => xattrs.size > 0 && linkTo === undefined)
+    const wrong = await target.xattrs.write(staged, new Map(withXattrs.map(({ path, xattrs }) => [path, xattrs])))
+    // Without the tools nothing was read either: then there is nothing of the device's to lose.
+    if (wrong !== undefined && (await target.xattrs.read(staged)) !== undefined)
+      throw etcErrors.ETC_WRITE_FAILED(`${staged}: ${wrong}`)
+    const marker = await open(join(staged, MARKER), 'w', 0o644)
+    await marker.writeFile(`${target.marker}\n`).finally(() => marker.close())
+    // The folders last, the deepest first: writing into one needs its bits to allow it.
+    for (const entry of [...plan.entries].reverse())
+      if (entry.type === 'dir') await chmod(join(staged, entry.path), entry.mode)
+    await target.flush()
+    await readBack(staged, plan, target)
+    await replace(staged, target)
+  } catch (error) {
+    await rm(staged, { recursive: true, force: true }).catch(() => undefined)
+    if (isBistableError(error) || target.signal?.aborted) throw error
+    throw etcErrors.ETC_WRITE_FAILED(`${target.folder}: ${systemReason(error)}`, { cause: error })
+  }
+}
+
+async function writeEntry(staged: string, entry: EtcPlanned, { sources }: EtcTarget): Promise<void> {
+  const path = join(staged, entry.path)
+  if (entry.type === 'dir') {
+    if (entry.path !== '') await mkdir(path, { mode: 0o700 })
+    await chown(path, entry.uid, entry.gid)
+  } else if (entry.type === 'symlink') {
+    await symlink(entry.target ?? '', path)
+    await lchown(path, entry.uid, entry.gid)
+  } else if (entry.type === 'file' && entry.linkTo !== undefined) {
+    await link(join(staged, entry.linkTo), path)
+  } else if (entry.type === 'file') {
+    // Not readable by others before it has its owner; a password file is among them.
+    const content = entry.from === 'made' ? [entry.content ?? new Uint8Array(0)] : sources[entry.from].read(entry.path)
+    await pipeline(content, createWriteStream(path, { flags: 'wx', mode: 0o600 }))
+    await chown(path, entry.uid, entry.gid)
+    await chmod(path, entry.mode)
+  }
+}
+
+/** Every path, its attributes and content, against the plan. */
+async function readBack(staged: string, plan: EtcPlan, { xattrs }: EtcTarget): Promise<void> {
+  const { entries } = await folderTree(staged, xattrs)
+  for (const entry of plan.entries) {
+    const found = entries.get(entry.path)
+    if (['char', 'block', 'fifo', 'socket'].includes(entry.type)) continue
+    const same =
+      found?.type === entry.type &&
+      (entry.type === 'symlink' || found.mode === entry.mode) &&
+      found.uid === entry.uid &&
+      found.gid === entry.gid &&
+      found.target === entry.target &&
+      (entry.digest === undefined || found.digest === entry.digest) &&
+      (entry.content === undefined || found.size === entry.content.length)
+    if (!same) throw etcErrors.ETC_WRITE_FAILED(`${staged}/${entry.path} differs from what was to be written`)
+  }
+}
+
+async function replace(staged: string, { folder, flush }: EtcTarget): Promise<void> {
+  const old = `${folder}.old`
+  await rm(old, { recursive: true, force: true })
+  await rename(folder, old).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error
+  })
+  await rename(staged, folder)
+  await flush()
+  await rm(old, { recursive: true, force: true })
+}
