@@ -60,6 +60,19 @@ const address = v.pipe(
 
 const seconds = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most))
 
+/** A path under /etc with "*" and "?" within a name and "**" across names. */
+const etcGlob = v.pipe(path, v.startsWith('/etc/'))
+
+/** How /etc follows a new image: in system.json, and on the device in /etc/bistable/etc.json. */
+export const etcSchema = v.strictObject({
+  /** `merge` unless said; `image`: the image's, with owned paths; `transient`: the same, anew at every boot. */
+  mode: v.exactOptional(v.picklist(['merge', 'image', 'transient'])),
+  /** Where both sides changed a path; the first that matches counts. */
+  rules: list(v.strictObject({ path: etcGlob, policy: v.picklist(['local', 'image', 'refuse']) }), 256),
+  /** The device's value stays, also when it equals the old default. */
+  pinned: list(etcGlob, 256),
+})
+
 /** The agent's settings, which a device may override in /etc/bistable/agent.json. */
 export const agentSchema = v.strictObject({
   channel: v.optional(address),
@@ -107,6 +120,7 @@ const schema = v.strictObject({
   kernelArgs: list(kernelArg, 64),
   writable: list(writable, 256),
   owned: list(owned, 256),
+  etc: v.optional(etcSchema, {}),
   modules: list(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/, 'not a module name')), 256),
   health: v.optional(
     v.strictObject({

@@ -2,6 +2,7 @@ import { isAddress } from '../base/address.ts'
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
 import { printable } from '../base/printable.ts'
 import { pathsUnder } from './config.ts'
+import type { EtcReport } from './etc/prepare.ts'
 
 /**
  * The device's verbs. Each asks whoever holds the control socket (the agent, normally); when nobody does, it takes the
@@ -95,6 +96,21 @@ export const deviceVerbs: readonly Verb[] = [
     },
   },
   {
+    name: 'etc',
+    usage: 'etc preview FILE|URL | etc report | etc resolve PATH local|image|refuse',
+    summary:
+      'How /etc follows a release: what a merge would do, what the last one did, and rules for what is in doubt.',
+    run: async (call) => {
+      const [what = 'report', ...rest] = noMore(call, 3)
+      const { resolve } = await import('node:path')
+      const [first, second] = rest
+      const at = what === 'preview' && first !== undefined && !/^[a-z]+:/i.test(first) ? resolve(first) : first
+      const { etcVerbText } = await import('./etc/text-report.ts')
+      const exit = (result: EtcAnswer) => ((result.report?.refused ?? 0) > 0 ? 3 : 0)
+      return perform(call, 'etc', { what, ...(at && { first: at }), ...(second && { second }) }, etcVerbText, exit)
+    },
+  },
+  {
     name: 'health',
     usage: 'health',
     summary: 'Run every health check once and show the results. Decides nothing.',
@@ -116,6 +132,10 @@ export const deviceVerbs: readonly Verb[] = [
   },
 ]
 
+interface EtcAnswer {
+  readonly report?: EtcReport
+  readonly message?: string
+}
 interface Said {
   readonly message: string
 }

@@ -14,6 +14,11 @@ export interface Paths {
   readonly override: string
   /** Slots and boot state given by path (agent/places.ts). */
   readonly places: string
+  /** The running /etc, the folder with one for each slot, the device's rules for merging, and the last merge's report. */
+  readonly etc: string
+  readonly etcFolders: string
+  readonly etcRules: string
+  readonly etcReport: string
   readonly anchor: string
   readonly machineId: string
   readonly cmdline: string
@@ -34,6 +39,10 @@ export function pathsUnder(root: string): Paths {
     system: at(SYSTEM_PATH),
     override: at('/etc/bistable/agent.json'),
     places: at('/etc/bistable/places.json'),
+    etc: at('/etc'),
+    etcFolders: at('/data/etc'),
+    etcRules: at('/etc/bistable/etc.json'),
+    etcReport: at('/data/bistable/etc-report.json'),
     anchor: at(ROOT_PATH),
     machineId: at('/etc/machine-id'),
     cmdline: at('/proc/cmdline'),

@@ -25,6 +25,8 @@ export interface InitramfsOptions {
   readonly modules?: readonly string[]
   /** Device-owned paths under /etc, with shell wildcards, carried over when a slot's /etc is made. Others are left out. */
   readonly owned?: readonly string[]
+  /** /etc is made anew at every boot; only owned paths stay. */
+  readonly transientEtc?: boolean
   /** Writable paths, bound from the data partition. */
   readonly writable?: readonly string[]
   /** A watchdog device that starts as soon as its driver is there; the system must then feed it. */
@@ -75,6 +77,7 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
   const modules = await putModules(source, kernel, options.modules ?? [], put)
   putText(put, 'etc/modules', modules.map(baseName))
   putText(put, 'etc/bistable-owned', (options.owned ?? []).filter((path) => path.startsWith('/etc/')).map(checkPath))
+  if (options.transientEtc === true) putText(put, 'etc/bistable-etc-transient', ['1'])
   putText(put, 'etc/bistable-writable', (options.writable ?? []).map(checkPath))
   putText(put, 'etc/bistable-watchdog', watchdogLine(options))
 

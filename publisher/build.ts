@@ -96,13 +96,14 @@ export async function buildRelease(
     const kernel = join(work, 'vmlinuz')
     await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
     const initrd = join(work, 'initrd.img')
-    const { modules, owned, writable, watchdog, watchdogSeconds, kernelArgs } = fit.system
+    const { modules, owned, etc, writable, watchdog, watchdogSeconds, kernelArgs } = fit.system
     await writeFile(
       initrd,
       await buildInitramfs(initramfsSource(tree), {
         kernel: fit.kernel.version,
         modules,
         owned,
+        transientEtc: etc.mode === 'transient',
         writable,
         ...(watchdog === undefined ? {} : { watchdog, watchdogSeconds }),
       }),

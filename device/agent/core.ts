@@ -9,6 +9,7 @@ import { planRepair } from '../repair/plan.ts'
 import { Activity } from './activity.ts'
 import { addOutcome, forgetFleet } from './body.ts'
 import { type BootLine, parseBootLine } from './cmdline.ts'
+import { refreshEtc } from './etc-refresh.ts'
 import { decide, type Effect, type Event, type Machine, type Now, type Step } from './machine.ts'
 import type { Level, Ports } from './ports.ts'
 import { reconcile } from './reconcile.ts'
@@ -261,6 +262,8 @@ export class Core {
 
   /** Asks the system to go down. @throws REBOOT_FAILED */
   async reboot(): Promise<void> {
+    const failure = await refreshEtc(this.ports, this.body, this.line)
+    if (failure !== undefined) await this.#note({ what: 'etc', ok: false, ...failure })
     this.say('bistable: rebooting')
     const command: [string, ...string[]] = this.ports.systemd ? ['systemctl', 'reboot'] : ['reboot']
     const { exit, said } = await this.ports.processes.run(command, 60_000)

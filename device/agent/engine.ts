@@ -32,7 +32,7 @@ async function freeBytes(path: string): Promise<number> {
   return bfree * bsize
 }
 
-function slotsOfDevice(given: GivenPlaces | undefined): Slots {
+export function slotsOfDevice(given: GivenPlaces | undefined): Slots {
   const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>
     (await findSlots(sys, await findRunningDisk(sys), given?.slots))[slot][image]
   return {

@@ -14,6 +14,7 @@ import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
 import type { Sticks } from '../usb/sticks.ts'
+import type { EtcWork } from './with-etc.ts'
 
 /** Everything the agent touches outside itself. `real.ts` has the real ones; tests bring their own disk and clock. */
 
@@ -104,6 +105,8 @@ export interface Engine {
   /** What is wrong with a slot, or undefined when it holds exactly these images. */
   slotFault(slot: Slot, statement: ReleaseStatement, signal: AbortSignal): Promise<string | undefined>
   storedRelease(slot: Slot): Promise<StoredRelease | undefined>
+  /** The merge of /etc; undefined where there is none. */
+  readonly etc?: EtcWork
   /** Fetches a small file; fails above `limit` bytes. Undefined when the server has none. */
   fetchSmall(url: URL, limit: number, signal: AbortSignal): Promise<Uint8Array | undefined>
 }
@@ -139,6 +142,8 @@ export interface Ports {
   readonly deviceId?: string | undefined
   /** Ties to brokers, for the agent's own session; its doors have them already. Undefined: none. */
   readonly brokers?: Brokers
+  /** The device's rules for merging /etc: "/etc/bistable/etc.json". */
+  readonly etcRules?: string
   readonly anchor: Uint8Array
   readonly cmdline: string
   readonly bootId: string

@@ -20,6 +20,7 @@ import { readPlaces } from './places.ts'
 import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 import { readReach } from './reach.ts'
 import { realSurroundings } from './surroundings.ts'
+import { withEtc } from './with-etc.ts'
 
 /** The agent's real surroundings: this machine's files, clock, processes and watchdog. */
 
@@ -53,7 +54,8 @@ export async function realPorts(
     clock: realClock(paths.synchronised),
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
-    engine: makeEngine(paths.data, files, given, reach, brokers),
+    engine: withEtc(makeEngine(paths.data, files, given, reach, brokers), paths, config, files, processes, given),
+    etcRules: paths.etcRules,
     brokers,
     processes,
     sticks: kernelSticks(nodeSys(paths.root), processes, paths.run),

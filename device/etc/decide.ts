@@ -17,7 +17,7 @@ export interface EtcTrees {
 }
 
 /** Made by the agent itself in each slot's /etc. */
-const OURS = '.bistable-release'
+const OURS = ['.bistable-release', '.bistable-merged']
 const SPECIAL = ['char', 'block', 'fifo', 'socket']
 
 interface Sides {
@@ -32,7 +32,7 @@ type Body = { readonly from: 'local' | 'image' } | { readonly from: 'made'; read
 
 export async function decideEtc(trees: EtcTrees, choices: EtcChoices): Promise<EtcPlan> {
   const paths = new Set([...trees.old.entries.keys(), ...trees.local.entries.keys(), ...trees.image.entries.keys()])
-  paths.delete(OURS)
+  for (const path of OURS) paths.delete(path)
   const findings: EtcFinding[] = []
   const planned: EtcPlanned[] = []
   // A folder's path is a prefix of all that is in it: it comes first.

@@ -23,6 +23,8 @@ export interface EtcTarget {
 }
 
 const MARKER = '.bistable-release'
+/** Owned paths are in place already: the initramfs copies them only into an /etc without this. */
+const MERGED = '.bistable-merged'
 
 /**
  * After a power cut at any moment the folder is the old one or the new one. The initramfs knows ".merging" and ".old" as
@@ -45,8 +47,13 @@ export async function writeEtc(plan: EtcPlan, target: EtcTarget): Promise<void> 
     // Without the tools nothing was read either: then there is nothing of the device's to lose.
     if (wrong !== undefined && (await target.xattrs.read(staged)) !== undefined)
       throw etcErrors.ETC_WRITE_FAILED(`${staged}: ${wrong}`)
-    const marker = await open(join(staged, MARKER), 'w', 0o644)
-    await marker.writeFile(`${target.marker}\n`).finally(() => marker.close())
+    for (const [name, text] of [
+      [MARKER, `${target.marker}\n`],
+      [MERGED, ''],
+    ] as const) {
+      const file = await open(join(staged, name), 'wx', 0o644)
+      await file.writeFile(text).finally(() => file.close())
+    }
     // The folders last, the deepest first: writing into one needs its bits to allow it.
     for (const entry of [...plan.entries].reverse())
       if (entry.type === 'dir') await chmod(join(staged, entry.path), entry.mode)
@@ -106,4 +113,13 @@ async function replace(staged: string, { folder, flush }: EtcTarget): Promise<vo
   await rename(staged, folder)
   await flush()
   await rm(old, { recursive: true, force: true })
+}
+
+/**
+ * Before a release that was committed here is tried again: its /etc is as it was left, and the initramfs shall put today's
+ * owned paths into it.
+ */
+export async function carryOwnedAgain(folder: string, flush: () => Promise<void>): Promise<void> {
+  await rm(join(folder, MERGED), { force: true })
+  await flush()
 }

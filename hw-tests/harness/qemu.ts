@@ -39,6 +39,13 @@ export interface QemuMachine {
   readonly exited: Promise<number | null>
 }
 
+/**
+ * 64 MiB of translated code. With QEMU's default (1 GiB on a machine of 24) what a system leaves behind at a reset is taken
+ * apart piece by piece as the next one clears its memory: 11 s of processor time between a reset of Debian and GRUB,
+ * 2.5 s with this.
+ */
+const TCG = 'tcg,tb-size=64'
+
 const FIRMWARE = [
   { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', vars: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
   { code: '/usr/share/OVMF/OVMF_CODE.fd', vars: '/usr/share/OVMF/OVMF_VARS.fd' },
@@ -63,7 +70,14 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
         ]
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],
-    ...['-machine', `q35,accel=${options.accel ?? 'tcg'}`, '-cpu', options.accel === 'kvm' ? 'host' : 'max'],
+    ...[
+      '-machine',
+      'q35',
+      '-accel',
+      options.accel === 'kvm' ? 'kvm' : TCG,
+      '-cpu',
+      options.accel === 'kvm' ? 'host' : 'max',
+    ],
     ...['-smp', '1', '-m', String(options.memoryMiB ?? 768)],
     ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${firmware.code}`],
     ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],

@@ -1,0 +1,58 @@
+import type { Files } from '../../base/durable.ts'
+import type { System } from '../../bundle/system.ts'
+import type { Paths } from '../config.ts'
+import { slotsOfDevice } from './engine.ts'
+import type { EtcOfDevice } from './etc.ts'
+import type { GivenPlaces } from './places.ts'
+import type { Engine, Processes } from './ports.ts'
+
+/** Puts the merge of /etc between a verified slot and its arming. */
+
+export type EtcWork = Pick<EtcOfDevice, 'prepare' | 'refresh' | 'rollBack' | 'preview' | 'lastReport'>
+
+/** Slow flash with much to write. */
+const SYNC_MS = 120_000
+
+/** Everything of the merge is imported when asked for: most commands have nothing to merge. */
+export function withEtc(
+  engine: Engine,
+  paths: Paths,
+  system: Pick<System, 'owned'>,
+  files: Files,
+  processes: Processes,
+  given: GivenPlaces | undefined,
+): Engine {
+  const load = async (): Promise<EtcOfDevice> => {
+    const [{ EtcOfDevice }, { attrTools }, { etcErrors }] = await Promise.all([
+      import('./etc.ts'),
+      import('../etc/xattrs.ts'),
+      import('../etc/errors.ts'),
+    ])
+    const flush = async () => {
+      const { exit, said } = await processes.run(['sync'], SYNC_MS)
+      if (exit !== 0) throw etcErrors.ETC_WRITE_FAILED(`sync ended with ${exit ?? 'a signal'}: ${said}`)
+    }
+    const { etc: running, etcFolders: folders, etcRules: rules, etcReport: report } = paths
+    const around = { running, folders, rules, report, owned: system.owned, files, xattrs: attrTools, flush }
+    return new EtcOfDevice(around, slotsOfDevice(given), paths.data, files)
+  }
+  const etc: EtcWork = {
+    prepare: async (...asked) => (await load()).prepare(...asked),
+    refresh: async (...asked) => (await load()).refresh(...asked),
+    rollBack: async (...asked) => (await load()).rollBack(...asked),
+    preview: async (...asked) => (await load()).preview(...asked),
+    lastReport: async () => (await load()).lastReport(),
+  }
+  return {
+    ...engine,
+    etc,
+    install: (call) =>
+      engine.install({
+        ...call,
+        beforeArm: async () => {
+          await etc.prepare(call.running, call.head.statement, call.signal)
+          await call.beforeArm()
+        },
+      }),
+  }
+}
