@@ -19,7 +19,7 @@ packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
   g++ make python3"
 case "${1:-}" in
   demo) ;;
-  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr cpio file qemu-utils
+  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm
     busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;

@@ -16,7 +16,7 @@ hil(
     await mkdir(stick)
     await copyFile(next.path, join(stick, 'next.bundle'))
     await makeStick(`${stick}.img`, stick, 128)
-    await dut.run('echo precious >/var/precious && sync')
+    await dut.run('echo precious >/var/precious && echo added >/etc/added && echo first >/etc/hostname && sync')
     await dut.plug(`${stick}.img`)
     expect(await dut.run(MOUNT_STICK)).toMatchObject({ code: 0 })
 
@@ -27,10 +27,15 @@ hil(
       slots: { a: { role: 'primary' }, b: { role: 'trial', release: next.release, triesLeft: 3, committed: false } },
     })
 
+    expect(await dut.bistable('etc report')).toMatchObject({ code: 0, body: { report: { mode: 'merge', refused: 0 } } })
+    // Behind the install, ahead of the reboot: it comes along.
+    await dut.run('echo late >/etc/late')
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'b', release: next.release })
-    expect(await dut.run('cat /var/precious; cat /opt/app/version')).toMatchObject({ output: 'precious\n3.0\n' })
+    const kept = await dut.run('cat /var/precious /opt/app/version /etc/added /etc/late /etc/hostname')
+    expect(kept.output).toBe('precious\n3.0\nadded\nlate\nfirst\n')
+    await dut.run('echo today >/etc/hostname && echo forgotten >/etc/added && sync')
     expect(await dut.status()).toMatchObject({
       state: 'committed',
       installFloor: next.release,
@@ -42,6 +47,8 @@ hil(
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'a', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'a', release: '1.2' })
+    // /etc as it was left, but for what the device owns.
+    expect((await dut.run('cat /etc/added /etc/hostname')).output).toBe('added\ntoday\n')
     expect(await dut.status()).toMatchObject({
       state: 'committed',
       slots: { a: { role: 'primary', committed: true }, b: { role: 'spare', release: next.release } },

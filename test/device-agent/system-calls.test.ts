@@ -117,6 +117,8 @@ describe.skipIf(!ready)('the system calls of the agent', () => {
       ...[...record(1), 'pwrite64 /disk/bootstate'],
       ...['pwrite64 /disk/bootstate', ...record(0)],
       ...['write /data/bistable/.floor.new', 'rename /data/bistable/floor', 'pwrite64 /disk/bootstate'],
+      // The note for GRUB, last: what it says is true by now.
+      'pwrite64 /data/bistable/committed',
     ])
     expect(await device.bootState()).toMatchObject({ primary: 'a', trial: undefined, spare: false })
   }, 60_000)

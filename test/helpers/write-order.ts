@@ -1,4 +1,4 @@
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 import { FILES } from '../../bootloader/layout.ts'
 import type { Call } from './system-calls.ts'
 
@@ -114,6 +114,9 @@ function coveredUpTo(reads: readonly Call[], at: number): number {
   return reached
 }
 
+/** The note for GRUB, where no cut leaves a third content, and room that is held for the records. */
+const IN_PLACE = ['committed', 'reserve']
+
 /**
  * A file on the data partition is written beside its place, flushed, renamed into it, and the folder flushed; a removed
  * name and a new folder are flushed too. All of it before the next write to the boot state or a slot.
@@ -127,7 +130,9 @@ function* dataFiles(calls: readonly Call[], places: Places): Generator<string> {
     const flushes = (path: string) => later.find((one) => isFlush(one) && one.path === path)
     if (isWrite(call)) {
       const rename = later.find((one) => isRename(one) && one.from === call.path)
-      if (rename === undefined) yield `${what} is in place`
+      if (IN_PLACE.includes(basename(call.path))) {
+        if ((flushes(call.path)?.ended ?? Number.POSITIVE_INFINITY) > next) yield `${what} is not flushed`
+      } else if (rename === undefined) yield `${what} is in place`
       else if ((flushes(call.path)?.ended ?? Number.POSITIVE_INFINITY) > rename.began)
         yield `${what} is not flushed before it is renamed`
     } else if ((flushes(dirname(call.path))?.ended ?? Number.POSITIVE_INFINITY) > next)
