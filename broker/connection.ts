@@ -36,6 +36,8 @@ export interface ConnectionOptions {
   readonly keepaliveSeconds: number
   /** Bytes of the largest packet that is read. */
   readonly maxPacket: number
+  /** Something came, whatever it is. */
+  readonly onBytes: () => void
   readonly onMessage: (topic: string, payload: Uint8Array, retained: boolean) => void
 }
 
@@ -70,6 +72,7 @@ export async function connectBroker(options: ConnectionOptions): Promise<Connect
   }
   // First in line: what the parser would keep is never handed to it.
   socket.on('data', (bytes: Buffer) => {
+    options.onBytes()
     const announced = guard.check(bytes)
     if (announced === undefined) return
     drop(

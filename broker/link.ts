@@ -74,6 +74,7 @@ export class BrokerLink {
   /** Who wants each topic. */
   readonly #wanted = new Map<string, Set<Listener>>()
   #connection: Connection | undefined
+  #heardAt = 0
   #failure: BrokerFailure | undefined
   #version: 4 | 5 = 5
   #todo = { subscribe: new Set<string>(), unsubscribe: new Set<string>(), planned: false }
@@ -88,6 +89,10 @@ export class BrokerLink {
     this.#running = this.#run()
   }
 
+  /** Milliseconds since anything came from the broker; 0 without a connection. */
+  get silentMs(): number {
+    return this.#connection === undefined ? 0 : this.#options.clock.now() - this.#heardAt
+  }
   get connected(): boolean {
     return this.#connection !== undefined
   }
@@ -137,6 +142,11 @@ export class BrokerLink {
     }
   }
 
+  /** Ends the present connection, which seems to be dead; the next one follows after a pause. */
+  renew(): void {
+    this.#connection?.drop(new BrokerFailure('lost', `${this.name} has not been heard for ${this.silentMs} ms`))
+  }
+
   async close(): Promise<void> {
     const { farewell } = this.#options
     if (farewell !== undefined) await Promise.race([this.publish(farewell), this.#options.clock.sleep(FAREWELL_MS)])
@@ -169,12 +179,15 @@ export class BrokerLink {
 
   /** One connection from begin to end. `answered`: there was somebody at that address. */
   async #session(): Promise<{ failure: BrokerFailure; connected: boolean; answered: boolean }> {
-    const { url, name, tls: readTls, will, maxPacket, connectMs = 30_000, keepaliveSeconds = 30 } = this.#options
+    const { url, name, tls: readTls, will, maxPacket, connectMs = 30_000, keepaliveSeconds = 60 } = this.#options
     let connection: Connection
     try {
       const tls = (await readTls?.().catch(unusable)) ?? {}
       const options = { url, clientId: name, tls, will, maxPacket, connectMs, keepaliveSeconds, version: this.#version }
-      connection = await connectBroker({ ...options, onMessage: (...message) => this.#hear(...message) })
+      const onBytes = () => {
+        this.#heardAt = this.#options.clock.now()
+      }
+      connection = await connectBroker({ ...options, onBytes, onMessage: (...message) => this.#hear(...message) })
     } catch (error) {
       const failure = error instanceof BrokerFailure ? error : new BrokerFailure('lost', String(error), error)
       return { failure, connected: false, answered: !/ECONN|ENOTFOUND|EAI_|EHOST|ENET|within/.test(failure.message) }

@@ -12,6 +12,7 @@ import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
 import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
+import { runSession } from './session.ts'
 
 /** The daemon: bring a try to its verdict, then ask the channel again and again. Never ends by itself. */
 
@@ -25,7 +26,7 @@ const WEDGED_MS = 300_000
 const STUCK_MS = 120_000
 /** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
-  await Promise.all([ticker(core, signal), main(core, signal), watchSticks(core, signal)])
+  await Promise.all([ticker(core, signal), main(core, signal), watchSticks(core, signal), runSession(core, signal)])
 }
 
 async function main(core: Core, signal: AbortSignal): Promise<void> {

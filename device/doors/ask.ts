@@ -17,6 +17,8 @@ export function throwIfFinal(failure: BrokerFailure | undefined): void {
 
 export function unanswered({ link, file }: Lease): Error {
   if (link.failure !== undefined) return brokerError(link.failure)
+  // Whoever asks next should not wait for a connection that may be dead.
+  if (link.silentMs > 10_000) link.renew()
   return doorErrors.TRANSPORT_STALLED(
     link.connected ? `nobody on ${link.name} answers for ${file}` : `${link.name} does not answer`,
     link.connected ? { next: "Start 'bistable serve' with this broker." } : {},

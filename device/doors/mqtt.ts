@@ -18,6 +18,8 @@ import { segmentOf, Window } from './window.ts'
 /** Pieces kept behind the reader: the next range often begins in the last piece of this one. */
 const KEEP_PIECES = 8
 const MAX_SIZE = 1024 ** 4
+/** A broker that was asked and says nothing at all for so long is not there any more. */
+const DEAD_MS = 20_000
 
 export interface MqttDoorOptions {
   readonly signal?: AbortSignal
@@ -208,6 +210,8 @@ class MqttDoor implements ByteSource {
         await this.#askWhatIsNew()
         asked = now
       } else if (now - asked >= pause) {
+        // The subscriptions that go along are answered by any broker that lives.
+        if (this.#lease.link.silentMs > DEAD_MS) this.#lease.link.renew()
         await this.#ask(true)
         asked = now
         pause = Math.min(pause * 2, askAgainMs * 16)

@@ -12,6 +12,7 @@ import { poll } from '../../device/agent/loop.ts'
 import type { Ports } from '../../device/agent/ports.ts'
 import { installFrom } from '../../device/agent/work.ts'
 import { Brokers } from '../../device/doors/brokers.ts'
+import { systemClock } from '../../device/doors/clock.ts'
 import type { Sticks } from '../../device/usb/sticks.ts'
 import { signedRoot } from '../keys/helpers.ts'
 
@@ -36,6 +37,8 @@ export interface DevicePlan {
   readonly sticks?: Sticks
   readonly usb?: object
   readonly apply?: 'manual' | 'install'
+  /** True for a device whose agent runs: with a real clock, and a session with its broker. */
+  readonly daemon?: boolean
   /** What stands between a door and the agent. */
   readonly tamper?: (source: ByteSource) => ByteSource
 }
@@ -93,7 +96,12 @@ export class Device {
     const clock = { wall: new Date(plan.wall ?? '2026-11-21T12:00:00Z'), synchronised: plan.synchronised ?? true }
     const said: string[] = []
     const ran: string[][] = []
-    const brokers = new Brokers({ device: 'device-1', backoff: { firstMs: 100, maxMs: 300 }, lingerMs: 100 })
+    const brokers = new Brokers({
+      device: 'device-1',
+      backoff: { firstMs: 100, maxMs: 300 },
+      lingerMs: 100,
+      presence: plan.daemon === true,
+    })
     const engine = makeEngine(at('data/bistable'), nodeFiles, places, undefined, brokers)
     const tamper = plan.tamper ?? ((source: ByteSource) => source)
     const ports: Ports = {
@@ -102,12 +110,15 @@ export class Device {
       clock: {
         now: () => performance.now(),
         wall: () => clock.wall,
-        // Time stands still; only a signal ends a wait.
-        sleep: (_ms, signal) =>
-          new Promise((_, stop) => signal?.addEventListener('abort', () => stop(signal.reason), { once: true })),
+        // Time stands still unless the agent itself runs; only a signal ends a wait.
+        sleep: (ms, signal) =>
+          plan.daemon === true
+            ? systemClock.sleep(ms, signal)
+            : new Promise((_, stop) => signal?.addEventListener('abort', () => stop(signal.reason), { once: true })),
         synchronised: async () => clock.synchronised,
       },
       boot: makeBoot(places),
+      ...(plan.daemon === true ? { brokers } : {}),
       engine: { ...engine, open: async (...from) => tamper(await engine.open(...from)) },
       processes: {
         run: async (command) => {
