@@ -1,0 +1,104 @@
+import { randomBytes } from 'node:crypto'
+import { hostname, userInfo } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { LabError } from '../harness/lab-error.ts'
+import { leaseText } from './lease.ts'
+import { remoteStore } from './remote.ts'
+import { type LeaseStore, localStore, lockFolder, thisHolder } from './store.ts'
+
+/** A lease that is kept alive while it is held. */
+export interface HeldLease {
+  readonly place: string
+  /** Ends everything that uses the board as soon as the lease is lost; the reason is a LabError. */
+  readonly signal: AbortSignal
+  /** @throws LabError when the lease is lost: nobody may touch the board any more */
+  check(): void
+  release(): Promise<void>
+}
+
+export interface HoldOptions {
+  readonly owner?: string
+  readonly ttlMs?: number
+  /** How long to wait for a place that somebody has (0). */
+  readonly waitMs?: number
+  readonly steal?: boolean
+  readonly say?: (line: string) => void
+}
+
+const TTL_MS = 60_000
+const ASK_MS = 2_000
+
+/** The lease server in `HIL_LEASES`, with its `HIL_LEASE_TOKEN`, or else the file of this machine. */
+export function chooseStore(env: Readonly<Record<string, string | undefined>>): LeaseStore {
+  const server = env['HIL_LEASES']
+  if (server === undefined || server === '') return localStore(lockFolder(env))
+  return remoteStore(server, env['HIL_LEASE_TOKEN'] ?? '')
+}
+
+export function defaultOwner(env: Readonly<Record<string, string | undefined>>): string {
+  const job = env['GITHUB_RUN_ID'] ?? env['CI_JOB_ID']
+  const what = job === undefined ? `process ${process.pid}` : `job ${job}`
+  return `${userInfo().username}@${hostname()}, ${what}`
+}
+
+/** Leases a place and beats three times per ttl. @throws LabError when somebody else has it */
+export async function hold(store: LeaseStore, place: string, options: HoldOptions = {}): Promise<HeldLease> {
+  const ttlMs = options.ttlMs ?? TTL_MS
+  const token = randomBytes(16).toString('hex')
+  const owner = options.owner ?? defaultOwner(process.env)
+  const wish = { place, owner, token, ttlMs, holder: thisHolder(), ...(options.steal === true && { steal: true }) }
+  const deadline = Date.now() + (options.waitMs ?? 0)
+  for (let told = false; ; ) {
+    const answer = await store.acquire(wish)
+    if (answer.granted) {
+      if (answer.instead !== undefined) options.say?.(`lease: taken over from ${answer.instead.owner}`)
+      break
+    }
+    const who = answer.held === undefined ? `${place} is leased` : leaseText(answer.held, Date.now())
+    if (Date.now() >= deadline) throw new LabError(who)
+    if (!told) options.say?.(`lease: waiting: ${who}`)
+    told = true
+    await sleep(Math.min(ASK_MS, Math.max(1, deadline - Date.now())))
+  }
+  return keep(store, place, token, ttlMs)
+}
+
+function keep(store: LeaseStore, place: string, token: string, ttlMs: number): HeldLease {
+  const lost = new AbortController()
+  let last = Date.now()
+  let busy = false
+  const lose = (why: string) => {
+    clearInterval(timer)
+    if (!lost.signal.aborted) lost.abort(new LabError(`the lease of ${place} is lost: ${why}`))
+  }
+  const beat = async () => {
+    // A store that does not answer is asked again; when the lease has run out, another may have it.
+    if (Date.now() - last >= ttlMs) return lose('its store did not answer in time')
+    if (busy) return
+    busy = true
+    const asked = Date.now()
+    try {
+      const answer = await store.renew(place, token, ttlMs)
+      if (answer.granted) last = asked
+      else lose(answer.held === undefined ? 'it was given away' : `${answer.held.owner} has taken it`)
+    } catch {
+      // Told when it runs out.
+    } finally {
+      busy = false
+    }
+  }
+  const timer = setInterval(beat, ttlMs / 3)
+  timer.unref()
+  return {
+    place,
+    signal: lost.signal,
+    check: () => {
+      if (!lost.signal.aborted && Date.now() - last >= ttlMs) lose('no heartbeat in time')
+      if (lost.signal.aborted) throw lost.signal.reason
+    },
+    release: async () => {
+      clearInterval(timer)
+      await store.release(place, token).catch(() => {})
+    },
+  }
+}
