@@ -22,10 +22,12 @@ export default defineConfig({
       {
         test: {
           name: 'hw',
-          include: ['hw-tests/**/*.hil.ts', 'test/**/*.hil.ts'],
+          include: ['hw-tests/{suites,examples}/*.hil.ts', 'test/**/*.hil.ts'],
+          // `npm test` leaves the long ones out, `npm run hil` runs them.
+          exclude: process.env['HIL_LONG'] === undefined ? ['**/*.long.hil.ts'] : [],
           globalSetup: ['hw-tests/setup.ts'],
-          // One file at a time: a place is one board, and two emulators on two processors wait for each other.
-          maxWorkers: 2,
+          // Emulators can run side by side; a board is one.
+          maxWorkers: /^(qemu-.*)?$/.test(process.env['HIL_PLACE'] ?? '') ? 2 : 1,
           retry: 0,
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -1,7 +1,9 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { nextState, readLine } from './boot-states.ts'
+import { isTrouble, nextState, readLine } from './boot-states.ts'
 import { Console } from './console.ts'
 import { DutError, LabError } from './lab-error.ts'
 
@@ -69,5 +71,72 @@ describe('boot states', () => {
     const second = console.waitForEvent((e) => e.kind === 'committed', 'a commit', 1, { timeoutMs: 60_000 })
     port.destroy()
     await expect(second).rejects.toThrow(LabError)
+  })
+})
+
+/** What each recorded boot tells, without repetitions. Recorded on the emulated PC with real firmware, GRUB, kernel and agent. */
+const RECORDED: Readonly<Record<string, string>> = {
+  'grub-first-boot.txt': 'firmware boot kernel initramfs running',
+  'grub-dm-verity-refuses.txt': 'firmware boot kernel initramfs filesystem-error initramfs-failed firmware boot',
+  'grub-init-panics.txt': 'firmware boot kernel initramfs panic firmware boot kernel initramfs fell-back',
+  'grub-unhealthy.txt':
+    'agent armed agent firmware boot kernel initramfs trying agent refused agent firmware boot kernel initramfs fell-back',
+}
+
+describe('recorded boots', () => {
+  const folder = join(import.meta.dirname, '..', 'fixtures', 'boots')
+
+  it('are all named here', () => {
+    expect(readdirSync(folder).sort()).toEqual(Object.keys(RECORDED).sort())
+  })
+
+  for (const [name, told] of Object.entries(RECORDED)) {
+    const text = readFileSync(join(folder, name), 'utf8').replaceAll('\n', '\r\n')
+
+    it(`${name} tells its story`, () => {
+      const kinds = consoleOf(text, []).events.map(({ kind }) => kind)
+      expect(kinds.filter((kind, i) => kind !== kinds[i - 1]).join(' ')).toBe(told)
+    })
+
+    it(`${name} tells the same however its bytes are cut`, () => {
+      const whole = consoleOf(text, [])
+      fc.assert(
+        fc.property(fc.array(fc.nat(text.length), { maxLength: 200 }), (cuts) => {
+          const cut = consoleOf(text, cuts)
+          expect([cut.events, cut.state]).toEqual([whole.events, whole.state])
+        }),
+        { numRuns: 30 },
+      )
+    })
+  }
+})
+
+describe('watchers', () => {
+  it('end a wait for anything else, and leave one for that very event alone', async () => {
+    const port = new PassThrough()
+    const console = new Console(port, { now: () => 0 })
+    console.watchFor((event) => isTrouble(event, ['oops']))
+    const options = { timeoutMs: 60_000 }
+    const text = console.waitForText(() => undefined, 'an answer', 0, options)
+    const oops = console.waitForEvent((e) => e.kind === 'oops', 'an oops', 0, options)
+    const panic = console.waitForEvent((e) => e.kind === 'panic', 'a panic', 0, options)
+    port.write('[1.0] BUG: unable to handle page fault\n')
+    expect((await oops).kind).toBe('oops')
+    port.write('[1.1] Kernel panic - not syncing: Fatal exception\n')
+    expect((await panic).kind).toBe('panic')
+    await expect(text).rejects.toThrow(/panic while waiting for an answer/)
+  })
+
+  it('a stick that was pulled is no trouble of the device', () => {
+    const trouble = (line: string) => {
+      const event = readLine(line)
+      return event !== undefined && isTrouble(event, [])
+    }
+    expect(trouble('[ 9.0] I/O error, dev vdb, sector 8 op 0x0:(READ)')).toBe(false)
+    expect(trouble('[ 9.0] EXT4-fs error (device sda1): ext4_find_entry')).toBe(false)
+    expect(trouble('[ 9.0] I/O error, dev vda, sector 8 op 0x0:(READ)')).toBe(true)
+    expect(trouble('[ 9.0] EXT4-fs error (device vda7): ext4_find_entry')).toBe(true)
+    expect(trouble('You are in emergency mode.')).toBe(true)
+    expect(trouble('systemd[1]: Started.')).toBe(false)
   })
 })

@@ -78,6 +78,23 @@ const RULES: readonly Rule[] = [
   { pattern: /(?:^|\s)\S+ login: $|systemd\[1\]: (?:Detected|systemd )/, kind: 'userspace', state: 'userspace' },
 ]
 
+/** What no healthy device says. */
+export const TROUBLES = [
+  'panic',
+  'oops',
+  'watchdog',
+  'emergency',
+  'filesystem-error',
+] as const satisfies readonly BootEvent['kind'][]
+export type Trouble = (typeof TROUBLES)[number]
+
+/** Whether an event is a trouble that was not expected. A stick's own errors are not the device's: it may have been pulled. */
+export function isTrouble({ kind, line }: BootEvent, allowed: readonly Trouble[]): boolean {
+  const trouble = TROUBLES.find((one) => one === kind)
+  if (trouble === undefined || allowed.includes(trouble)) return false
+  return trouble !== 'filesystem-error' || !/\b(?:vd[b-z]|sd[a-z])\d*\b/.test(line)
+}
+
 /** Reads one console line (without its line end): the event it stands for, or undefined. */
 export function readLine(line: string): BootEvent | undefined {
   for (const { pattern, kind } of RULES) {

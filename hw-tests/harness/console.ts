@@ -1,7 +1,9 @@
 import { createWriteStream, type WriteStream } from 'node:fs'
 import type { Duplex } from 'node:stream'
 import { type BootEvent, type BootState, nextState, readLine } from './boot-states.ts'
+import { Decoder } from './decoder.ts'
 import { DutError, LabError } from './lab-error.ts'
+import type { Modem } from './machine.ts'
 
 /** The serial console: one reader, a timestamped transcript from the first byte, waits that a panic can end. */
 
@@ -17,7 +19,6 @@ export interface WaitOptions {
   readonly fatal?: readonly BootEvent['kind'][]
 }
 
-const MAX_LINE = 4096
 const KEPT_LINES = 400
 const KEPT_TEXT = 256 * 1024
 const KEPT_EVENTS = 5_000
@@ -26,9 +27,10 @@ const FRAME = /^<F[0-9A-F]{10} \d+\/\d+ /
 export class Console {
   readonly #port: Duplex
   readonly #now: () => number
+  readonly #modem: Modem | undefined
   #log: WriteStream | undefined
   #powerOn: number
-  #partial = ''
+  readonly #decoder = new Decoder()
   #lines: { at: number; text: string }[] = []
   #text = ''
   #textStart = 0
@@ -36,9 +38,14 @@ export class Console {
   #state: BootState = 'off'
   #closed: Error | undefined
   #wake = new Set<() => void>()
+  #watch: ((event: TimedEvent) => boolean) | undefined
 
-  constructor(port: Duplex, options: { readonly transcript?: string; readonly now?: () => number } = {}) {
+  constructor(
+    port: Duplex,
+    options: { readonly transcript?: string; readonly now?: () => number; readonly modem?: Modem } = {},
+  ) {
     this.#port = port
+    this.#modem = options.modem
     this.#now = options.now ?? Date.now
     this.#powerOn = this.#now()
     if (options.transcript !== undefined) this.logTo(options.transcript)
@@ -53,6 +60,11 @@ export class Console {
 
   get events(): readonly TimedEvent[] {
     return this.#events
+  }
+
+  /** From now on an event that `bad` takes ends every wait at once, unless it is the very event waited for. */
+  watchFor(bad: ((event: TimedEvent) => boolean) | undefined): void {
+    this.#watch = bad
   }
 
   /** Marks the moment that all times count from. `restored`: no boot is seen, the system runs already. */
@@ -82,7 +94,7 @@ export class Console {
   tail(count = 40): string {
     const said = this.#lines.filter(({ text }) => text !== '' && !FRAME.test(text))
     const lines = said.slice(-count).map(({ at, text }) => `${(at / 1000).toFixed(2).padStart(8)}  ${text}`)
-    if (this.#partial !== '') lines.push(`          ${this.#partial}`)
+    if (this.#decoder.partial !== '') lines.push(`          ${this.#decoder.partial}`)
     return lines.join('\n')
   }
 
@@ -93,6 +105,13 @@ export class Console {
       const piece = text.slice(at, at + 64)
       await new Promise<void>((resolve, reject) => this.#port.write(piece, (e) => (e ? reject(e) : resolve())))
     }
+  }
+
+  /** Break and the modem lines. @throws LabError where the console is no real serial port */
+  get modem(): Modem {
+    if (this.#modem === undefined)
+      throw new LabError('this console has no break and no modem lines: it is no serial port')
+    return this.#modem
   }
 
   /** Waits for an event after `from` (an index into `events`) that `accept` takes. */
@@ -134,12 +153,18 @@ export class Console {
   async #wait<T>(what: string, options: WaitOptions, poll: () => T | undefined): Promise<T> {
     const deadline = AbortSignal.timeout(options.timeoutMs)
     const stop = options.signal === undefined ? deadline : AbortSignal.any([deadline, options.signal])
+    let watched = this.#events.length
     for (;;) {
       const found = poll()
       if (found !== undefined) return found
+      for (; watched < this.#events.length; watched++) {
+        const event = this.#events[watched]
+        if (event !== undefined && this.#watch?.(event) === true)
+          throw new DutError(this.#explain(`${event.kind} while waiting for ${what}: ${event.line}`))
+      }
       if (this.#closed !== undefined)
         throw new LabError(`${this.#closed.message} while waiting for ${what}\n${this.tail()}`)
-      if (options.signal?.aborted) throw new LabError(`stopped while waiting for ${what}`)
+      if (options.signal?.aborted) throw stopped(options.signal, what)
       if (deadline.aborted)
         throw new DutError(this.#explain(`${what} did not come within ${options.timeoutMs / 1000} s`))
       await new Promise<void>((resolve) => {
@@ -165,23 +190,11 @@ export class Console {
       this.#textStart += this.#text.length - KEPT_TEXT
       this.#text = this.#text.slice(-KEPT_TEXT)
     }
-    this.#partial += text
-    let end = this.#partial.indexOf('\n')
-    while (end >= 0) {
-      this.#line(this.#partial.slice(0, end))
-      this.#partial = this.#partial.slice(end + 1)
-      end = this.#partial.indexOf('\n')
-    }
-    if (this.#partial.length > MAX_LINE) {
-      this.#line(this.#partial)
-      this.#partial = ''
-    }
+    for (const line of this.#decoder.take(bytes)) this.#line(line)
     for (const wake of [...this.#wake]) wake()
   }
 
-  #line(raw: string): void {
-    // Firmware and GRUB draw with escape sequences; the words are what counts.
-    const text = raw.replace(/\x1b\[[0-9;?=]*[A-Za-z]|\x1b[()=>][0-9A-B]?|[\r\0]/g, '').slice(0, MAX_LINE)
+  #line(text: string): void {
     this.#note(text)
     const event = readLine(text)
     if (event === undefined) return
@@ -200,4 +213,10 @@ export class Console {
     this.#closed ??= error
     for (const wake of [...this.#wake]) wake()
   }
+}
+
+/** A lease that was lost says so itself; a test that ran out of time is told what it was waiting for. */
+function stopped(signal: AbortSignal, what: string): LabError {
+  const why = signal.reason instanceof LabError ? `${signal.reason.message}; ` : ''
+  return new LabError(`${why}stopped while waiting for ${what}`)
 }

@@ -73,6 +73,32 @@ export async function flipBit(image: string, name: string, offset: number): Prom
   await file.sync()
 }
 
+/** Where a partition starts, in bytes. */
+export async function partitionStart(image: string, name: string): Promise<number> {
+  await using file = await open(image, 'r')
+  return (await partition(file, name)).start
+}
+
+/** Overwrites a part of a partition with zeros. The device must be off. */
+export async function wipe(image: string, name: string, offset: number, length: number): Promise<void> {
+  await using file = await open(image, 'r+')
+  const { start, length: whole } = await partition(file, name)
+  if (offset + length > whole) throw new LabError(`partition ${name} ends before byte ${offset + length}`)
+  await file.write(Buffer.alloc(length), 0, length, start + offset)
+  await file.sync()
+}
+
+/** Offset in a partition of the first occurrence of `bytes`. @throws LabError when there is none */
+export async function findIn(image: string, name: string, bytes: Buffer): Promise<number> {
+  await using file = await open(image, 'r')
+  const { start, length } = await partition(file, name)
+  const whole = Buffer.alloc(length)
+  await file.read(whole, 0, length, start)
+  const at = whole.indexOf(bytes)
+  if (at < 0) throw new LabError(`partition ${name} does not hold the ${bytes.length} bytes looked for`)
+  return at
+}
+
 /** A stick: an ext4 file system with the files of a folder. */
 export async function makeStick(image: string, folder: string, mib: number): Promise<void> {
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }

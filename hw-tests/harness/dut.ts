@@ -1,9 +1,12 @@
 import type { BootEvent, BootState } from './boot-states.ts'
 import { Console, type TimedEvent } from './console.ts'
+import { partitionDigest } from './disk.ts'
 import { DutError, LabError } from './lab-error.ts'
-import { type QemuMachine, type QemuOptions, startQemu } from './qemu.ts'
+import type { Machine } from './machine.ts'
+import { type QemuOptions, startQemu } from './qemu.ts'
 import type { Session } from './record.ts'
 import { type CommandOptions, type CommandResult, Shell } from './shell.ts'
+import { getFile, putFile } from './transfer.ts'
 
 /** The device under test: power, console, boots as events, a shell, the agent's status. */
 
@@ -11,6 +14,10 @@ export interface DutOptions extends Omit<QemuOptions, 'restore'> {
   readonly transcript?: string
   /** How to get a shell: an image for tests has one waiting on the console, a real one asks for a login. */
   readonly login?: { readonly user: string; readonly password: string }
+  /** Gives the power, where it is no QEMU machine. */
+  readonly machine?: () => Promise<Machine>
+  /** Has the medium while the power is off, where it is no file. */
+  readonly withMedium?: <T>(act: (device: string) => Promise<T>) => Promise<T>
 }
 
 /** What a command of the agent answered with `--json`. */
@@ -29,6 +36,7 @@ export interface BootReport {
   readonly at: number
 }
 
+const SEEN_AT_ONCE = 8192
 /** Power sessions that are remembered for the reports. */
 const KEPT_SESSIONS = 500
 
@@ -45,11 +53,12 @@ export class Dut {
   readonly #options: DutOptions
   #power: Power[] = []
   #transcript: string | undefined
-  #machine: QemuMachine | undefined
+  #machine: Machine | undefined
   #console: Console | undefined
   #shell: Shell | undefined
   /** Ends every wait: the running test's. */
   signal: AbortSignal | undefined
+  #watch: ((event: TimedEvent) => boolean) | undefined
   /** Events before this index were already waited for. */
   #seen = 0
 
@@ -79,13 +88,16 @@ export class Dut {
   }
 
   /** Power on; with `restore` a saved state goes on instead of booting. */
-  async powerOn(options: { readonly restore?: string } = {}): Promise<void> {
+  async powerOn(options: Pick<QemuOptions, 'restore' | 'faults'> = {}): Promise<void> {
     if (this.#machine !== undefined) throw new LabError('the device is on already')
-    this.#machine = await startQemu({ ...this.#options, ...options })
-    this.#console = new Console(
-      this.#machine.port,
-      this.#transcript === undefined ? {} : { transcript: this.#transcript },
-    )
+    const start = this.#options.machine
+    this.#machine = start === undefined ? await startQemu({ ...this.#options, ...options }) : await start()
+    const { port, modem } = this.#machine
+    this.#console = new Console(port, {
+      ...(modem && { modem }),
+      ...(this.#transcript !== undefined && { transcript: this.#transcript }),
+    })
+    this.#console.watchFor(this.#watch)
     const restored = options.restore !== undefined
     this.#console.markPowerOn(restored)
     this.#seen = 0
@@ -115,6 +127,22 @@ export class Dut {
     last.cut = cut
   }
 
+  /** An event that `bad` takes ends every wait, on this power session and those to come. */
+  watchFor(bad: ((event: TimedEvent) => boolean) | undefined): void {
+    this.#watch = bad
+    this.#console?.watchFor(bad)
+  }
+
+  /** A file of the device, over the console. */
+  async get(path: string, atMost: number): Promise<Buffer> {
+    return getFile(await this.#openShell(), path, atMost, this.signal && { signal: this.signal })
+  }
+
+  /** A file of this machine goes to the device, over the console. */
+  async put(local: string, path: string): Promise<void> {
+    return putFile(await this.#openShell(), local, path, this.signal && { signal: this.signal })
+  }
+
   /** The transcript goes to this file from now on. */
   logTo(transcript: string): void {
     this.#transcript = transcript
@@ -125,6 +153,7 @@ export class Dut {
   async save(file: string): Promise<void> {
     const machine = this.#machine
     if (machine === undefined) throw new LabError('the device is off')
+    if (machine.save === undefined) throw new LabError('this machine cannot save its state')
     this.#machine = undefined
     this.#shell = undefined
     this.#powerEnds(false)
@@ -137,6 +166,30 @@ export class Dut {
     await this.#machine?.plug(image)
   }
 
+  /** It is pulled, without a word before. */
+  async unplug(): Promise<void> {
+    await this.#machine?.unplug()
+  }
+
+  /** SHA-256 of a partition of the running device, from outside where that can be, or else as the device sees it. */
+  async partitionDigest(name: string): Promise<string> {
+    const disk = this.#machine?.liveDisk
+    if (disk !== undefined) return partitionDigest(disk, name)
+    const found = `f=$(grep -lx 'PARTNAME=${name}' /sys/class/block/*/uevent | head -n 1)`
+    const node = '"/dev/$(basename "$(dirname "$f")")"'
+    const { code, output } = await this.run(`${found}; sha256sum ${node}`, { timeoutMs: 600_000 })
+    const digest = /^[0-9a-f]{64}/.exec(output)?.[0]
+    if (code !== 0 || digest === undefined) throw new DutError(`no digest of partition ${name}: ${output}`)
+    return digest
+  }
+
+  /** Changes or reads the medium of the device, which must be off. */
+  async withMedium<T>(act: (device: string) => Promise<T>): Promise<T> {
+    if (this.on) throw new LabError('the medium belongs to the device while it is on')
+    const outside = this.#options.withMedium
+    return outside === undefined ? act(this.#options.disk) : outside(act)
+  }
+
   /** Cuts the power: what the guest had not flushed is lost. */
   async powerCut(): Promise<void> {
     const machine = this.#machine
@@ -146,6 +199,13 @@ export class Dut {
     this.#powerEnds(true)
     await this.#console?.close()
     await machine.cut()
+  }
+
+  /** Waits for words on the console, from now on. A pattern may span at most 8 KiB. */
+  async sees(pattern: RegExp, timeoutMs: number): Promise<string> {
+    const find = (text: string) => pattern.exec(text.slice(-SEEN_AT_ONCE))?.[0]
+    const options = { timeoutMs, ...(this.signal && { signal: this.signal }) }
+    return this.console.waitForText(find, `${pattern}`, this.console.position(), options)
   }
 
   /** Waits for the next event of one of these kinds; events of `fatal` kinds end the wait with an error. */
@@ -175,13 +235,18 @@ export class Dut {
 
   /** Runs a command on the device, logging in first where needed. */
   async run(command: string, options: CommandOptions = {}): Promise<CommandResult> {
+    const shell = await this.#openShell()
+    return shell.run(command, { ...(this.signal && { signal: this.signal }), ...options })
+  }
+
+  async #openShell(): Promise<Shell> {
     if (this.#shell === undefined) {
       if (this.#options.login !== undefined) await this.#login(this.#options.login)
       const shell = new Shell(this.console)
       await shell.open({ timeoutMs: 120_000, ...(this.signal && { signal: this.signal }) })
       this.#shell = shell
     }
-    return this.#shell.run(command, { ...(this.signal && { signal: this.signal }), ...options })
+    return this.#shell
   }
 
   /** Runs `bistable ARGS --json`. */

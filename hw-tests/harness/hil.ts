@@ -1,11 +1,18 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative, resolve } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { test } from 'vitest'
-import { choosePlace, missingTools } from '../places/index.ts'
+import { chooseStore, type SharedLease, share } from '../lease/hold.ts'
+import { lockFolder } from '../lease/store.ts'
+import { allPlaces, choosePlace, type Feature, missingTools, type Place } from '../places/index.ts'
+import { type Board, openBoard } from './board.ts'
+import { isTrouble, type Trouble } from './boot-states.ts'
 import { copyImage } from './disk.ts'
-import { Dut } from './dut.ts'
+import { Dut, type DutOptions } from './dut.ts'
 import { openKit } from './kit.ts'
+import { DutError, LabError } from './lab-error.ts'
+import type { DiskFault } from './qemu.ts'
+import { nextHealth, quarantineText, readHealth, writeHealth } from './quarantine.ts'
 import { leaveRecord } from './record.ts'
 import { failureText, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
@@ -25,8 +32,19 @@ export { seconds } from './matchers.ts'
 
 export type Begin = 'running' | 'off' | 'shared'
 
-const root = resolve(import.meta.dirname, '..', '..')
+/** Where vitest runs: the project whose tests these are. */
+const root = process.cwd()
 const BOOT_MS = 300_000
+
+/** Makes the device of each test. `folder` is the test file's own, removed behind it. */
+export interface OwnDevice {
+  readonly make?: (bench: { readonly folder: string; readonly httpPort: number }) => Promise<OwnDut>
+}
+
+export interface OwnDut extends Omit<DutOptions, 'transcript'> {
+  /** Ends when the device is where its tests begin, such as after a login. */
+  readonly ready?: (dut: Dut) => Promise<void>
+}
 
 /** The device that the tests of a file hand on. */
 interface Bench {
@@ -36,6 +54,10 @@ interface Bench {
   folder: string
 }
 
+async function noFaults(): Promise<readonly DiskFault[]> {
+  return []
+}
+
 async function clear(bench: Bench): Promise<void> {
   const { dut } = bench
   bench.dut = undefined
@@ -43,13 +65,33 @@ async function clear(bench: Bench): Promise<void> {
   await dut?.powerCut()
 }
 
+/** Where a place's lab errors are counted: a board's for everybody on this machine, an emulator's for this run. */
+function healthFolder(place: Place): string {
+  return place.kind === 'board' ? lockFolder(process.env) : runFolder(root, process.env)
+}
+
+/** @throws LabError when the place is quarantined */
+async function refuseQuarantined(place: Place): Promise<void> {
+  const why = quarantineText(place.name, await readHealth(healthFolder(place), place.name))
+  if (why !== undefined) throw new LabError(why)
+}
+
 export const hil = test
-  .extend('place', { scope: 'worker' }, () => choosePlace(process.env['HIL_PLACE']))
+  .extend('place', { scope: 'worker' }, async () => choosePlace(process.env['HIL_PLACE'], await allPlaces(process.env)))
   .extend('kit', { scope: 'worker' }, () => openKit())
   .extend('server', { scope: 'file' }, async ({ place }, { onCleanup }) => {
-    const server = await TestServer.start(place.serverAddress)
+    const server = await TestServer.start(place.serverAddress, ...(place.kind === 'board' ? [place.serverListen] : []))
     onCleanup(() => server.close())
     return server
+  })
+  .extend('lease', { scope: 'worker' }, ({ place }): SharedLease | undefined =>
+    place.kind === 'board' ? share(chooseStore(process.env), place.name, process.env['HIL_HELD'] ?? '') : undefined,
+  )
+  .extend('board', { scope: 'file' }, ({ place, lease }, { onCleanup }): Board | undefined => {
+    if (place.kind !== 'board' || lease === undefined) return undefined
+    const board = openBoard(place.name, place, lease)
+    onCleanup(() => board.close())
+    return board
   })
   .extend('bench', { scope: 'file' }, async ({ place }, { onCleanup }): Promise<Bench> => {
     const bench: Bench = {
@@ -63,52 +105,142 @@ export const hil = test
     })
     return bench
   })
+  /** A device that is none of bistable's: how to give it power, and when it is up. */
+  .extend('device', {} as OwnDevice)
   .extend('begin', 'running' as Begin)
-  .extend('dut', async ({ place, kit, server, bench, begin, task, signal, skip, onTestFailed }, { onCleanup }) => {
-    const missing = missingTools(place.tools, process.env['PATH'] ?? '')
-    if (missing.length > 0 && process.env['CI'] === undefined) skip(`not here: ${missing.join(', ')}`)
-    const file = relative(root, task.file.filepath)
-    const output = runFolder(root, process.env)
-    const transcript = join(output, transcriptPath(file, task.name))
-    const begun = Date.now()
-    await mkdir(dirname(transcript), { recursive: true })
-    await rm(transcript, { force: true })
-    const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
-    if (kept === undefined) await clear(bench)
-    const disk = join(bench.folder, 'disk.img')
-    const dut = kept ?? new Dut({ disk, memoryMiB: place.memoryMiB, httpPort: server.port })
-    bench.dut = dut
-    dut.signal = signal
-    dut.logTo(transcript)
-    let failed = false
-    onTestFailed(() => {
-      failed = true
-      const facts = { place: place.name, ...dut.lastWords() }
-      const more = failureText({ ...facts, transcript: relative(root, transcript), file, test: task.name })
-      for (const error of task.result?.errors ?? []) error.message += `\n${more}`
-    })
-    onCleanup(async () => {
-      dut.signal = undefined
-      leaveRecord(task.meta, {
-        place: place.name,
-        transcript: relative(output, transcript),
-        state: dut.lastWords().state,
-        sessions: dut.sessionsSince(begun),
+  .extend('needs', [] as readonly Feature[])
+  /** What the disk refuses from the test's start; emulated places only ('bad-medium'). */
+  .extend('faults', { make: noFaults } as { readonly make: (disk: string) => Promise<readonly DiskFault[]> })
+  /** Troubles that the test itself brings about: any other fails it, also one that came while nobody waited. */
+  .extend('allow', [] as readonly Trouble[])
+  /** More arguments for the emulator, on places that are emulated. */
+  .extend('extra', [] as readonly string[])
+  .extend(
+    'dut',
+    async (
+      {
+        place,
+        lease,
+        board,
+        server,
+        device,
+        bench,
+        begin,
+        needs,
+        allow,
+        faults,
+        extra,
+        task,
+        signal,
+        skip,
+        onTestFailed,
+        onTestFinished,
+      },
+      { onCleanup },
+    ) => {
+      const missing = missingTools(place.tools, process.env['PATH'] ?? '')
+      if (missing.length > 0 && process.env['CI'] === undefined) skip(`not here: ${missing.join(', ')}`)
+      const lacking = needs.filter((need) => !place.features.includes(need))
+      if (lacking.length > 0) skip(`the place ${place.name} has no ${lacking.join(', ')}`)
+      await refuseQuarantined(place)
+      const file = relative(root, task.file.filepath)
+      const output = runFolder(root, process.env)
+      const transcript = join(output, transcriptPath(file, task.name))
+      const begun = Date.now()
+      await mkdir(dirname(transcript), { recursive: true })
+      await rm(transcript, { force: true })
+      const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
+      if (kept === undefined) await clear(bench)
+      const disk = join(bench.folder, 'disk.img')
+      const own = await device.make?.({ folder: bench.folder, httpPort: server.port })
+      const dut = kept ?? new Dut(own ?? dutOptions(place, board, disk, server.port, extra))
+      bench.dut = dut
+      dut.signal = lease === undefined ? signal : AbortSignal.any([signal, lease.signal])
+      dut.logTo(transcript)
+      dut.watchFor((event) => isTrouble(event, allow))
+      onTestFailed(() => {
+        const facts = { place: place.name, ...dut.lastWords() }
+        const more = failureText({ ...facts, transcript: relative(root, transcript), file, test: task.name })
+        for (const error of task.result?.errors ?? []) error.message += `\n${more}`
       })
-      if (failed || begin !== 'shared') await clear(bench)
-    })
-    if (kept !== undefined) return dut
-    if (begin === 'off') {
-      await copyImage(kit.disk, disk)
-    } else if (place.savedStates) {
-      const saved = await savedState(kit, place)
-      await copyImage(saved.disk, disk)
-      await dut.powerOn({ restore: saved.memory })
-    } else {
-      await copyImage(kit.disk, disk)
-      await dut.powerOn()
-      await dut.next(['running'], { timeoutMs: BOOT_MS })
-    }
-    bench.sound = true
-    return dut
-  })
+      onTestFinished(async () => {
+        const labError = task.result?.errors?.find(({ name }) => name === 'LabError')?.message
+        const folder = healthFolder(place)
+        await writeHealth(folder, place.name, nextHealth(await readHealth(folder, place.name), labError, Date.now()))
+      })
+      // Before the power goes: the record tells a cut of the test's from the end of the test.
+      const leave = () =>
+        leaveRecord(task.meta, {
+          place: place.name,
+          transcript: relative(output, transcript),
+          state: dut.lastWords().state,
+          sessions: dut.sessionsSince(begun),
+        })
+      onCleanup(async () => {
+        dut.signal = undefined
+        leave()
+        const seen = dut.sessionsSince(begun).flatMap(({ events }) => events)
+        const trouble = seen.find((event) => isTrouble(event, allow))
+        // Callbacks of a failed test come later than this; its result is there.
+        const failed = task.result?.state === 'fail' || trouble !== undefined
+        if (failed || begin !== 'shared') await clear(bench)
+        if (trouble !== undefined) throw new DutError(`${trouble.kind}, which no test here expects: ${trouble.line}`)
+      })
+      if (kept !== undefined) return dut
+      try {
+        if (own === undefined) await start(dut, place, board, disk, begin, faults.make)
+        else if (begin !== 'off') await startOwn(dut, own)
+      } catch (error) {
+        // No clean-up is called for what never began.
+        leave()
+        await clear(bench).catch(() => {})
+        throw error
+      }
+      bench.sound = true
+      return dut
+    },
+  )
+
+function dutOptions(
+  place: Place,
+  board: Board | undefined,
+  disk: string,
+  httpPort: number,
+  extra: readonly string[],
+): DutOptions {
+  if (place.kind === 'qemu') return { disk, memoryMiB: place.memoryMiB, httpPort, extra }
+  if (board === undefined) throw new LabError(`the place ${place.name} is not leased`)
+  return {
+    disk,
+    machine: () => board.powerOn(),
+    withMedium: (act) => board.withMedium(act),
+    ...(place.login && { login: place.login }),
+  }
+}
+
+async function startOwn(dut: Dut, { ready }: OwnDut): Promise<void> {
+  await dut.powerOn()
+  await ready?.(dut)
+}
+
+/** Brings a device to where its test begins. */
+async function start(
+  dut: Dut,
+  place: Place,
+  board: Board | undefined,
+  disk: string,
+  begin: Begin,
+  faults: (disk: string) => Promise<readonly DiskFault[]>,
+): Promise<void> {
+  const kit = await openKit()
+  if (place.kind === 'qemu' && place.savedStates && begin !== 'off') {
+    const saved = await savedState(kit, place)
+    await copyImage(saved.disk, disk)
+    return dut.powerOn({ restore: saved.memory, faults: await faults(disk) })
+  }
+  if (board === undefined) await copyImage(kit.disk, disk)
+  else await board.provision(kit.disk)
+  if (begin === 'off') return
+  await dut.powerOn()
+  await dut.next(['running'], { timeoutMs: BOOT_MS })
+}

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SerialPort } from 'serialport'
 import { LabError } from './lab-error.ts'
+import type { Machine } from './machine.ts'
 import { Qmp } from './qmp.ts'
 
 /** A QEMU machine as a place: UEFI firmware, one virtio disk, a serial console on a pty, power by process. */
@@ -16,6 +17,8 @@ export interface QemuOptions {
   readonly memoryMiB?: number
   /** Loopback port on this machine that the guest reaches as http://10.0.2.100/. */
   readonly httpPort?: number
+  /** What the disk refuses from the start. */
+  readonly faults?: readonly DiskFault[]
   /** More emulator arguments, for tests of special hardware. */
   readonly extra?: readonly string[]
   readonly accel?: 'tcg' | 'kvm'
@@ -25,17 +28,34 @@ export interface QemuOptions {
   readonly restore?: string
 }
 
-export interface QemuMachine {
-  readonly port: SerialPort
+/** A disk that fails (QEMU's blkdebug): worn cells, a write protection, a cache that cannot be flushed. */
+export interface DiskFault {
+  readonly on: 'read' | 'write' | 'flush'
+  /** The one sector of 512 bytes that fails, or else all of them. */
+  readonly sector?: number
+  /** 5: input/output error, which is what drivers make of a write protection, too. */
+  readonly errno: number
+}
+
+/** The disk's file as options of `-drive`. Pure. */
+export function diskFile(disk: string, faults: readonly DiskFault[]): string {
+  // In these options a comma is written twice.
+  const path = disk.replaceAll(',', ',,')
+  if (faults.length === 0) return `file=${path}`
+  const rules = faults.flatMap(({ on, sector, errno }, i) => [
+    `file.inject-error.${i}.event=none`,
+    `file.inject-error.${i}.iotype=${on}`,
+    `file.inject-error.${i}.errno=${errno}`,
+    `file.inject-error.${i}.immediately=off`,
+    ...(sector === undefined ? [] : [`file.inject-error.${i}.sector=${sector}`]),
+  ])
+  return ['file.driver=blkdebug', ...rules, 'file.image.driver=file', `file.image.filename=${path}`].join(',')
+}
+
+export interface QemuMachine extends Machine {
   readonly qmp: Qmp
-  /** SIGKILL: the guest's caches are gone at once. */
-  cut(): Promise<void>
-  reset(): Promise<void>
-  /** Writes the whole state (memory, devices) to a file and ends the machine; the disk then belongs to that state. */
+  /** The disk then belongs to the state in the file. */
   save(file: string): Promise<void>
-  /** A disk appears at run time, read-only, as when a stick is plugged in. */
-  plug(image: string): Promise<void>
-  unplug(): Promise<void>
   readonly exited: Promise<number | null>
 }
 
@@ -120,6 +140,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
       port,
       qmp,
       exited,
+      liveDisk: options.disk,
       cut: () => cut(child, qmp, exited),
       reset: async () => {
         await qmp.send('system_reset')
@@ -145,8 +166,8 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   }
 }
 
-function medium({ disk, writeLog }: QemuOptions): string {
-  if (writeLog === undefined) return `format=raw,file=${disk}`
+function medium({ disk, writeLog, faults }: QemuOptions): string {
+  if (writeLog === undefined) return `format=raw,${diskFile(disk, faults ?? [])}`
   const image = `file.driver=raw,file.file.driver=file,file.file.filename=${disk}`
   return `driver=blklogwrites,${image},log.driver=file,log.filename=${writeLog},log-sector-size=512`
 }

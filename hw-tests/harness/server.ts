@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net'
 import { Readable, Transform } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { LabError } from './lab-error.ts'
 
 /** A web server that can be as bad as the ones in the field: slow, gone in the middle, answering with a web page. */
 
@@ -23,6 +24,8 @@ interface Entry extends Offer {
   gone: boolean
 }
 
+const LOOPBACK = '127.0.0.1'
+
 export class TestServer {
   readonly #server: Server
   readonly #entries = new Map<string, Entry>()
@@ -31,17 +34,28 @@ export class TestServer {
 
   readonly #address: string
 
-  private constructor(address: string) {
+  readonly #listen: string
+
+  private constructor(address: string, listen: string) {
+    this.#listen = listen
     this.#address = address
     this.#server = createServer((request, response) => {
       this.#answer(request, response).catch(() => response.destroy())
     })
   }
 
-  /** `address`: how the device reaches this machine, for example "http://10.0.2.100". */
-  static async start(address: string): Promise<TestServer> {
-    const made = new TestServer(address)
-    await new Promise<void>((resolve) => made.#server.listen(0, '127.0.0.1', resolve))
+  /**
+   * `address`: how the device reaches this machine, for example "http://10.0.2.100"; the emulator leads it to the loopback
+   * port. `listen`: the address in a bench's network, when the device is a real one.
+   */
+  static async start(address: string, listen = LOOPBACK): Promise<TestServer> {
+    const made = new TestServer(address, listen)
+    await new Promise<void>((resolve, reject) => {
+      made.#server.once('error', (cause) =>
+        reject(new LabError(`no web server on ${listen}: ${cause.message}`, { cause })),
+      )
+      made.#server.listen(0, listen, resolve)
+    })
     return made
   }
 
@@ -52,7 +66,7 @@ export class TestServer {
   /** Offers something under a path; returns its address as the device sees it. */
   offer(path: string, offer: Offer): string {
     this.#entries.set(path, { ...offer, served: 0, gone: false })
-    return `${this.#address}${path}`
+    return `${this.#address}${this.#listen === LOOPBACK ? '' : `:${this.port}`}${path}`
   }
 
   /** Bytes sent of an offer so far. */

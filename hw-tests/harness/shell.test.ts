@@ -1,43 +1,22 @@
-import { spawn } from 'node:child_process'
-import { Duplex, Transform } from 'node:stream'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { Console } from './console.ts'
-import { frameSum, readFrames, Shell } from './shell.ts'
+import { ptyShell as openPtyShell } from './pty-shell.ts'
+import { frameSum, readFrames, type Shell } from './shell.ts'
+import { getFile, putFile } from './transfer.ts'
 
-/** Kernel lines that land anywhere, about one per `every` bytes; the seed is printed with a failure. */
-function noise(every: number, seed: number): Transform {
-  let state = seed >>> 0
-  const random = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 32
-  }
-  let left = every * -Math.log(1 - random())
-  return new Transform({
-    transform(bytes: Buffer, _encoding, done) {
-      const out: Buffer[] = []
-      for (const byte of bytes) {
-        out.push(Buffer.from([byte]))
-        if (--left <= 0) {
-          out.push(Buffer.from(`[  ${(random() * 100).toFixed(6)}] virtio_blk virtio1: [vda] noise ${state}\r\n`))
-          left = every * -Math.log(1 - random())
-        }
-      }
-      done(null, Buffer.concat(out))
-    },
-  })
-}
-
-const children: ReturnType<typeof spawn>[] = []
+const folder = mkdtempSync(join(tmpdir(), 'bistable-shell-'))
+const closing: (() => void)[] = []
 afterAll(() => {
-  for (const child of children) child.kill('SIGKILL')
+  for (const close of closing) close()
+  rmSync(folder, { recursive: true })
 })
 
 function ptyShell(every: number | undefined, seed = 1): Shell {
-  // The size of a pty is 0 x 0: no line editor, as on a serial console with busybox.
-  const child = spawn('socat', ['STDIO', 'EXEC:sh,pty,setsid,ctty,stderr'], { stdio: ['pipe', 'pipe', 'ignore'] })
-  children.push(child)
-  const readable = every === undefined ? child.stdout : child.stdout.pipe(noise(every, seed))
-  return new Shell(new Console(Duplex.from({ readable, writable: child.stdin })))
+  const { shell, close } = openPtyShell(every, seed)
+  closing.push(close)
+  return shell
 }
 
 describe('framed shell', () => {
@@ -66,5 +45,41 @@ describe('framed shell', () => {
         wide ? { code: 0, output: forty } : { code: round, output: `${round}\n` },
       )
     }
+  })
+})
+
+describe('files over the console', () => {
+  const bytes = Buffer.from(Array.from({ length: 60_000 }, (_, i) => (i * 7919) % 251))
+
+  it('come and go whole, also where kernel lines disturb', async () => {
+    const shell = ptyShell(3000, 7)
+    await shell.open({ timeoutMs: 60_000 })
+    const there = join(folder, "it's there")
+    writeFileSync(there, bytes.subarray(0, 9_000))
+    expect((await getFile(shell, there, 10_000)).equals(bytes.subarray(0, 9_000))).toBe(true)
+    const local = join(folder, 'local')
+    writeFileSync(local, bytes.subarray(0, 7_000))
+    await putFile(shell, local, join(folder, "it's put"))
+    expect(readFileSync(join(folder, "it's put")).equals(bytes.subarray(0, 7_000))).toBe(true)
+    writeFileSync(local, '')
+    await putFile(shell, local, join(folder, 'empty'))
+    expect((await getFile(shell, join(folder, 'empty'), 0)).length).toBe(0)
+  })
+
+  it('that are too large, not there, or changed on the way are refused', async () => {
+    const shell = ptyShell(undefined)
+    await shell.open({ timeoutMs: 60_000 })
+    writeFileSync(join(folder, 'large'), bytes)
+    await expect(getFile(shell, join(folder, 'large'), 1000)).rejects.toThrow(/60000 bytes, at most 1000/)
+    await expect(getFile(shell, join(folder, 'nothing'), 1000)).rejects.toThrow(/ended with/)
+    await expect(getFile(shell, 'a\nb', 1000)).rejects.toThrow(TypeError)
+    // A line that loses bytes of every piece: nothing appears under the name.
+    const lossy = {
+      runBytes: (command: string) => shell.runBytes(command),
+      run: (command: string) => shell.run(command.replace(/printf %s '(.)./, "printf %s '$1")),
+    }
+    writeFileSync(join(folder, 'small'), 'some bytes')
+    await expect(putFile(lossy, join(folder, 'small'), join(folder, 'lost'))).rejects.toThrow(/loses bytes/)
+    await expect(getFile(shell, join(folder, 'lost'), 1000)).rejects.toThrow(/ended with/)
   })
 })

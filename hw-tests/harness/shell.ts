@@ -80,6 +80,15 @@ export class Shell {
 
   /** Runs a command line in a child shell; returns its exit code and its output (stdout and stderr, at most 228 KiB). */
   async run(command: string, options: CommandOptions = {}): Promise<CommandResult> {
+    const { code, bytes } = await this.runBytes(command, options)
+    return { code, output: bytes.toString('utf8') }
+  }
+
+  /** The same, with the output as it is. */
+  async runBytes(
+    command: string,
+    options: CommandOptions = {},
+  ): Promise<{ readonly code: number; readonly bytes: Buffer }> {
     if (/[^\n\t\x20-\x7e]/.test(command))
       throw new TypeError('a command may hold only printable ASCII, tabs and newlines')
     const tag = `F${randomBytes(5).toString('hex').toUpperCase()}`
@@ -134,8 +143,11 @@ function missingOf(frames: ReadonlyMap<number, string>, total: number): number[]
   return Array.from({ length: total + 1 }, (_, i) => i).filter((i) => !frames.has(i))
 }
 
-function decode({ frames, total }: { frames: Map<number, string>; total: number | undefined }): CommandResult {
+function decode({ frames, total }: { frames: Map<number, string>; total: number | undefined }): {
+  readonly code: number
+  readonly bytes: Buffer
+} {
   const code = Number(Buffer.from(frames.get(0) ?? '', 'base64').toString())
   const lines = Array.from({ length: total ?? 0 }, (_, i) => frames.get(i + 1) ?? '')
-  return { code, output: Buffer.from(lines.join(''), 'base64').toString('utf8') }
+  return { code, bytes: Buffer.from(lines.join(''), 'base64') }
 }

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { access, mkdtemp, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import type { Place } from '../places/index.ts'
+import type { QemuPlace } from '../places/index.ts'
 import { copyImage } from './disk.ts'
 import { Dut } from './dut.ts'
 import type { Kit } from './kit.ts'
@@ -21,7 +21,7 @@ const BOOT_MS = 300_000
 const INSTALL_MS = 600_000
 
 /** A booted device, idle, with a shell open: release `base` runs from slot a. */
-export function savedState(kit: Kit, place: Place): Promise<SavedState> {
+export function savedState(kit: Kit, place: QemuPlace): Promise<SavedState> {
   return saved(kit, place, 'running', async (state) => {
     await copyImage(kit.disk, state.disk)
     const dut = new Dut({ disk: state.disk, memoryMiB: place.memoryMiB, httpPort: 9, transcript: `${state.disk}.log` })
@@ -35,7 +35,7 @@ export function savedState(kit: Kit, place: Place): Promise<SavedState> {
 }
 
 /** The same device with release `next` armed in slot b: its next boot is the first try. */
-export async function armedState(kit: Kit, place: Place): Promise<SavedState> {
+export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState> {
   const running = await savedState(kit, place)
   return saved(kit, place, 'armed', async (state) => {
     await copyImage(running.disk, state.disk)
@@ -66,7 +66,7 @@ async function saving(dut: Dut, state: SavedState, prepare: () => Promise<void>)
 
 async function saved(
   kit: Kit,
-  place: Place,
+  place: QemuPlace,
   name: string,
   make: (state: SavedState) => Promise<void>,
 ): Promise<SavedState> {

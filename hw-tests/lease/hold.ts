@@ -6,13 +6,17 @@ import { leaseText } from './lease.ts'
 import { remoteStore } from './remote.ts'
 import { type LeaseStore, localStore, lockFolder, thisHolder } from './store.ts'
 
-/** A lease that is kept alive while it is held. */
-export interface HeldLease {
+export interface SharedLease {
   readonly place: string
   /** Ends everything that uses the board as soon as the lease is lost; the reason is a LabError. */
   readonly signal: AbortSignal
   /** @throws LabError when the lease is lost: nobody may touch the board any more */
   check(): void
+}
+
+/** A lease that is kept alive while it is held. */
+export interface HeldLease extends SharedLease {
+  readonly token: string
   release(): Promise<void>
 }
 
@@ -60,10 +64,16 @@ export async function hold(store: LeaseStore, place: string, options: HoldOption
     told = true
     await sleep(Math.min(ASK_MS, Math.max(1, deadline - Date.now())))
   }
-  return keep(store, place, token, ttlMs)
+  return { ...keep(store, place, token, ttlMs), token }
 }
 
-function keep(store: LeaseStore, place: string, token: string, ttlMs: number): HeldLease {
+/** Keeps a lease alive that this run took in another process, and hears of its loss; giving it back is left to that one. */
+export function share(store: LeaseStore, place: string, token: string, ttlMs = TTL_MS): SharedLease {
+  const { release: _, ...shared } = keep(store, place, token, ttlMs)
+  return shared
+}
+
+function keep(store: LeaseStore, place: string, token: string, ttlMs: number): Omit<HeldLease, 'token'> {
   const lost = new AbortController()
   let last = Date.now()
   let busy = false

@@ -1,19 +1,58 @@
 import { existsSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import type { BootModeWiring } from '../drivers/boot-mode.ts'
+import type { ConsoleWiring } from '../drivers/console.ts'
+import type { PowerWiring } from '../drivers/power.ts'
+import type { StorageWiring } from '../drivers/storage.ts'
 import { LabError } from '../harness/lab-error.ts'
 
 /** Places: what a test can run on. The default is an emulated one, so the suites pass on a laptop. */
 
-export interface QemuPlace {
-  readonly kind: 'qemu'
-  readonly memoryMiB: number
+/** What some places can and others cannot; a test that needs more than its place has is skipped with that reason. */
+export type Feature =
+  /** The medium can be read from outside while the device runs. */
+  | 'live-medium'
+  /** The medium can be changed while the device is off. */
+  | 'medium'
+  /** A stick can be plugged in and pulled. */
+  | 'stick'
+  /** The medium can be made to fail: emulated disks only. */
+  | 'bad-medium'
+
+interface AnyPlace {
   /** Programs of this machine that the place needs. */
   readonly tools: readonly string[]
   /** How the device reaches the test's web server. */
   readonly serverAddress: string
+  readonly features: readonly Feature[]
+}
+
+export interface QemuPlace extends AnyPlace {
+  readonly kind: 'qemu'
+  readonly memoryMiB: number
   /** Tests start from a saved state of the booted device where they need no boot of their own. */
   readonly savedStates: boolean
 }
+
+/** A board on a bench. Its file says how it is wired; `npm run hil -- doctor PLACE` checks that. */
+export interface BoardPlace extends AnyPlace {
+  readonly kind: 'board'
+  readonly console: ConsoleWiring
+  readonly power: PowerWiring
+  /** How long the power must be off to be off, in milliseconds (2000). */
+  readonly offMs?: number
+  /** The medium that the board boots from. */
+  readonly storage?: StorageWiring
+  readonly stick?: StorageWiring
+  readonly bootMode?: BootModeWiring
+  /** The boot mode that is set before power-on. */
+  readonly mode?: string
+  readonly login?: { readonly user: string; readonly password: string }
+  /** The address of this machine that the test's web server listens on, for the board to reach. */
+  readonly serverListen: string
+}
+
+export type AnyKindOfPlace = QemuPlace | BoardPlace
 
 export const PLACES = {
   'qemu-x86-grub': {
@@ -22,25 +61,43 @@ export const PLACES = {
     serverAddress: 'http://10.0.2.100',
     tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
     savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium'],
   },
 } satisfies Readonly<Record<string, QemuPlace>>
 
-export interface Place extends QemuPlace {
-  readonly name: string
-}
+export type Place = AnyKindOfPlace & { readonly name: string }
 
 /** The name in `HIL_PLACE`, or else the emulated PC with GRUB. */
 export function choosePlaceName(name: string | undefined): string {
   return name === undefined || name === '' ? 'qemu-x86-grub' : name
 }
 
-/** The place of that name. @throws LabError for an unknown name */
-export function choosePlace(name: string | undefined): Place {
+/** The place of that name among `known`, or else the emulated ones. @throws LabError for an unknown name */
+export function choosePlace(name: string | undefined): QemuPlace & { readonly name: string }
+export function choosePlace(name: string | undefined, known: Readonly<Record<string, AnyKindOfPlace>>): Place
+export function choosePlace(name: string | undefined, known: Readonly<Record<string, AnyKindOfPlace>> = PLACES): Place {
   const wanted = choosePlaceName(name)
-  const found = Object.entries(PLACES).find(([known]) => known === wanted)
+  const found = Object.entries(known).find(([one]) => one === wanted)
   if (found === undefined)
-    throw new LabError(`there is no place ${wanted}; there are: ${Object.keys(PLACES).join(', ')}`)
+    throw new LabError(`there is no place ${wanted}; there are: ${Object.keys(known).join(', ')}`)
   return { name: found[0], ...found[1] }
+}
+
+/**
+ * The emulated places, and those of the bench: what the file `HIL_PLACES` exports as `PLACES`, or else
+ * `hw-tests/places/local.ts`, which no repository holds. @throws LabError when the file does not load
+ */
+export async function allPlaces(env: NodeJS.ProcessEnv): Promise<Readonly<Record<string, AnyKindOfPlace>>> {
+  const local = join(import.meta.dirname, 'local.ts')
+  const file = env['HIL_PLACES'] ?? (existsSync(local) ? local : undefined)
+  if (file === undefined) return PLACES
+  try {
+    const module = (await import(resolve(file))) as { readonly PLACES?: Readonly<Record<string, AnyKindOfPlace>> }
+    if (typeof module.PLACES !== 'object') throw new TypeError('it exports no PLACES')
+    return { ...PLACES, ...module.PLACES }
+  } catch (cause) {
+    throw new LabError(`the places in ${file}: ${cause instanceof Error ? cause.message : ''}`, { cause })
+  }
 }
 
 /** Those of the tools that are in no folder of `path` (as in $PATH). */

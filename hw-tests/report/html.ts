@@ -27,8 +27,8 @@ svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: 
 export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): string {
   const { boots, cuts } = countsOf(run.outcomes.flatMap(({ record }) => record ?? []))
   const rows = run.outcomes.map(
-    ({ verdict, file, name, ms }, index) =>
-      `<tr><td class="${verdict}">${verdict}</td><td class="n">${seconds(ms)} s</td><td><a href="#t${index}">${escaped(name)}</a> <span class="dim">${escaped(file.split('/').at(-1) ?? file)}</span></td></tr>`,
+    ({ verdict, file, name, ms, note }, index) =>
+      `<tr><td class="${verdict}">${verdict}</td><td class="n">${seconds(ms)} s</td><td><a href="#t${index}">${escaped(name)}</a> <span class="dim">${escaped([file.split('/').at(-1), note].filter((text) => text !== undefined).join(': '))}</span></td></tr>`,
   )
   return [
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',

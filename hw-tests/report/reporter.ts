@@ -1,6 +1,6 @@
 import { appendFileSync } from 'node:fs'
 import { readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { basename, dirname, join, relative, resolve } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import type { SerializedError } from 'vitest'
 import type { Reporter, TestCase, TestModule } from 'vitest/node'
 import { recordOf } from '../harness/record.ts'
@@ -16,7 +16,7 @@ import { summaryMarkdown } from './summary.ts'
  * (also appended to `$GITHUB_STEP_SUMMARY`) and `index.html`. Tests of other projects are none of its business.
  */
 
-const root = resolve(import.meta.dirname, '..', '..')
+const root = process.cwd()
 const MOST_TRANSCRIPT = 4 * 1024 * 1024
 
 // Vitest wants a reporter by its module's default export.

@@ -1,7 +1,6 @@
 import { appendFile, copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { partitionDigest } from '../harness/disk.ts'
 import type { Dut } from '../harness/dut.ts'
 import { expect, hil } from '../harness/hil.ts'
 import type { Kit } from '../harness/kit.ts'
@@ -21,7 +20,7 @@ async function facts(dut: Dut): Promise<Facts> {
   const { running, slots, boot, installFloor, securityFloor, rootVersion, blocked, state, lastFailure } = status
   expect(await dut.run('sync')).toMatchObject({ code: 0 })
   const digests = []
-  for (const name of ['bootstate', 'boot-b', 'rootfs-b']) digests.push(await partitionDigest(dut.disk, name))
+  for (const name of ['bootstate', 'boot-b', 'rootfs-b']) digests.push(await dut.partitionDigest(name))
   const kept = { running, slots, boot, installFloor, securityFloor, rootVersion, blocked, digests }
   return { kept, state, lastFailure }
 }

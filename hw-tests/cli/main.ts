@@ -1,0 +1,156 @@
+import { spawn } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { LabError } from '../harness/lab-error.ts'
+import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
+import { runFolder } from '../harness/report.ts'
+import { chooseStore } from '../lease/hold.ts'
+import { leaseText } from '../lease/lease.ts'
+import { startLeaseServer } from '../lease/server.ts'
+import { lockFolder } from '../lease/store.ts'
+import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
+import type { Outcome } from '../report/outcome.ts'
+import { converse } from './console.ts'
+import { diagnose, examine } from './doctor.ts'
+import { openPatient } from './patient.ts'
+
+// npm run hil -- …: runs the suites, or one of the commands below.
+
+const USAGE = `usage: npm run hil                          every suite on HIL_PLACE (an emulated PC unless told)
+       npm run hil -- [run] VITEST-ARGUMENTS  some of them, as in: npm run hil -- hw-tests/suites/install
+       npm run hil -- places                  what there is, and who has it
+       npm run hil -- console PLACE           its console at this terminal
+       npm run hil -- doctor PLACE            wiring, power, console, boot; lifts a quarantine when all is well
+       npm run hil -- release PLACE           takes a lease away from a run that hangs
+       npm run hil -- lease-server [PORT] [ADDRESS]   leases for a bench that several machines share
+exit codes: 0 good, 1 a test failed, 2 usage, 3 the lab is broken and no test failed`
+
+const root = resolve(import.meta.dirname, '..', '..')
+const LAB_BROKEN = 3
+const DOCTOR = { silenceMs: 2_000, bootMs: 300_000 }
+
+async function main(args: readonly string[]): Promise<number> {
+  const [verb, name, more] = args
+  switch (verb) {
+    case 'places':
+      return places()
+    case 'console':
+      return console_(name)
+    case 'doctor':
+      return doctor(name)
+    case 'release':
+      return release(name)
+    case 'lease-server':
+      return leaseServer(Number(name ?? 7420), more ?? '127.0.0.1')
+    case 'help':
+    case '--help':
+      console.log(USAGE)
+      return 0
+    case 'run':
+      return run(args.slice(1))
+    default:
+      return run(args)
+  }
+}
+
+/** The suites. A run in which only the lab failed ends with another code than one that found something. */
+async function run(args: readonly string[]): Promise<number> {
+  const folder = runFolder(root, process.env)
+  const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
+  // Everything, the long ones too; `npm test` runs the short ones only.
+  const env = { ...process.env, HIL_LONG: process.env['HIL_LONG'] ?? '1' }
+  const child = spawn(process.execPath, [vitest, 'run', '--project', 'hw', ...args], {
+    cwd: root,
+    stdio: 'inherit',
+    env,
+  })
+  const code = await new Promise<number>((done) => child.on('close', (status) => done(status ?? 1)))
+  if (code === 0) return 0
+  const lines = (await readFile(join(folder, 'run.jsonl'), 'utf8').catch(() => ''))
+    .split('\n')
+    .filter((line) => line !== '')
+  const outcomes = lines.map((line) => JSON.parse(line) as Outcome)
+  const lab = outcomes.some(({ verdict }) => verdict === 'lab')
+  return lab && !outcomes.some(({ verdict }) => verdict === 'failed') ? LAB_BROKEN : 1
+}
+
+async function places(): Promise<number> {
+  const leases = await chooseStore(process.env).list()
+  const chosen = choosePlaceName(process.env['HIL_PLACE'])
+  for (const [name, place] of Object.entries(await allPlaces(process.env))) {
+    const lease = leases[name]
+    const sick = quarantineText(name, await readHealth(lockFolder(process.env), name))
+    const kind = place.kind === 'qemu' ? 'emulated' : `board, power by ${place.power.driver}`
+    const notes = [lease === undefined ? undefined : leaseText(lease, Date.now()), sick].filter(
+      (note) => note !== undefined,
+    )
+    console.log(`${name === chosen ? '*' : ' '} ${name}  ${[kind, ...notes].join('; ')}`)
+  }
+  return 0
+}
+
+async function console_(name: string | undefined): Promise<number> {
+  const place = choosePlace(name, await allPlaces(process.env))
+  const lost = new AbortController()
+  const patient = await openPatient(place, { say: (line) => console.log(line), onLost: (why) => lost.abort(why) })
+  try {
+    await converse(patient, { input: process.stdin, output: process.stdout }, lost.signal)
+  } finally {
+    await patient.close()
+  }
+  return lost.signal.aborted ? LAB_BROKEN : 0
+}
+
+async function doctor(name: string | undefined): Promise<number> {
+  const place = choosePlace(name, await allPlaces(process.env))
+  console.log(`doctor: ${place.name}; its power goes off and on once`)
+  const fail = (why: Error) => {
+    console.error(`doctor: ${why.message}`)
+    process.exit(LAB_BROKEN)
+  }
+  const facts = await examine(
+    place,
+    () => openPatient(place, { say: (line) => console.log(line), onLost: fail }),
+    DOCTOR,
+  )
+  const findings = diagnose(facts)
+  for (const { part, ok, text } of findings) console.log(`${ok ? 'ok   ' : 'WRONG'} ${part.padEnd(8)} ${text}`)
+  if (findings.some(({ ok }) => !ok)) return LAB_BROKEN
+  await writeHealth(lockFolder(process.env), place.name, { strikes: 0 })
+  return 0
+}
+
+async function release(name: string | undefined): Promise<number> {
+  const store = chooseStore(process.env)
+  const lease = name === undefined ? undefined : (await store.list())[name]
+  if (name === undefined || lease === undefined) {
+    console.log(`release: nobody has ${name ?? 'a place without a name'}`)
+    return name === undefined ? 2 : 0
+  }
+  console.log(`release: ${leaseText(lease, Date.now())}; taken away`)
+  const token = '0'.repeat(32)
+  await store.acquire({ place: name, owner: 'npm run hil -- release', token, ttlMs: 1_000, steal: true })
+  await store.release(name, token)
+  return 0
+}
+
+async function leaseServer(port: number, listen: string): Promise<number> {
+  const token = process.env['HIL_LEASE_TOKEN']
+  const file = process.env['HIL_LEASE_FILE'] ?? join(lockFolder(process.env), 'server-leases.json')
+  const server = await startLeaseServer({ file, port, listen, ...(token !== undefined && { token }) })
+  console.log(`lease server: http://${listen}:${server.port}, leases in ${file}`)
+  await new Promise<void>((done) => {
+    process.once('SIGINT', done)
+    process.once('SIGTERM', done)
+  })
+  await server.close()
+  return 0
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  if (!(error instanceof LabError)) throw error
+  console.error(`hil: ${error.message}`)
+  process.exitCode = LAB_BROKEN
+}

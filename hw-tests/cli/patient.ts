@@ -1,0 +1,114 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openConsolePort } from '../drivers/console.ts'
+import { openPower } from '../drivers/power.ts'
+import { copyImage } from '../harness/disk.ts'
+import { openKit } from '../harness/kit.ts'
+import { LabError } from '../harness/lab-error.ts'
+import type { Machine, Modem } from '../harness/machine.ts'
+import { startQemu } from '../harness/qemu.ts'
+import { chooseStore, hold } from '../lease/hold.ts'
+import type { Place } from '../places/index.ts'
+
+/** A place in the hands of a person or of the doctor: its console and its power, one by one. */
+export interface Patient {
+  /** Opens the console; an emulator has one only while it has power. */
+  open(): Promise<void>
+  /** What the console says from now on. */
+  onData(take: (bytes: Buffer) => void): void
+  write(bytes: Buffer): void
+  readonly modem: Modem | undefined
+  state(): Promise<boolean | undefined>
+  on(): Promise<void>
+  off(): Promise<void>
+  /** Milliseconds that the power must be off to be off. */
+  readonly offMs: number
+  close(): Promise<void>
+}
+
+export interface PatientOptions {
+  readonly say: (line: string) => void
+  /** Told when a board's lease is lost: it must not be touched any more. */
+  readonly onLost: (why: Error) => void
+}
+
+/** @throws LabError when the place is leased to somebody else, or something of it does not open */
+export function openPatient(place: Place, options: PatientOptions): Promise<Patient> {
+  return place.kind === 'qemu' ? emulated(place) : onTheBench(place, options)
+}
+
+async function emulated({ memoryMiB }: Extract<Place, { kind: 'qemu' }>): Promise<Patient> {
+  const kit = await openKit()
+  const folder = await mkdtemp(join(tmpdir(), 'bistable-console-'))
+  const disk = join(folder, 'disk.img')
+  await copyImage(kit.disk, disk)
+  let machine: Machine | undefined
+  let take: (bytes: Buffer) => void = () => {}
+  const off = async () => {
+    const running = machine
+    machine = undefined
+    running?.port.destroy()
+    await running?.cut()
+  }
+  return {
+    offMs: 0,
+    modem: undefined,
+    open: async () => {},
+    onData: (to) => {
+      take = to
+    },
+    write: (bytes) => {
+      machine?.port.write(bytes)
+    },
+    state: async () => machine !== undefined,
+    on: async () => {
+      machine ??= await startQemu({ disk, memoryMiB })
+      machine.port.on('data', (bytes: Buffer) => take(bytes))
+      machine.port.on('error', () => {})
+    },
+    off,
+    close: async () => {
+      await off()
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: PatientOptions): Promise<Patient> {
+  const lease = await hold(chooseStore(process.env), place.name, { say: options.say })
+  lease.signal.addEventListener('abort', () => options.onLost(lease.signal.reason))
+  const power = openPower(place.power)
+  let console: Awaited<ReturnType<typeof openConsolePort>> | undefined
+  let take: (bytes: Buffer) => void = () => {}
+  const order = (act: () => Promise<void>) => async () => {
+    lease.check()
+    await act()
+  }
+  return {
+    offMs: place.offMs ?? 2000,
+    get modem() {
+      return console?.modem
+    },
+    open: async () => {
+      console ??= await openConsolePort(place.console)
+      console.port.on('data', (bytes: Buffer) => take(bytes))
+      console.port.on('error', () => {})
+    },
+    onData: (to) => {
+      take = to
+    },
+    write: (bytes) => {
+      if (console === undefined) throw new LabError('the console is not open')
+      console.port.write(bytes)
+    },
+    state: () => power.state(),
+    on: order(() => power.on()),
+    off: order(() => power.off()),
+    close: async () => {
+      console?.port.destroy()
+      await power.close()
+      await lease.release()
+    },
+  }
+}
