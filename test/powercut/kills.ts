@@ -9,7 +9,7 @@ import { DutError } from '../../hw-tests/harness/lab-error.ts'
 import { seeded } from '../../hw-tests/harness/random.ts'
 import { TestServer } from '../../hw-tests/harness/server.ts'
 import { armedState, type SavedState, savedState } from '../../hw-tests/harness/warm.ts'
-import { choosePlace, type Place } from '../../hw-tests/places/index.ts'
+import { choosePlace, type QemuPlace } from '../../hw-tests/places/index.ts'
 
 /**
  * An emulated device whose power is cut at random moments of real installs and boots; it must come up again each time,
@@ -90,7 +90,7 @@ class Bench {
   /** How the device came up last. */
   seen = ''
 
-  constructor(kit: Kit, place: Place, server: TestServer, folder: string, random: () => number) {
+  constructor(kit: Kit, place: QemuPlace, server: TestServer, folder: string, random: () => number) {
     this.#random = random
     const { path, release } = kit.bundle('next')
     this.#next = release
