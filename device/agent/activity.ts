@@ -1,6 +1,6 @@
 import { deviceErrors } from '../errors.ts'
 import type { Wait } from '../policy/gate.ts'
-import type { Clock } from './ports.ts'
+import type { Clock, Ports } from './ports.ts'
 
 /** What the agent is at, in memory only: the one operation that may run, whether it moves, and what it waits for. */
 
@@ -33,6 +33,7 @@ export class Activity {
   readonly #clock: Clock
   readonly #pid: number
   readonly #stallMs: number
+  readonly #relax: (() => void) | undefined
   #work: Work | undefined
   #woken = false
   #wokenAt = Number.NEGATIVE_INFINITY
@@ -46,7 +47,8 @@ export class Activity {
   /** The place in every spread of a device that has no id, 0 <= value < 1; drawn anew when the agent starts. */
   readonly lot: number
 
-  constructor(ports: { readonly clock: Clock; readonly pid: number; readonly random: () => number }, stallMs: number) {
+  constructor(ports: Pick<Ports, 'clock' | 'pid' | 'random' | 'relax'>, stallMs: number) {
+    this.#relax = ports.relax
     this.#clock = ports.clock
     this.#pid = ports.pid
     this.#stallMs = stallMs
@@ -81,6 +83,8 @@ export class Activity {
     } finally {
       outer.removeEventListener('abort', stop)
       this.#work = undefined
+      // Not at once: who asked for it still holds its result.
+      if (this.#relax !== undefined) setImmediate(this.#relax)
     }
   }
 

@@ -158,6 +158,8 @@ export interface Ports {
   readonly random: () => number
   /** One line for people, to standard output and the console. */
   readonly say: (line: string, level?: Level) => void
+  /** Gives back memory that a check took; called when nothing is under way any more. */
+  readonly relax?: (() => void) | undefined
   /** Link and power; undefined: unknown, and no policy waits for them. */
   readonly surroundings?: Surroundings
 }

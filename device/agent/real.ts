@@ -69,6 +69,8 @@ export async function realPorts(
     systemd: await exists(paths.systemd),
     watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
     random: Math.random,
+    // There with --expose-gc, which the launcher gives: left alone, V8 lets the heap of an idle agent grow for hours.
+    relax: options.daemon ? globalThis.gc : undefined,
     say,
   }
 }

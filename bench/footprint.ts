@@ -1,0 +1,208 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, request, type Server } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { bootstateImage } from '../bootloader/bootstate.ts'
+import { freshState } from '../bootloader/machine.ts'
+import { freshness } from '../test/attacks/web.ts'
+import { signedRoot } from '../test/keys/helpers.ts'
+
+// npm run footprint [-- --polls N --starts N --agent FILE --node NODE --json FILE]
+// The agent as it ships, on a made-up device, against a server on this machine: what it costs when nothing happens.
+
+const { values } = parseArgs({
+  options: {
+    polls: { type: 'string', default: '10000' },
+    starts: { type: 'string', default: '7' },
+    agent: { type: 'string', default: join(import.meta.dirname, '../dist/device/bistable.mjs') },
+    node: { type: 'string', default: process.execPath },
+    json: { type: 'string' },
+  },
+})
+const polls = Number(values.polls)
+const SAMPLES = 40
+const RSS_GOAL_MIB = 64
+const START_GOAL_MS = 500
+/** What a connection's packets carry beside the bytes we count: IPv4 and TCP headers with timestamps. */
+const PACKET_HEADERS = 52
+
+const base = mkdtempSync(join(tmpdir(), 'bistable-footprint-'))
+const traffic = { connections: 0, received: 0, sent: 0 }
+
+async function startServer(): Promise<Server> {
+  const far = { wall: new Date().toISOString().replace(/\.\d+Z/, 'Z'), end: '2099-01-01T00:00:00Z' }
+  // What runs already, so that every check ends with "up to date".
+  const channel = await freshness({ number: { epoch: 0, counter: 2 }, issued: far.wall, expires: far.end })
+  const server = createServer((call, response) => {
+    if (call.url !== '/channels/stable.json') return response.writeHead(404).end()
+    response.writeHead(206, {
+      'content-length': channel.length,
+      'content-range': `bytes 0-${channel.length - 1}/${channel.length}`,
+      etag: '"1"',
+    })
+    return response.end(channel)
+  })
+  server.on('connection', (socket: Socket) => {
+    traffic.connections++
+    socket.on('close', () => {
+      traffic.received += socket.bytesRead
+      traffic.sent += socket.bytesWritten
+    })
+  })
+  await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready))
+  return server
+}
+
+async function makeDevice(origin: string): Promise<string> {
+  const root = join(base, 'device')
+  for (const folder of ['usr/lib/bistable', 'proc', 'etc/bistable', 'disk', 'data', 'run'])
+    mkdirSync(join(root, folder), { recursive: true })
+  const at = (path: string) => join(root, path)
+  const agent = { channel: `${origin}/channels/stable.json`, apply: 'install' }
+  writeFileSync(
+    at('usr/lib/bistable/system.json'),
+    JSON.stringify({ product: 'demo', hardware: ['qemu-x86_64'], agent }),
+  )
+  writeFileSync(at('usr/lib/bistable/root.json'), await signedRoot({}, [1, 2]))
+  writeFileSync(at('etc/machine-id'), '0123456789abcdef0123456789abcdef\n')
+  const slots = (slot: string) => ({ boot: at(`disk/boot-${slot}`), rootfs: at(`disk/rootfs-${slot}`) })
+  const places = { bootstate: at('disk/bootstate'), slots: { a: slots('a'), b: slots('b') } }
+  writeFileSync(at('etc/bistable/places.json'), JSON.stringify(places))
+  writeFileSync(places.bootstate, await bootstateImage(freshState('a')))
+  for (const place of Object.values(places.slots).flatMap((slot) => Object.values(slot)))
+    writeFileSync(place, Buffer.alloc(1 << 20))
+  const line =
+    'bistable.floor=0.1 bistable.slot=a bistable.release=0.2 bistable.boot=committed bistable.left=0 bistable.why=ok'
+  writeFileSync(at('proc/cmdline'), `${line}\n`)
+  return root
+}
+
+/** Starts the agent and waits until it answers on its socket. */
+async function startAgent(root: string): Promise<{ readonly agent: ChildProcess; readonly ms: number }> {
+  const started = performance.now()
+  const agent = spawn(values.node, [...FLAGS, resolve(values.agent), 'agent'], {
+    // A device has no certificates of this machine for Node.js to read at each start.
+    env: { ...process.env, BISTABLE_ROOT: root, NODE_EXTRA_CA_CERTS: '', NODE_OPTIONS: '', MALLOC_ARENA_MAX: '1' },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  for (;;) {
+    if (agent.exitCode !== null) throw new Error(`the agent ended with ${agent.exitCode}`)
+    if ((await ask(root, 'status').catch(() => undefined)) !== undefined) break
+    await new Promise((again) => setTimeout(again, 5))
+  }
+  return { agent, ms: performance.now() - started }
+}
+
+/** What the launcher gives the agent's Node.js. */
+const LAUNCHER = readFileSync(join(import.meta.dirname, '../device/bin/bistable'), 'utf8')
+const FLAGS = / "\$agent\/node" (--.*) "\$agent\/bistable\.mjs"/.exec(LAUNCHER)?.[1]?.split(' ') ?? []
+
+function ask(root: string, verb: string): Promise<string> {
+  return new Promise((done, failed) => {
+    const call = request(
+      { socketPath: join(root, 'run/bistable/agent.sock'), method: 'POST', path: `/v1/${verb}` },
+      (answer) => {
+        let text = ''
+        answer.setEncoding('utf8')
+        answer.on('data', (piece: string) => {
+          text += piece
+        })
+        answer.on('end', () => done(text))
+        answer.on('error', failed)
+      },
+    )
+    call.on('error', failed)
+    call.end('{}')
+  })
+}
+
+async function stop(agent: ChildProcess): Promise<void> {
+  const gone = new Promise((ended) => agent.once('exit', ended))
+  agent.kill('SIGTERM')
+  await gone
+}
+
+const rssKiB = (pid: number | undefined) =>
+  Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+const memoryOf = (pid: number | undefined) => {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')
+  const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(rollup)?.[1])
+  return { privateKiB: field('Private_Clean') + field('Private_Dirty'), shareKiB: field('Pss') }
+}
+
+/** Least squares: KiB per poll over the given samples. */
+function slope(samples: readonly { readonly polls: number; readonly rss: number }[]): number {
+  const meanX = samples.reduce((sum, s) => sum + s.polls, 0) / samples.length
+  const meanY = samples.reduce((sum, s) => sum + s.rss, 0) / samples.length
+  const over = samples.reduce((sum, s) => sum + (s.polls - meanX) * (s.rss - meanY), 0)
+  return over / samples.reduce((sum, s) => sum + (s.polls - meanX) ** 2, 0)
+}
+
+const server = await startServer()
+try {
+  const root = await makeDevice(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  const starts: number[] = []
+  for (let n = 0; n < Number(values.starts); n++) {
+    const { agent, ms } = await startAgent(root)
+    starts.push(ms)
+    await stop(agent)
+  }
+  starts.sort((a, b) => a - b)
+  const { agent } = await startAgent(root)
+  await new Promise((settled) => setTimeout(settled, 2000))
+  const idle = rssKiB(agent.pid)
+  const samples: { polls: number; rss: number }[] = []
+  const before = { ...traffic }
+  for (let n = 1; n <= polls; n++) {
+    const answer = await ask(root, 'check')
+    if (!answer.includes('up-to-date')) {
+      // The agent's own poll was at work: asked again.
+      if (!answer.includes('AGENT_BUSY')) throw new Error(answer)
+      n--
+      continue
+    }
+    if (n % Math.ceil(polls / SAMPLES) === 0) samples.push({ polls: n, rss: rssKiB(agent.pid) })
+  }
+  const peak = Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${agent.pid}/status`, 'utf8'))?.[1])
+  const memory = memoryOf(agent.pid)
+  await stop(agent)
+  const bytes = traffic.received + traffic.sent - before.received - before.sent
+  const connections = traffic.connections - before.connections
+  const half = samples.slice(samples.length / 2)
+  const figures = {
+    polls,
+    startMs: { median: Math.round(starts[starts.length >> 1] ?? 0), max: Math.round(starts.at(-1) ?? 0) },
+    rssKiB: { idle, last: samples.at(-1)?.rss ?? 0, peak, ...memory },
+    slopeKiBPerPoll: slope(half),
+    httpPerCheck: { bytes: Math.round(bytes / polls), connections: connections / polls },
+    samples,
+  }
+  const { last } = figures.rssKiB
+  // Three packets to open, four to close, and one each way with its acknowledgement for every exchange.
+  const packets = 11 * figures.httpPerCheck.connections
+  const day = 24 * (figures.httpPerCheck.bytes + packets * PACKET_HEADERS)
+  const verdict = (ok: boolean) => (ok ? 'reached' : 'MISSED')
+  const mib = (kib: number) => `${(kib / 1024).toFixed(1)} MiB`
+  console.log(
+    `start until the socket answers: median ${figures.startMs.median} ms, longest ${figures.startMs.max} ms of ${starts.length}; goal ${START_GOAL_MS} ms ${verdict(figures.startMs.median < START_GOAL_MS)}`,
+  )
+  console.log(
+    `resident: ${mib(idle)} at rest, ${mib(last)} after ${polls} checks, peak ${mib(peak)}; goal ${RSS_GOAL_MIB} MiB ${verdict(last < RSS_GOAL_MIB * 1024)}`,
+  )
+  console.log(`  of which private ${mib(memory.privateKiB)}; proportional share ${mib(memory.shareKiB)}`)
+  console.log(`slope over the second half: ${(figures.slopeKiBPerPoll * 1000).toFixed(0)} KiB per 1000 checks`)
+  console.log(`  ${half.map(({ rss }) => (rss / 1024).toFixed(1)).join(' ')} MiB`)
+  console.log('bytes of an idle day, by door:')
+  console.log(
+    `  http, a check an hour: ${Math.round(day / 1024)} KiB (${figures.httpPerCheck.bytes} bytes and ${figures.httpPerCheck.connections.toFixed(1)} connections a check, packet headers added)`,
+  )
+  console.log('  usb: 0')
+  if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`)
+} finally {
+  server.close()
+  server.closeAllConnections()
+  rmSync(base, { recursive: true, force: true })
+}
