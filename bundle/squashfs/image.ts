@@ -34,8 +34,8 @@ export interface SquashEntry {
 /** An open image. One user at a time reads fastest; several at once are safe. */
 export interface Squashfs {
   readonly superblock: Superblock
-  /** Every path, a directory before its contents, in byte order of the paths. */
-  walk(): AsyncIterable<SquashEntry>
+  /** Every path, a directory before its contents, in byte order of the paths; with `from` ("etc") that one and all below. */
+  walk(from?: string): AsyncIterable<SquashEntry>
   /**
    * The content of a file from `walk` or `lookup` of this image, in pieces of at most one block (1 MiB at most), as
    * views that must not be changed. Empty for all that is not a file.
@@ -124,7 +124,7 @@ export async function openSquashfs(reader: BlockReader, size: number): Promise<S
 
   return {
     superblock,
-    walk: () => mapFound(walkImage(parts), entryOf),
+    walk: (from) => mapFound(walkImage(parts, from), entryOf),
     read: (entry) => content.read(inodeOf(entry)),
     async lookup(path) {
       const inode = await findInode(parts, path)

@@ -37,16 +37,19 @@ interface Step {
 }
 
 /**
- * Every path of the image with its inode: a directory before what is in it, all in byte order of the UTF-8 paths.
+ * Every path of the image, or of one of its folders, with its inode: a directory before what is in it, all in byte order of
+ * the UTF-8 paths.
+ * @param from "etc": this entry and all below it; nothing when there is none
  * @throws SQUASHFS_CORRUPT, SQUASHFS_LOOP, SQUASHFS_NAME, SQUASHFS_TOO_LARGE
  */
-export async function* walkImage(parts: WalkParts): AsyncGenerator<Found> {
-  const root = await parts.inodeAt(parts.superblock.root)
-  if (root.directory === undefined) throw corrupt(`the root inode is a ${root.type}`)
+export async function* walkImage(parts: WalkParts, from = ''): AsyncGenerator<Found> {
+  const root = await findInode(parts, from)
+  if (root === undefined) return
+  if (root.directory === undefined && from === '') throw corrupt(`the root inode is a ${root.type}`)
   const links = new LinkCounter(parts.superblock.inodes)
-  links.count(root, '')
-  yield { path: '', inode: root }
-  const open: Step[][] = [await listSteps(parts, root, '', 0)]
+  links.count(root, from)
+  yield { path: from, inode: root }
+  const open: Step[][] = [await listSteps(parts, root, from === '' ? '' : `${from}/`, 0)]
   let pending = open[0]?.length ?? 0
   let entries = 1
   for (let top = open.at(-1); top !== undefined; top = open.at(-1)) {

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { createReadStream, type Stats } from 'node:fs'
-import { lstat, readdir, readlink } from 'node:fs/promises'
+import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
 import type { SquashEntry, Squashfs } from '../../bundle/squashfs/image.ts'
@@ -15,6 +15,8 @@ import type { XattrTool } from './xattrs.ts'
 export const MAX_ENTRIES = 20_000
 /** Bytes of content of one tree. */
 export const MAX_CONTENT = 64 * MiB
+/** Files between two turns of the event loop. */
+const BREATH = 64
 
 class Listing {
   readonly #entries = new Map<string, EtcEntry>()
@@ -49,10 +51,9 @@ const joined = (folder: string, name: string) => (folder === '' ? name : `${fold
 export async function imageTree(image: Squashfs, whose: string, signal?: AbortSignal): Promise<EtcTree> {
   const listing = new Listing(whose)
   const originals = new Map<string, SquashEntry>()
-  async function visit(path: string): Promise<void> {
+  for await (const entry of image.walk('etc')) {
     signal?.throwIfAborted()
-    const entry = await image.lookup(joined('etc', path).replace(/\/$/, ''))
-    if (entry === undefined) return
+    const path = entry.path.slice('etc/'.length)
     originals.set(path, entry)
     listing.add({
       path,
@@ -65,9 +66,7 @@ export async function imageTree(image: Squashfs, whose: string, signal?: AbortSi
       xattrs: new Map([...entry.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')])),
       ...(entry.type === 'file' && entry.nlink > 1 && { inode: String(entry.inode) }),
     })
-    if (entry.type === 'dir') for (const name of await image.names(entry)) await visit(joined(path, name))
   }
-  await visit('')
   return {
     entries: listing.entries,
     read: (path) => {
@@ -86,10 +85,13 @@ export async function imageTree(image: Squashfs, whose: string, signal?: AbortSi
 export async function folderTree(folder: string, xattrs: XattrTool, signal?: AbortSignal): Promise<EtcTree> {
   const listing = new Listing(folder)
   const known = await xattrs.read(folder)
+  let visited = 0
   async function visit(path: string): Promise<void> {
     signal?.throwIfAborted()
+    // The calls below wait for the file system, a file at a time: many times sooner done than by the thread pool.
+    if (++visited % BREATH === 0) await setImmediate()
     const full = join(folder, path)
-    const stat = await lstat(full).catch(missing)
+    const stat = lstatSync(full, { throwIfNoEntry: false })
     if (stat === undefined) return
     const type = typeOf(stat)
     listing.add({
@@ -99,11 +101,11 @@ export async function folderTree(folder: string, xattrs: XattrTool, signal?: Abo
       uid: stat.uid,
       gid: stat.gid,
       ...(type === 'file' && { size: stat.size, digest: await digestOf(contentOf(full)) }),
-      ...(type === 'symlink' && { target: await readlink(full) }),
+      ...(type === 'symlink' && { target: readlinkSync(full) }),
       xattrs: known === undefined ? undefined : (known.get(path) ?? new Map()),
       ...(type === 'file' && stat.nlink > 1 && { inode: String(stat.ino) }),
     })
-    if (type === 'dir') for (const name of await readdir(full)) await visit(joined(path, name))
+    if (type === 'dir') for (const name of readdirSync(full)) await visit(joined(path, name))
   }
   try {
     await visit('')
@@ -115,16 +117,23 @@ export async function folderTree(folder: string, xattrs: XattrTool, signal?: Abo
   return { entries: listing.entries, read: (path) => contentOf(join(folder, path)) }
 }
 
-function missing(error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error
+/** @yields pieces that are valid until the next one */
+function* contentOf(path: string): Generator<Uint8Array> {
+  // Non-blocking: a fifo put in the place of a file must not stop an update.
+  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  const piece = Buffer.allocUnsafe(16 * 1024)
+  try {
+    let left = MAX_CONTENT
+    for (let read = 1; read > 0 && left > 0; left -= read) {
+      read = readSync(file, piece, 0, piece.length, null)
+      if (read > 0) yield piece.subarray(0, read)
+    }
+  } finally {
+    closeSync(file)
+  }
 }
 
-function contentOf(path: string): AsyncIterable<Uint8Array> {
-  // A file that grows without end must not hold up an update.
-  return createReadStream(path, { end: MAX_CONTENT, highWaterMark: 64 * 1024 })
-}
-
-async function digestOf(pieces: AsyncIterable<Uint8Array>): Promise<Sha256> {
+async function digestOf(pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<Sha256> {
   const hash = createHash('sha256')
   for await (const piece of pieces) hash.update(piece)
   return hash.digest('hex') as Sha256

@@ -25,8 +25,8 @@ export interface EtcEntry {
 
 export interface EtcTree {
   readonly entries: ReadonlyMap<string, EtcEntry>
-  /** Content of a file of this tree, in pieces. */
-  read(path: string): AsyncIterable<Uint8Array>
+  /** Content of a file of this tree, in pieces, each valid until the next. */
+  read(path: string): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
 
 /** What to do where both sides changed a path. */

@@ -1,7 +1,17 @@
-import { createWriteStream } from 'node:fs'
-import { chmod, chown, lchown, link, mkdir, open, rename, rm, symlink } from 'node:fs/promises'
+import {
+  chownSync,
+  closeSync,
+  fchmodSync,
+  fchownSync,
+  lchownSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  symlinkSync,
+  writeSync,
+} from 'node:fs'
+import { chmod, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { isBistableError, systemReason } from '../../base/errors.ts'
 import { etcErrors } from './errors.ts'
 import { folderTree } from './trees.ts'
@@ -70,20 +80,29 @@ export async function writeEtc(plan: EtcPlan, target: EtcTarget): Promise<void> 
 async function writeEntry(staged: string, entry: EtcPlanned, { sources }: EtcTarget): Promise<void> {
   const path = join(staged, entry.path)
   if (entry.type === 'dir') {
-    if (entry.path !== '') await mkdir(path, { mode: 0o700 })
-    await chown(path, entry.uid, entry.gid)
+    if (entry.path !== '') mkdirSync(path, { mode: 0o700 })
+    chownSync(path, entry.uid, entry.gid)
   } else if (entry.type === 'symlink') {
-    await symlink(entry.target ?? '', path)
-    await lchown(path, entry.uid, entry.gid)
+    symlinkSync(entry.target ?? '', path)
+    lchownSync(path, entry.uid, entry.gid)
   } else if (entry.type === 'file' && entry.linkTo !== undefined) {
-    await link(join(staged, entry.linkTo), path)
+    linkSync(join(staged, entry.linkTo), path)
   } else if (entry.type === 'file') {
-    // Not readable by others before it has its owner; a password file is among them.
     const content = entry.from === 'made' ? [entry.content ?? new Uint8Array(0)] : sources[entry.from].read(entry.path)
-    await pipeline(content, createWriteStream(path, { flags: 'wx', mode: 0o600 }))
-    await chown(path, entry.uid, entry.gid)
-    await chmod(path, entry.mode)
+    // Not readable by others before it has its owner; a password file is among them.
+    const file = openSync(path, 'wx', 0o600)
+    try {
+      for await (const piece of content) writeFully(file, piece)
+      fchownSync(file, entry.uid, entry.gid)
+      fchmodSync(file, entry.mode)
+    } finally {
+      closeSync(file)
+    }
   }
+}
+
+function writeFully(file: number, piece: Uint8Array): void {
+  for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at)
 }
 
 /** Every path, its attributes and content, against the plan. */
