@@ -29,3 +29,15 @@ export function encodeBootCfg({ release, args }: BootCfg): Uint8Array {
     throw bootErrors.BOOT_CFG_INVALID('kernel arguments must name the root hash: bistable.root=…')
   return Buffer.from(`# GRUB Environment Block\nbistable_release=${release}\nbistable_args=${args}\n`, 'latin1')
 }
+
+/** Reads what `encodeBootCfg` wrote, as it stands in a boot image. Throws BOOT_CFG_INVALID on anything else. */
+export function decodeBootCfg(bytes: Uint8Array): BootCfg {
+  const match = /^# GRUB Environment Block\nbistable_release=(.*)\nbistable_args=(.*)\n/.exec(
+    Buffer.from(bytes).toString('latin1'),
+  )
+  const found = { release: match?.[1] ?? '', args: match?.[2] ?? '' }
+  const made = encodeBootCfg(found)
+  if (Buffer.compare(made, bytes.subarray(0, made.length)) !== 0)
+    throw bootErrors.BOOT_CFG_INVALID('boot.cfg is not ours')
+  return found
+}

@@ -73,6 +73,16 @@ export const bootErrors = defineErrors({
     meaning: 'A value for boot.cfg has a form that the bootloader would not read back.',
     next: 'Use printable ASCII without backslashes in kernel arguments, and EPOCH.COUNTER as the release.',
   },
+  BOOT_IMAGE_DAMAGED: {
+    family: 'boot',
+    meaning: 'The boot image of a slot cannot be read, so its kernel cannot be put where the bootloader finds it.',
+    next: "Install the release again; 'bistable verify' says what is wrong with the slot.",
+  },
+  BOOT_DISK_TABLE: {
+    family: 'boot',
+    meaning: 'The partition that the firmware shall start from is not in the partition table of the disk.',
+    next: 'Check the partition names of the disk: boot-a and boot-b, once each.',
+  },
   BOOT_TOOL_MISSING: {
     family: 'environment',
     meaning: 'A tool that builds the bootloader image is missing or failed.',

@@ -2,9 +2,15 @@ import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
 import { commandBackend } from '../../bootloader/command-backend.ts'
+import { efiBackend } from '../../bootloader/efi-variables.ts'
 import { bootErrors } from '../../bootloader/errors.ts'
+import type { BootImage } from '../../bootloader/fat-read.ts'
+import type { GptPartition } from '../../bootloader/gpt.ts'
+import { reasonPlace } from '../../bootloader/reason-place.ts'
 import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
 import { runBounded } from '../../bootloader/run-bounded.ts'
+import { sdbootBackend } from '../../bootloader/sdboot.ts'
+import type { Slot } from '../../bootloader/state.ts'
 import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
 import { hasUbootRemains, ubootRepairer } from '../../bootloader/uboot-repair.ts'
 import { deviceErrors } from '../errors.ts'
@@ -17,6 +23,10 @@ export interface BackendEdge {
   readonly findBootstate: () => Promise<string>
   /** A guess for a partition that says nothing any more. */
   readonly startedByUboot: () => boolean
+  /** Opens the boot image of a slot, for reading. */
+  readonly bootImage: (slot: Slot) => Promise<BootImage>
+  /** The partition `boot-a` or `boot-b` in the table of the running disk. */
+  readonly bootPartition: (slot: Slot) => Promise<GptPartition>
 }
 
 type Settings = NonNullable<GivenPlaces['boot']>
@@ -30,6 +40,10 @@ type Openers = {
 /** One line per `kind` of `boot` in places.json. */
 const OPENERS: Openers = {
   partition: async ({ path }, { findBootstate }) => openPartition(path ?? (await findBootstate())),
+  'systemd-boot': async ({ esp }, { bootImage, findBootstate }) =>
+    sdbootBackend({ esp, bootImage, reasons: reasonPlace(findBootstate) }),
+  'efi-variables': async ({ folder }, { bootImage, bootPartition, findBootstate }) =>
+    efiBackend({ folder, bootImage, partition: bootPartition, reasons: reasonPlace(findBootstate) }),
   command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs'
-import { statfs } from 'node:fs/promises'
+import { open, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
+import { gptPartition } from '../../bootloader/gpt.ts'
 import type { Brokers } from '../doors/brokers.ts'
 import type { Reach } from '../doors/connect.ts'
 import { openForReuse, openSlotDevice } from '../slots/block.ts'
@@ -69,14 +70,38 @@ async function openReader(place: SlotPlace): Promise<SlotDevice> {
 /** The bootloader's backend of this device. */
 export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
   bootOver(
-    () => openBackend(given, edge),
-    () => openRepairer(given, edge),
+    () => openBackend(given, edgeOf(given)),
+    () => openRepairer(given, edgeOf(given)),
   )
 
-const edge: BackendEdge = {
+const edgeOf = (given: GivenPlaces | undefined): BackendEdge => ({
   findBootstate: () => findBootstate(),
   startedByUboot: () => existsSync('/proc/device-tree') && !existsSync('/sys/firmware/efi'),
-}
+  bootImage: async (slot) => {
+    const image = await slotsOfDevice(given).forReuse(slot, 'boot')
+    const read = async (offset: number, length: number) => {
+      const into = new Uint8Array(length)
+      await image.read(offset, into, { fresh: false })
+      return into
+    }
+    return { read, close: () => image.close() }
+  },
+  bootPartition: async (slot) => {
+    const disk = await findRunningDisk(sys)
+    if (disk === undefined) throw slotErrors.SLOT_DISK_UNKNOWN('the disk of the running system is not known')
+    const sector = Number((await sys.read(`/sys/class/block/${disk}/queue/logical_block_size`))?.trim() ?? 512)
+    const file = await open(join('/dev', disk), 'r')
+    try {
+      const read = async (offset: number, length: number) => {
+        const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, offset)
+        return buffer.subarray(0, bytesRead)
+      }
+      return await gptPartition(read, `boot-${slot}`, sector)
+    } finally {
+      await file.close()
+    }
+  },
+})
 
 async function findBootstate(): Promise<string> {
   const disk = await findRunningDisk(sys)

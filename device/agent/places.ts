@@ -15,6 +15,10 @@ const seconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(120))
 const boot = v.variant('kind', [
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
   v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),
+  /** Names of systemd-boot's entries on the EFI system partition, which is mounted at `esp`. */
+  v.strictObject({ kind: v.literal('systemd-boot'), esp: path }),
+  /** Load options of the UEFI firmware, by way of efivarfs. */
+  v.strictObject({ kind: v.literal('efi-variables'), folder: v.exactOptional(path, '/sys/firmware/efi/efivars') }),
   /** A program of the board's maker (docs/backends.md). */
   v.strictObject({
     kind: v.literal('command'),

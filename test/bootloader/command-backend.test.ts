@@ -6,12 +6,13 @@ import { nodeFiles } from '../../base/durable.ts'
 import { arm, claim, commit, freshState } from '../../bootloader/machine.ts'
 import { openBackend, openRepairer } from '../../device/agent/backends.ts'
 import { readPlaces } from '../../device/agent/places.ts'
+import { NO_EDGE } from '../helpers/backend-edge.ts'
 
 /** Real programs, chosen by a real places.json. */
 
 const dir = mkdtempSync(join(tmpdir(), 'bistable-command-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
-const edge = { findBootstate: async () => '/nowhere', startedByUboot: () => false }
+const edge = NO_EDGE
 let count = 0
 
 /** A program in JavaScript; `question` is what it was asked. */

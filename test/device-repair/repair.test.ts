@@ -24,6 +24,7 @@ import { EMPTY_BODY, type RecordBody } from '../../device/records/record.ts'
 import { RESERVE_BYTES } from '../../device/records/reserve.ts'
 import { openRecords } from '../../device/records/store.ts'
 import { makeBundle } from '../bundle/fixture.ts'
+import { NO_EDGE } from '../helpers/backend-edge.ts'
 import { deviceLab, TestDevice } from '../helpers/device.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
 import { grubDecides } from '../helpers/grub-emu.ts'
@@ -326,9 +327,8 @@ describe.skipIf(!root)('a full data partition', () => {
 })
 
 it('a boot state that another program keeps is not repaired from here', async () => {
-  const findBootstate = async () => '/nowhere'
   const elsewhere = { boot: { kind: 'elsewhere' } } as never
-  await expect(openRepairer(elsewhere, { findBootstate, startedByUboot: () => false })).rejects.toMatchObject({
+  await expect(openRepairer(elsewhere, NO_EDGE)).rejects.toMatchObject({
     code: 'REPAIR_UNSUPPORTED',
   })
 })
@@ -378,7 +378,7 @@ describe('a partition that U-Boot reads', () => {
       lose(made)
       const repairer = await openRepairer(
         { bootstate: place(made) },
-        { findBootstate: async () => '', startedByUboot: () => startedByUboot },
+        { ...NO_EDGE, startedByUboot: () => startedByUboot },
       )
       await repairer.restore(freshState('a'), 'a')
       expect((await repairer.survey()).parts.every((part) => part.ok)).toBe(true)
