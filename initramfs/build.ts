@@ -3,7 +3,15 @@ import { compressArchive } from './compress.ts'
 import { type CpioEntry, packCpio } from './cpio.ts'
 import { readElf } from './elf.ts'
 import { initramfsErrors } from './errors.ts'
-import { loadOrder, MAX_MODULE, moduleName, REQUIRED_MODULES, USUAL_MODULES, unpackModule } from './modules.ts'
+import {
+  DISK_MODULES,
+  loadOrder,
+  MAX_MODULE,
+  moduleName,
+  REQUIRED_MODULES,
+  USUAL_MODULES,
+  unpackModule,
+} from './modules.ts'
 import { APPLETS, TOOLS } from './tools.ts'
 
 /** Packs the initramfs of a release from the programs, libraries and kernel modules of its image. */
@@ -44,7 +52,7 @@ export const INITRAMFS_NEEDS = {
 export interface InitramfsPlan {
   readonly kernel: string
   readonly entries: readonly CpioEntry[]
-  /** Module files in load order, as in modules.dep. */
+  /** Module files in load order, as in modules.dep; the drivers of disks last. */
   readonly modules: readonly string[]
   readonly compression: 'zstd' | 'gzip'
 }
@@ -75,7 +83,8 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
 
   const kernel = kernelOf(source, options.kernel)
   const modules = await putModules(source, kernel, options.modules ?? [], put)
-  putText(put, 'etc/modules', modules.map(baseName))
+  putText(put, 'etc/modules', modules.always.map(baseName))
+  putText(put, 'etc/disk-modules', modules.disks.map(baseName))
   putText(put, 'etc/bistable-owned', (options.owned ?? []).filter((path) => path.startsWith('/etc/')).map(checkPath))
   if (options.transientEtc === true) putText(put, 'etc/bistable-etc-transient', ['1'])
   putText(put, 'etc/bistable-writable', (options.writable ?? []).map(checkPath))
@@ -87,7 +96,7 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
   return {
     kernel: kernel.release,
     entries: [...entries.values()],
-    modules,
+    modules: [...modules.always, ...modules.disks],
     compression: await compressionOf(source, kernel),
   }
 }
@@ -205,7 +214,7 @@ async function putModules(
   kernel: Kernel,
   extra: readonly string[],
   put: Put,
-): Promise<string[]> {
+): Promise<{ readonly always: readonly string[]; readonly disks: readonly string[] }> {
   const table = async (name: string): Promise<string> => {
     const path = source.resolve(`${kernel.folder}/${name}`)
     return path === undefined ? '' : Buffer.from(await load(source, path)).toString('utf8')
@@ -216,15 +225,16 @@ async function putModules(
     softdep: await table('modules.softdep'),
   }
   // Those that the image asks for come first: a watchdog's driver, whose cover begins when it is loaded.
-  const order = loadOrder(tables, [...extra, ...REQUIRED_MODULES], USUAL_MODULES)
-  for (const path of order) {
+  const always = loadOrder(tables, [...extra, ...REQUIRED_MODULES], USUAL_MODULES)
+  const disks = loadOrder(tables, [], DISK_MODULES).filter((path) => !always.includes(path))
+  for (const path of [...always, ...disks]) {
     const real = source.resolve(`${kernel.folder}/${path}`)
     if (real === undefined)
       throw initramfsErrors.INITRAMFS_MODULE_MISSING(`modules.dep names ${path}, which is not there`)
     const bytes = unpackModule(real, await load(source, real))
     put({ path: `lib/modules/${baseName(path)}`, type: 'file', mode: 0o644, bytes })
   }
-  return order
+  return { always, disks }
 }
 
 /** zstd where the kernel says that it can unpack it; every kernel with an initramfs can unpack gzip. */

@@ -7,13 +7,17 @@ import { initramfsErrors } from './errors.ts'
 /** Every one of these must be there or built into the kernel. */
 export const REQUIRED_MODULES = ['dm_mod', 'dm_verity', 'sha256_generic', 'squashfs', 'ext4'] as const
 
-/**
- * Taken where the kernel has them: faster digests, the CRC that ext4 asks for by a name the initramfs cannot look up,
- * and the disks of common machines and boards.
- */
+/** Taken where the kernel has them: faster digests, and the CRC that ext4 asks for by a name nobody can look up there. */
 export const USUAL_MODULES = [
   ...['sha256_ssse3', 'sha256_ni', 'sha256_arm64', 'sha2_ce', 'crc32c_generic', 'crc32c_intel', 'crc32c'],
-  ...['virtio_pci', 'virtio_mmio', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'ahci', 'nvme'],
+] as const
+
+/**
+ * The disks of common machines and boards, taken where the kernel has them. `init` loads them in this order until the
+ * device's disk is there: internal ones first, removable ones last.
+ */
+export const DISK_MODULES = [
+  ...['virtio_pci', 'virtio_blk', 'virtio_mmio', 'virtio_scsi', 'sd_mod', 'ahci', 'nvme'],
   ...['sdhci_pci', 'sdhci_acpi', 'mmc_block', 'xhci_pci', 'ehci_pci', 'usb_storage', 'uas'],
 ] as const
 
