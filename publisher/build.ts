@@ -90,24 +90,26 @@ export async function buildRelease(
   const signal = edge.signal === undefined ? {} : { signal: edge.signal }
   try {
     await mkdir(work)
-    const rootfs = await buildRootfs(tree, fit.kernel.entry.path, request, time, folder, edge)
-
-    edge.say(`boot image: kernel ${fit.kernel.version}`)
     const kernel = join(work, 'vmlinuz')
-    await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
     const initrd = join(work, 'initrd.img')
     const { modules, owned, etc, writable, watchdog, watchdogSeconds, kernelArgs } = fit.system
-    await writeFile(
-      initrd,
-      await buildInitramfs(initramfsSource(tree), {
-        kernel: fit.kernel.version,
-        modules,
-        owned,
-        transientEtc: etc.mode === 'transient',
-        writable,
-        ...(watchdog === undefined ? {} : { watchdog, watchdogSeconds }),
-      }),
-    )
+    const bootParts = async (): Promise<void> => {
+      await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
+      await writeFile(
+        initrd,
+        await buildInitramfs(initramfsSource(tree), {
+          kernel: fit.kernel.version,
+          modules,
+          owned,
+          transientEtc: etc.mode === 'transient',
+          writable,
+          ...(watchdog === undefined ? {} : { watchdog, watchdogSeconds }),
+        }),
+      )
+    }
+    const rootfs = await buildRootfs(tree, fit.kernel.entry.path, request, time, folder, edge, bootParts)
+
+    edge.say(`boot image: kernel ${fit.kernel.version}`)
     const { number, securityFloor } = request
     const cfg = bootCfg({ number, securityFloor, root: rootfs.root, length: rootfs.length, kernelArgs })
     await makeBootImage({ kernel, initrd, cfg }, buildImagePath(folder, 'boot'), { time, workDir: work, ...signal })
@@ -185,7 +187,10 @@ interface Rootfs extends BuiltImage {
   readonly inventory: Uint8Array
 }
 
-/** Builds the SquashFS image, proves that it is the tree, and makes the inventory in the same pass. */
+/**
+ * Builds the SquashFS image, proves that it is the tree, and makes the inventory in the same pass.
+ * @param meanwhile begun when the builder has all its input and still compresses; its failure is the build's
+ */
 async function buildRootfs(
   tree: MergedTree,
   kernelPath: string,
@@ -193,6 +198,7 @@ async function buildRootfs(
   time: number,
   folder: string,
   edge: BuildEdge,
+  meanwhile: () => Promise<void>,
 ): Promise<Rootfs> {
   // The boot image carries the kernel; a second copy in every slot and every download is of no use to anyone.
   const drop = (path: string): boolean => path.startsWith('boot/') || path === kernelPath
@@ -205,12 +211,25 @@ async function buildRootfs(
   const content = deriveTree(tree, { drop, add: [top], time })
   const output = buildImagePath(folder, 'rootfs')
   edge.say('root file system: SquashFS')
-  await makeSquashfs(cleanTar(content), output, {
-    ...request,
-    time,
-    rootMode,
-    ...(edge.signal === undefined ? {} : { signal: edge.signal }),
-  })
+  let beside: Promise<void> | undefined
+  const input = async function* (): AsyncGenerator<Uint8Array> {
+    yield* cleanTar(content)
+    beside = meanwhile()
+    // Met below; until then it must not count as unhandled.
+    beside.catch(() => undefined)
+  }
+  try {
+    await makeSquashfs(input(), output, {
+      ...request,
+      time,
+      rootMode,
+      ...(edge.signal === undefined ? {} : { signal: edge.signal }),
+    })
+  } finally {
+    // Settled in any case: it writes into a folder that a failed build removes.
+    await beside?.catch(() => undefined)
+  }
+  await beside
   edge.say('root file system: read back and compared')
   const file = await openImageFile(output)
   try {
