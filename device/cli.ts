@@ -111,6 +111,17 @@ export const deviceVerbs: readonly Verb[] = [
     },
   },
   {
+    name: 'drift',
+    usage: 'drift [--diff]',
+    summary: 'What in /etc and in writable paths differs from the running release.',
+    options: { diff: { type: 'boolean', help: 'show changed text line by line' } },
+    run: async (call) => {
+      noMore(call, 0)
+      const { driftText } = await import('./drift/drift.ts')
+      return perform(call, 'drift', { diff: call.options['diff'] === true }, driftText)
+    },
+  },
+  {
     name: 'health',
     usage: 'health',
     summary: 'Run every health check once and show the results. Decides nothing.',

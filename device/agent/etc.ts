@@ -68,6 +68,26 @@ export class EtcOfDevice {
     return (await this.#withImages(running, image, (images) => planEtc(this.#around, images, signal))).report
   }
 
+  /** What the running image has at these paths, of files of at most `limit` bytes. */
+  async released(running: Slot, paths: readonly string[], limit: number): Promise<Map<string, Uint8Array>> {
+    const opened: Opened = []
+    try {
+      const stored = await readSlotRelease(this.#files, slotFolder(this.#data, running))
+      const image = await this.#imageIn(running, stored?.statement, opened)
+      const found = new Map<string, Uint8Array>()
+      for (const path of paths) {
+        const entry = await image.lookup(path)
+        if (entry?.type !== 'file' || entry.size > limit) continue
+        const pieces: Uint8Array[] = []
+        for await (const piece of image.read(entry)) pieces.push(Uint8Array.from(piece))
+        found.set(path, Buffer.concat(pieces))
+      }
+      return found
+    } finally {
+      for (const one of opened.reverse()) await one.close()
+    }
+  }
+
   /** The report of the last merge, or undefined. */
   async lastReport(): Promise<unknown> {
     const bytes = await this.#files.read(this.#around.report, MAX_REPORT_BYTES)

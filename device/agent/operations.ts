@@ -71,6 +71,8 @@ export async function operate(
     }
     case 'health':
       return alone((signal) => runChecks(core.ports, core.ports.config.health, signal))
+    case 'drift':
+      return (await import('./drift-verb.ts')).operateDrift(core, args['diff'] === true, outer)
     case 'etc':
       return alone(async (signal) => (await import('./etc-verbs.ts')).operateEtc(core, args, signal))
     default:

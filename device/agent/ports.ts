@@ -142,6 +142,8 @@ export interface Ports {
   readonly deviceId?: string | undefined
   /** Ties to brokers, for the agent's own session; its doors have them already. Undefined: none. */
   readonly brokers?: Brokers
+  /** Before every path of the running system: "" on a device. */
+  readonly root?: string
   /** The device's rules for merging /etc: "/etc/bistable/etc.json". */
   readonly etcRules?: string
   readonly anchor: Uint8Array

@@ -55,6 +55,7 @@ export async function realPorts(
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
     engine: withEtc(makeEngine(paths.data, files, given, reach, brokers), paths, config, files, processes, given),
+    root: paths.root,
     etcRules: paths.etcRules,
     brokers,
     processes,

@@ -15,7 +15,7 @@ import type { StoredRelease } from './ports.ts'
 
 const BLOCK = 4 * KiB
 const RELEASE = 'release.json'
-const INVENTORY = 'inventory.zst'
+export const INVENTORY = 'inventory.zst'
 
 /**
  * Writes everything a bundle says about a slot. The release comes last: while it is missing, nothing is known about

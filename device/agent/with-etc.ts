@@ -8,7 +8,7 @@ import type { Engine, Processes } from './ports.ts'
 
 /** Puts the merge of /etc between a verified slot and its arming. */
 
-export type EtcWork = Pick<EtcOfDevice, 'prepare' | 'refresh' | 'rollBack' | 'preview' | 'lastReport'>
+export type EtcWork = Pick<EtcOfDevice, 'prepare' | 'refresh' | 'rollBack' | 'preview' | 'released' | 'lastReport'>
 
 /** Slow flash with much to write. */
 const SYNC_MS = 120_000
@@ -41,6 +41,7 @@ export function withEtc(
     refresh: async (...asked) => (await load()).refresh(...asked),
     rollBack: async (...asked) => (await load()).rollBack(...asked),
     preview: async (...asked) => (await load()).preview(...asked),
+    released: async (...asked) => (await load()).released(...asked),
     lastReport: async () => (await load()).lastReport(),
   }
   return {

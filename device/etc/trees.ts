@@ -12,7 +12,7 @@ import type { XattrTool } from './xattrs.ts'
 /** The trees of a merge, listed with the digest of every file: from an image, and from a folder of this system. */
 
 /** Paths of one tree. */
-export const MAX_ENTRIES = 20_000
+const MAX_ENTRIES = 20_000
 /** Bytes of content of one tree. */
 export const MAX_CONTENT = 64 * MiB
 /** Files between two turns of the event loop. */
@@ -21,19 +21,21 @@ const BREATH = 64
 class Listing {
   readonly #entries = new Map<string, EtcEntry>()
   readonly #whose: string
+  readonly #most: number
   #content = 0
 
-  constructor(whose: string) {
+  constructor(whose: string, most = MAX_ENTRIES) {
     this.#whose = whose
+    this.#most = most
   }
 
   /** @throws ETC_TOO_LARGE */
   add(entry: EtcEntry): void {
     this.#content += entry.size ?? 0
     this.#entries.set(entry.path, entry)
-    if (this.#entries.size > MAX_ENTRIES || this.#content > MAX_CONTENT)
+    if (this.#entries.size > this.#most || this.#content > MAX_CONTENT)
       throw etcErrors.ETC_TOO_LARGE(
-        `${this.#whose} has more than ${MAX_ENTRIES} paths or ${MAX_CONTENT / MiB} MiB of content`,
+        `${this.#whose} has more than ${this.#most} paths or ${MAX_CONTENT / MiB} MiB of content`,
       )
   }
 
@@ -82,8 +84,13 @@ export async function imageTree(image: Squashfs, whose: string, signal?: AbortSi
  * changes meanwhile is listed as it was read.
  * @throws ETC_TOO_LARGE, ETC_UNREADABLE
  */
-export async function folderTree(folder: string, xattrs: XattrTool, signal?: AbortSignal): Promise<EtcTree> {
-  const listing = new Listing(folder)
+export async function folderTree(
+  folder: string,
+  xattrs: XattrTool,
+  signal?: AbortSignal,
+  most?: number,
+): Promise<EtcTree> {
+  const listing = new Listing(folder, most)
   const known = await xattrs.read(folder)
   let visited = 0
   async function visit(path: string): Promise<void> {

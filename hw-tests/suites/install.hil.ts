@@ -35,6 +35,12 @@ hil(
     await expect(dut).toRun({ slot: 'b', release: next.release })
     const kept = await dut.run('cat /var/precious /opt/app/version /etc/added /etc/late /etc/hostname')
     expect(kept.output).toBe('precious\n3.0\nadded\nlate\nfirst\n')
+    const drift = await dut.bistable('drift')
+    const differing = drift.body['entries'] as { path: string; kind: string }[]
+    expect(differing.filter(({ path }) => /added|late/.test(path))).toMatchObject([
+      { path: '/etc/added', kind: 'added' },
+      { path: '/etc/late', kind: 'added' },
+    ])
     await dut.run('echo today >/etc/hostname && echo forgotten >/etc/added && sync')
     expect(await dut.status()).toMatchObject({
       state: 'committed',

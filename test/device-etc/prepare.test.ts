@@ -8,7 +8,7 @@ import { openImageFile } from '../../bundle/squashfs/reader.ts'
 import { addDeviceRule } from '../../device/etc/choices.ts'
 import { type EtcSurroundings, prepareEtc } from '../../device/etc/prepare.ts'
 import { etcVerbText } from '../../device/etc/text-report.ts'
-import { folderTree, MAX_ENTRIES } from '../../device/etc/trees.ts'
+import { folderTree } from '../../device/etc/trees.ts'
 import { attrTools, formatDump, parseDump } from '../../device/etc/xattrs.ts'
 import { makeTree, scratch, type Tree } from './trees.ts'
 
@@ -170,9 +170,10 @@ describe('the /etc of the next slot', () => {
 
   it('ETC_TOO_LARGE and ETC_UNREADABLE', async () => {
     const base = scratch()
-    for (let n = 0; n <= MAX_ENTRIES; n += 1) writeFileSync(join(base, `f${n}`), '')
+    for (let n = 0; n < 3; n++) writeFileSync(join(base, `f${n}`), '')
     const none = { read: async () => undefined, write: async () => undefined }
-    await expect(folderTree(base, none)).rejects.toMatchObject({ code: 'ETC_TOO_LARGE' })
+    expect((await folderTree(base, none, never, 4)).entries.size).toBe(4)
+    await expect(folderTree(base, none, never, 3)).rejects.toMatchObject({ code: 'ETC_TOO_LARGE' })
     await expect(folderTree(`${base}/f1/below`, none)).rejects.toMatchObject({ code: 'ETC_UNREADABLE' })
   })
 
