@@ -32,6 +32,10 @@ const SYSTEM = {
   agent: { apply: 'manual' },
 }
 
+/** `HIL_KIT_BUNDLES=next,old`: only these, and `base`; for kits that one test needs once. */
+const ONLY = process.env['HIL_KIT_BUNDLES']?.split(',')
+const isWanted = (name: string) => ONLY === undefined || name === 'base' || ONLY.includes(name)
+
 const HANGING_CHECK = '#!/bin/sh\nexec sleep 3600\n'
 
 interface KitRelease {
@@ -51,7 +55,9 @@ const RELEASES: readonly KitRelease[] = [
 ]
 
 async function inputDigest(): Promise<string> {
-  const hash = createHash('sha256').update(process.arch)
+  const hash = createHash('sha256')
+    .update(process.arch)
+    .update(ONLY?.join() ?? '')
   for (const input of INPUTS) {
     const path = join(root, input)
     const names = (await stat(path)).isDirectory()
@@ -75,21 +81,44 @@ async function signer(folder: string, product: string, passphrase: string) {
   const keys = join(folder, `keys-${product}`)
   await bistable(['keys', 'init', keys, '--product', product, '--passphrase-file', passphrase])
   const rootStatement = join(keys, 'root.json')
+  const signKey = (number: number) => ['--key', join(keys, `release-${number}.key`), '--passphrase-file', passphrase]
+  let signing = 1
   return {
     rootStatement,
+    /** From now on with another release key and in another epoch: root version 2 takes the first key for stolen. */
+    rotate: async () => {
+      const [first, second] = [join(keys, 'roots', '1.json'), join(keys, 'roots', '2.json')]
+      const added = join(keys, 'release-2.key')
+      await bistable(['keys', 'generate', added, '--passphrase-file', passphrase])
+      const replaced = ['--add', `release=${added}`, '--raise-epoch', '--out', second]
+      const revoked = ['keys', 'revoke', first, join(keys, 'release-1.key'), ...replaced]
+      await bistable(revoked)
+      for (const owner of [1, 2])
+        await bistable([
+          'keys',
+          'sign',
+          second,
+          '--key',
+          join(keys, `root-${owner}.key`),
+          '--passphrase-file',
+          passphrase,
+        ])
+      signing = 2
+    },
     bundle: async (image: string, name: string, counter: number, hardware: readonly string[] = SYSTEM.hardware) => {
+      const epoch = signing
       const system = join(folder, `${name}.json`)
       await writeFile(system, `${JSON.stringify({ ...SYSTEM, product, hardware }, null, 2)}\n`)
       const build = join(folder, `${name}.build`)
       const output = join(folder, `${name}.bundle`)
-      const number = ['--version', `${counter}.0`, '--counter', String(counter)]
+      const number = ['--version', `${counter}.0`, '--epoch', String(epoch), '--counter', String(counter)]
       const declared = ['--system', system, '--root', rootStatement]
       await bistable(['build', image, '--output', build, ...number, ...declared, '--level', '1'])
-      await bistable(['sign', build, '--key', join(keys, 'release-1.key'), '--passphrase-file', passphrase])
+      await bistable(['sign', build, ...signKey(signing)])
       await bistable(['pack', build, '--roots', join(keys, 'roots'), '--output', output])
       await rm(build, { recursive: true })
       await rm(system)
-      console.log(`hil kit: bundle ${name}, release 1.${counter}`)
+      console.log(`hil kit: bundle ${name}, release ${epoch}.${counter}`)
     },
   }
 }
@@ -110,8 +139,8 @@ async function make(folder: string): Promise<void> {
     say: (line) => console.log(`hil kit: ${line}`),
   })
   const references = new Map<string, string>()
-  for (const { spec } of RELEASES) {
-    if (references.has(spec.tag)) continue
+  for (const { name, spec } of RELEASES) {
+    if (!isWanted(name) || references.has(spec.tag)) continue
     references.set(spec.tag, await images.release(spec))
     if (spec.tag !== 'hangs') continue
     const check = join(work, 'hanging-check')
@@ -122,24 +151,30 @@ async function make(folder: string): Promise<void> {
     ])
   }
   const image = (spec: ReleaseSpec) => references.get(spec.tag) ?? ''
-  const jobs = RELEASES.map(
+  const jobs = RELEASES.filter(({ name }) => isWanted(name)).map(
     ({ name, counter, spec }) =>
       () =>
         own.bundle(image(spec), name, counter),
   )
-  jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
-  jobs.push(() => own.bundle(image(good), 'board', 9, ['another-board']))
+  if (isWanted('foreign')) jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+  if (isWanted('board')) jobs.push(() => own.bundle(image(good), 'board', 9, ['another-board']))
   // Two at a time: a build is partly one thread.
   const workers = [0, 1].map(async () => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
   })
   await Promise.all(workers)
+  // The last one: what was packed before knows only the first root.
+  if (isWanted('rotated')) {
+    await own.rotate()
+    await own.bundle(image(good), 'rotated', 1)
+  }
   await bistable([
     ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, 'disk.img')],
     ...['--slot-rootfs', '128M', '--slot-boot', '32M', '--data', '48M'],
   ])
   await rm(work, { recursive: true })
   const bundles = Object.fromEntries([
+    ['rotated', { file: 'rotated.bundle', release: '2.1' }],
     ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
     ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
   ])
