@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { SerialPort } from 'serialport'
+import type { SerialPort } from 'serialport'
 import { LabError } from '../harness/lab-error.ts'
+import { openSerial } from './console.ts'
 import type { Power } from './power.ts'
 import { agrees } from './power-command.ts'
 
@@ -81,7 +82,7 @@ export function relayPower(wiring: RelayPower): Power {
 
   const open = async (): Promise<SerialPort> => {
     if (port?.isOpen === true) return port
-    const opened = await openPort(path, protocol.baudRate)
+    const opened = await openSerial(path, protocol.baudRate)
     opened.on('data', (bytes: Buffer) => {
       got = Buffer.concat([got, bytes]).subarray(-4096)
     })
@@ -124,14 +125,6 @@ export function relayPower(wiring: RelayPower): Power {
     state,
     close: () => new Promise((resolve) => (port?.isOpen === true ? port.close(() => resolve()) : resolve())),
   }
-}
-
-function openPort(path: string, baudRate: number): Promise<SerialPort> {
-  return new Promise((resolve, reject) => {
-    const port = new SerialPort({ path, baudRate }, (error) =>
-      error ? reject(new LabError(`the relay board's port ${path} does not open: ${error.message}`)) : resolve(port),
-    )
-  })
 }
 
 function write(port: SerialPort, path: string, bytes: Buffer): Promise<void> {

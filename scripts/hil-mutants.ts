@@ -1,0 +1,98 @@
+import { spawn } from 'node:child_process'
+import { cp, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { MUTANTS, type Mutant, mutated } from '../hw-tests/mutants/mutants.ts'
+import type { Outcome } from '../hw-tests/report/outcome.ts'
+
+// npm run hil-mutants -- [NAME…]: builds each broken device and runs the test that is meant to catch it (HIL_MUTANTS=all: the
+// whole of npm run hil). Ends with 1 when one goes uncaught, is caught by another reason, or the lab is broken.
+
+const root = resolve(import.meta.dirname, '..')
+const work = join(root, '.cache', 'mutants')
+const SOURCES = [
+  'base',
+  'keys',
+  'bundle',
+  'bootloader',
+  'initramfs',
+  'publisher',
+  'device',
+  'demo',
+  'scripts',
+  'main.ts',
+  'bistable.mjs',
+]
+const SHARED = ['node_modules', '.cache/demo', '.cache/kernel', '.cache/node']
+
+function run(args: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Promise<{ code: number; said: string }> {
+  return new Promise((done, reject) => {
+    const child = spawn(process.execPath, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    let said = ''
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (bytes: Buffer) => {
+        said = (said + bytes.toString()).slice(-64 * 1024)
+      })
+    child.on('error', reject)
+    child.on('close', (code) => done({ code: code ?? 1, said }))
+  })
+}
+
+/** A kit whose device has the fault; its publisher has it, too, and does not mind. */
+async function brokenKit(mutant: Mutant, folder: string): Promise<string> {
+  await rm(folder, { recursive: true, force: true })
+  await mkdir(join(folder, '.cache'), { recursive: true })
+  for (const name of [...SOURCES, 'package.json', 'package-lock.json', 'LICENSE'])
+    await cp(join(root, name), join(folder, name), { recursive: true })
+  for (const name of SHARED) await symlink(join(root, name), join(folder, name))
+  const file = join(folder, mutant.file)
+  await writeFile(file, mutated(mutant, await readFile(file, 'utf8')))
+  const all = process.env['HIL_MUTANTS'] === 'all'
+  const env = { ...process.env, ...(all ? {} : { HIL_KIT_BUNDLES: mutant.bundles.join(',') }) }
+  const { code, said } = await run(['--import', 'tsx', join(folder, 'scripts', 'hil-kit.ts')], folder, env)
+  if (code !== 0) throw new Error(`the kit of ${mutant.name} cannot be made: ${said.slice(-2000)}`)
+  return said.trim().split('\n').at(-1) ?? ''
+}
+
+async function caught(mutant: Mutant): Promise<boolean> {
+  const folder = join(work, mutant.name)
+  const began = Date.now()
+  try {
+    const kit = await brokenKit(mutant, folder)
+    const reports = join(folder, 'run')
+    const name = mutant.test.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
+    const which = process.env['HIL_MUTANTS'] === 'all' ? [] : [join('hw-tests', 'suites', mutant.suite), '-t', name]
+    const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
+    const env = { ...process.env, HIL_KIT: kit, HIL_RUN: reports }
+    const { said } = await run([vitest, 'run', '--project', 'hw', ...which], root, env)
+    const lines = (await readFile(join(reports, 'run.jsonl'), 'utf8').catch(() => ''))
+      .split('\n')
+      .filter((l) => l !== '')
+    const outcomes = lines.map((line) => JSON.parse(line) as Outcome)
+    const meant = outcomes.filter((outcome) => outcome.name.includes(mutant.test))
+    const messages = meant.flatMap(({ errors }) => errors.map(({ message }) => message)).join('\n')
+    const others = outcomes.filter(({ verdict, name: other }) => verdict === 'failed' && !other.includes(mutant.test))
+    const seconds = Math.round((Date.now() - began) / 1000)
+    const first = messages.split('\n')[0]
+    if (meant.length === 1 && meant[0]?.verdict === 'failed' && mutant.because.test(messages)) {
+      const more = others.length > 0 ? `, and by ${others.length} others` : ''
+      console.log(`caught: ${mutant.name} (${mutant.fault}) by "${mutant.test}"${more}: ${first} (${seconds} s)`)
+      return true
+    }
+    console.log(
+      `NOT CAUGHT: ${mutant.name} (${mutant.fault}): ${meant[0]?.verdict ?? 'its test did not run'}: ${first || said.slice(-1500)}`,
+    )
+    return false
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+const wanted = process.argv.slice(2)
+const unknown = wanted.filter((name) => !MUTANTS.some((mutant) => mutant.name === name))
+if (unknown.length > 0)
+  throw new Error(`no mutant ${unknown.join(', ')}; there are: ${MUTANTS.map((m) => m.name).join(', ')}`)
+const chosen = MUTANTS.filter(({ name }) => wanted.length === 0 || wanted.includes(name))
+let good = 0
+for (const mutant of chosen) if (await caught(mutant)) good++
+console.log(`${good} of ${chosen.length} broken devices caught by the test meant for them`)
+process.exitCode = good === chosen.length ? 0 : 1
