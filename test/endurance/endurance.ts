@@ -186,6 +186,8 @@ class EnduringDevice {
     await this.#hears(n === 1 ? /running slot=/ : /running slot=|committed slot=|fell back/)
     const bundle = await this.#release(n)
     server.offer('/next.bundle', { from: bundle })
+    // The bench's own memory is none of the device's.
+    server.log.length = 0
     const source = `http://127.0.0.1:${server.port}/next.bundle`
     await answer(pathsUnder(this.#root), 'install', { source }, () => undefined, new AbortController().signal)
     this.#holds[target] = n

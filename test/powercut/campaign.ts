@@ -27,6 +27,7 @@ export const FULL: CampaignPlan = {
   keepBoot: 1,
   agents: 1,
   exhaustive: 8,
+  tornPages: 64,
   pageSubsets: 500,
   secondUpdates: 0.003,
   cutAgain: 4,

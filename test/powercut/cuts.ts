@@ -13,6 +13,8 @@ export interface CutPlan {
   readonly keepBoot: number
   /** Up to this many things on their way, every subset of them is tried; beyond, 2 to this power are sampled. */
   readonly exhaustive: number
+  /** Pages of one write that are torn; of a larger write so many are drawn. */
+  readonly tornPages: number
   /** Random subsets of the pages on their way to a slot, per write. */
   readonly pageSubsets: number
 }
@@ -60,7 +62,7 @@ function* chosen(replay: Replay, op: Op, random: () => number, plan: CutPlan): G
   const fresh = op.kind === 'write' ? replay.units.filter((unit) => unit.write === write) : []
   yield* subsets(replay, fresh, random, plan)
   if (op.kind === 'write') {
-    yield* tornUnits(replay, fresh, random)
+    yield* tornUnits(replay, fresh, random, plan.tornPages)
     if (op.part !== 'bootstate') yield* pageSubsets(replay, random, plan)
   } else yield* tornFiles(replay)
 }
@@ -90,10 +92,12 @@ function* subsets(replay: Replay, fresh: readonly Unit[], random: () => number, 
 }
 
 /** Each sector of a write torn: first bytes new, then what was there, or garbage; all others arrived, or none did. */
-function* tornUnits(replay: Replay, fresh: readonly Unit[], random: () => number): Generator<Chosen> {
+function* tornUnits(replay: Replay, fresh: readonly Unit[], random: () => number, most: number): Generator<Chosen> {
   const others = replay.units.filter((unit) => !fresh.includes(unit))
   const garbage = garbagePage(random)
+  const share = most / fresh.length
   for (const [n, unit] of fresh.entries()) {
+    if (share < 1 && random() >= share) continue
     const boot = unit.part === 'bootstate'
     const page = Math.floor(unit.offset / PAGE)
     for (const all of [true, false]) {
@@ -111,6 +115,14 @@ function* tornUnits(replay: Replay, fresh: readonly Unit[], random: () => number
         const words = `${what} of page ${page} of ${unit.part}, the rest ${all ? 'arrived' : 'did not'}`
         const torn = { part: unit.part, page, bytes }
         return { what: words, ...plain, ...(contents === undefined ? {} : { contents }), torn }
+      }
+      // ext4 is built on whole sectors, each old or new: no more is asked of it.
+      if (unit.part === 'data') {
+        for (let k = 512; k < PAGE; k += 512) {
+          const torn = tear(Buffer.concat([next.subarray(0, k), old.subarray(k)]), `${k} bytes of 4096`)
+          if (torn !== undefined) yield torn
+        }
+        continue
       }
       for (const tail of ['old', 'garbage'] as const) {
         for (const [sector, k] of sectorCuts(unit, boot)) {

@@ -7,7 +7,7 @@ import { type CutDisk, Replay } from './replay.ts'
 
 /** The model itself: what a cut may take, and what it may not. */
 
-const plan = { seed: 3, keep: 1, keepBoot: 1, exhaustive: 8, pageSubsets: 20 }
+const plan = { seed: 3, keep: 1, keepBoot: 1, exhaustive: 8, tornPages: 64, pageSubsets: 20 }
 
 async function disk(): Promise<RecordedDisk> {
   const slot = Buffer.alloc(16 * 1024, 'o')
