@@ -1,6 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { openBundle } from '../../bundle/reader.ts'
 import { checkSystem } from '../../bundle/system.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
@@ -79,6 +80,8 @@ export async function judgeRecording(
       if (seen.has(cut.key)) continue
       seen.add(cut.key)
       if (seen.size % PROGRESS === 0) say(`${seen.size} states, ${data.looked} data partitions; ${cut.what}`)
+      // All of this is synchronous: a signal gets its turn here.
+      if (seen.size % 50 === 0) await setImmediate()
       const found = data.read(cut.dataKey, cut.data)
       if (typeof found === 'string') {
         // The superblock of ext4 lies in two sectors, and a small file system has no second one: then /data is lost.
