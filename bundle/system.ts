@@ -108,7 +108,7 @@ export const agentSchema = v.strictObject({
   /** Where the agent's lines are copied to, beside standard output. */
   console: v.optional(v.pipe(path, v.startsWith('/dev/'))),
   /** An install that makes no progress for this long is stopped. */
-  stallSeconds: v.optional(seconds(10, 86_400), 240),
+  stallSeconds: v.optional(seconds(10, 86_400), 120),
   policy: v.optional(policySchema, {}),
   /** How lines are written: with a priority in front for the journal, or as they are. `auto`: as systemd's environment says. */
   log: v.optional(v.picklist(['auto', 'journal', 'plain']), 'auto'),

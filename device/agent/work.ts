@@ -6,6 +6,7 @@ import { DEFAULT_TRIES, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
+import { exact } from '../doors/exact.ts'
 import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { Journal } from '../install/journal.ts'
@@ -67,7 +68,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
   try {
     await requireSteady(core)
     if (network) await before(core, 'download', {}, signal)
-    const opened = await engine.open(from, signal)
+    const opened = exact(await engine.open(from, signal))
     const { bytesPerSecond } = config.agent.policy.download
     const source = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
     try {

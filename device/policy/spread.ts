@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 
 /** First pause after a failure, and the longest: a device is back at work within five minutes of its link's return. */
 const RETRY_FIRST_MS = 30_000
-const RETRY_MAX_MS = 180_000
+const RETRY_MAX_MS = 150_000
 
 /** Where a device stands in anything that is spread: 0 <= value < 1, the same for ever, another for every purpose. */
 export function placeOf(deviceId: string, purpose: string): number {
@@ -21,7 +21,7 @@ export function pollPause(intervalMs: number, random: number): number {
 
 /**
  * Milliseconds until the next check after `failures` in a row (1, 2, …): doubling from 30 s, between half and the whole.
- * @param passing the link, a server or a disk failed, which may pass at any moment: never longer than three minutes.
+ * @param passing the link, a server or a disk failed, which may pass at any moment: never longer than two and a half minutes.
  *   Otherwise (nothing but a person or a publisher can help) up to the interval.
  */
 export function retryPause(intervalMs: number, failures: number, passing: boolean, random: number): number {

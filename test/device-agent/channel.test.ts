@@ -189,7 +189,7 @@ describe('polling', () => {
     expect(retryPause(3_600_000, 1, false, 1)).toBe(30_000)
     expect(retryPause(3_600_000, 3, false, 1)).toBe(120_000)
     expect(retryPause(3_600_000, 1000, false, 1)).toBe(3_600_000)
-    expect(retryPause(3_600_000, 1000, true, 1)).toBe(180_000)
+    expect(retryPause(3_600_000, 1000, true, 1)).toBe(150_000)
     expect(retryPause(10_000, 5, true, 0)).toBe(5_000)
   })
 

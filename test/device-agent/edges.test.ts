@@ -39,7 +39,7 @@ describe('configuration', () => {
   it('has defaults, and the device may override the agent only', async () => {
     const agent = { channel: 'http://x/channels/a.json', pollSeconds: 60 }
     const read = await config({ ...minimal, agent }, { apply: 'install', pollSeconds: 5 })
-    expect(read.agent).toMatchObject({ ...agent, pollSeconds: 5, apply: 'install', stallSeconds: 240 })
+    expect(read.agent).toMatchObject({ ...agent, pollSeconds: 5, apply: 'install', stallSeconds: 120 })
     expect(read.health).toMatchObject({ deadlineSeconds: 120, checkSeconds: 30 })
     expect(await codeOfAsync(() => config(minimal, { product: 'other' }))).toBe('CONFIG_INVALID')
     expect(await codeOfAsync(() => config(minimal, []))).toBe('CONFIG_INVALID')

@@ -12,7 +12,7 @@ describe('an operation that hangs', () => {
     let hangs = true
     world.onFill = () => (hangs ? new Promise(() => undefined) : Promise.resolve())
     expect(await codeOfAsync(() => world.powerOn(2000))).toBe('AGENT_STUCK')
-    // 240 s without progress, then a minute to end.
+    // 120 s without progress, then a minute to end.
     expect(world.mono).toBeLessThanOrEqual(400_000)
     hangs = false
     await world.powerOn(1000)

@@ -39,7 +39,7 @@ export interface Release {
 export class PowerCut extends Error {}
 
 /** One key of each role: curve arithmetic is most of the time of a boot here. */
-const ANCHOR = await signedRoot({ root: [1], threshold: 1 }, [1])
+export const ANCHOR = await signedRoot({ root: [1], threshold: 1 }, [1])
 const CHANNEL = 'http://updates/channels/stable.json'
 
 export class World {
@@ -75,6 +75,8 @@ export class World {
   bootCount = 0
   /** Called while an install moves bytes. */
   onFill: (signal: AbortSignal) => Promise<void> = async () => undefined
+  /** Instead of the one that only pretends. */
+  engine: ((files: MemoryFiles, data: string) => Engine) | undefined
   /** Called before a file is written. */
   onWrite: (path: string) => Promise<void> = async () => undefined
   /** By whole path, for example `/etc/bistable/hooks.d/pre-check/10-a`. */
@@ -251,7 +253,7 @@ export class World {
         repairer: () => Promise.reject(new Error('not in this world')),
         describe: async () => ({ name: 'memory', place: 'memory', maxTries: this.maxTries }),
       },
-      engine: this.#engine(),
+      engine: this.engine?.(files, '/data') ?? this.#engine(),
       processes: {
         glob: async (pattern) => (pattern.includes('/hooks.d/') ? this.hooksIn(pattern) : ['/health/app']),
         run: async ([program], ms, signal, env) => {

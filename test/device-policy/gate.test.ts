@@ -167,7 +167,7 @@ describe('places and pauses', () => {
         (interval, failures, passing, r) => {
           const retry = retryPause(interval, failures, passing, r)
           expect(retry).toBeGreaterThanOrEqual(Math.min(interval, 30_000) / 2)
-          expect(retry).toBeLessThanOrEqual(passing ? Math.min(interval, 180_000) : interval)
+          expect(retry).toBeLessThanOrEqual(passing ? Math.min(interval, 150_000) : interval)
           expect(Math.abs(pollPause(interval, r) - interval)).toBeLessThanOrEqual(interval * 0.1 + 1)
           const again = reconnectPause(failures, 60_000, r)
           expect(again).toBeGreaterThanOrEqual(500)
