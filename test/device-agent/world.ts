@@ -77,6 +77,10 @@ export class World {
   onFill: (signal: AbortSignal) => Promise<void> = async () => undefined
   /** Instead of the one that only pretends. */
   engine: ((files: MemoryFiles, data: string) => Engine) | undefined
+  /** Ends a power-on early. */
+  done: () => boolean = () => false
+  /** Called before every change of a file; may throw. */
+  onFileChange: (op: string, path: string) => void = () => undefined
   /** Called before a file is written. */
   onWrite: (path: string) => Promise<void> = async () => undefined
   /** By whole path, for example `/etc/bistable/hooks.d/pre-check/10-a`. */
@@ -189,7 +193,7 @@ export class World {
     work.then(over, over)
     const end = this.mono + seconds * 1000
     await flush()
-    while (!this.dead && !this.rebootAsked && !ended && this.mono < end) {
+    while (!this.dead && !this.rebootAsked && !ended && !this.done() && this.mono < end) {
       this.#timers.sort((x, y) => x.at - y.at)
       const next = this.#timers.shift()
       if (next === undefined) break
@@ -220,7 +224,10 @@ export class World {
 
   async ports(cmdline: string, release: Release): Promise<Ports> {
     const files = new MemoryFiles(this.files.content)
-    files.onChange = () => this.change()
+    files.onChange = (op, path) => {
+      this.onFileChange(op, path)
+      this.change()
+    }
     const write = files.write.bind(files)
     files.write = async (path, bytes) => {
       await this.onWrite(path)
