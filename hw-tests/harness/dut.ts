@@ -243,7 +243,12 @@ export class Dut {
     if (this.#shell === undefined) {
       if (this.#options.login !== undefined) await this.#login(this.#options.login)
       const shell = new Shell(this.console)
-      await shell.open({ timeoutMs: 120_000, ...(this.signal && { signal: this.signal }) })
+      const from = this.console.position()
+      await shell.open({ timeoutMs: 120_000, ...(this.signal && { signal: this.signal }) }).catch((error: unknown) => {
+        const refused = /Login (?:incorrect|timed out)/.exec(this.console.since(from))?.[0]
+        if (refused === undefined) throw error
+        throw new DutError(`${refused}: is the user or the password of this place another?`, { cause: error })
+      })
       this.#shell = shell
     }
     return this.#shell

@@ -207,6 +207,7 @@ describe('small parts', () => {
     })
     expect(text).toContain('device on qemu-x86-grub, state: panic')
     expect(text).toContain('    1.00  Kernel panic')
+    expect(text).toMatch(/^by hand: {4}npm run hil -- console qemu-x86-grub$/m)
     expect(text).toContain(
       "HIL_PLACE=qemu-x86-grub npx vitest run --project hw hw-tests/suites/x.hil.ts -t 'it.s \\(sometimes\\) so'",
     )

@@ -45,5 +45,6 @@ export function failureText(facts: FailureFacts): string {
     facts.tail,
     `transcript: ${facts.transcript}`,
     `again:      HIL_PLACE=${facts.place} npx vitest run --project hw ${facts.file} -t '${name}'`,
+    `by hand:    npm run hil -- console ${facts.place}`,
   ].join('\n')
 }
