@@ -21,7 +21,12 @@ export type Report =
 
 export class Fleet {
   readonly #devices = new Map<string, DeviceEntry>()
+  #online = 0
 
+  /** Devices that said they are there, and not that they are gone. */
+  get online(): number {
+    return this.#online
+  }
   get size(): number {
     return this.#devices.size
   }
@@ -47,9 +52,14 @@ export class Fleet {
     const before = this.#devices.get(device)
     const entry = before ?? { device, online: false, heard: now, state: undefined, progress: undefined }
     this.#devices.delete(device)
-    this.#devices.set(device, { ...changed(entry, said), heard: now })
+    const after = { ...changed(entry, said), heard: now }
+    this.#devices.set(device, after)
+    this.#online += Number(after.online) - Number(before?.online ?? false)
     const [oldest] = this.#devices.keys()
-    if (this.#devices.size > MAX_DEVICES && oldest !== undefined) this.#devices.delete(oldest)
+    if (this.#devices.size > MAX_DEVICES && oldest !== undefined) {
+      this.#online -= Number(this.#devices.get(oldest)?.online ?? false)
+      this.#devices.delete(oldest)
+    }
     if (said.leaf === 'progress') return false
     if (said.leaf === 'link') return before?.online !== said.report.online
     return JSON.stringify(before?.state) !== JSON.stringify(said.report)

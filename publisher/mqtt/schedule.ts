@@ -2,8 +2,9 @@ import type { Sha256 } from '../../base/bytes.ts'
 
 /**
  * Which piece is sent next. Pure but for what it remembers; the time comes in. What many devices wait for is sent once:
- * a piece goes out when every device that is at work on its bundle has come so far, or after a short time that the fast
- * wait for the slow. Devices take turns, so that no number of requests gets one device more than its share.
+ * a piece goes out when every device that is at work on its bundle has come so far, or after a time that the fast wait
+ * for the slow, who catch up meanwhile. One that does not is left to itself for a while. Devices take turns, so that no
+ * number of requests gets one device more than its share.
  */
 
 export interface Job {
@@ -14,15 +15,22 @@ export interface Job {
 }
 
 export interface ScheduleOptions {
-  /** How long a piece waits for more devices to ask for it. Milliseconds. */
+  /** How long a piece waits for devices that have not come so far. Milliseconds. */
   readonly gatherMs: number
+  /** Devices that are there and may want the same; while there are more than ask, the first of them wait for the others. */
+  readonly present?: () => number
 }
 
 /** A device that has not asked for so long is not waited for, and what it asked for is forgotten after `FORGET_MS`. */
 const ACTIVE_MS = 3000
 const FORGET_MS = 60_000
+/** How often in a row a device may keep the others waiting in vain, and for how long it is not waited for afterwards. */
+const LATE_TIMES = 4
+const LEFT_MS = 30_000
 /** A piece that went out so lately may still be on its way to who asks for it now. */
 const ECHO_MS = 200
+/** The head of a bundle: small, and the first that each device reads. */
+const HEAD_PIECES = 8
 /** A repeated request for a piece sent so lately crossed it. */
 const CROSSED_MS = 1000
 
@@ -32,6 +40,10 @@ interface Asker {
   /** Highest piece of its last request: below that it has asked for what it lacks. */
   top: number
   readonly wants: Set<number>
+  late: number
+  lateAt: number
+  /** Until then the others do not wait for it. */
+  leftUntil: number
   /** When pieces that it had asked for were sent; only of those still in its requests. */
   served: Map<number, number>
 }
@@ -43,6 +55,8 @@ interface Waiting {
 }
 
 interface BundleState {
+  /** Since when anybody is at work on it. */
+  readonly since: number
   readonly waiting: Map<number, Waiting>
   readonly askers: Set<string>
   readonly sentAt: Map<number, number>
@@ -78,7 +92,7 @@ export class Schedule {
       this.#askers.delete(device)
       return
     }
-    const state = this.#bundles.get(bundle) ?? { waiting: new Map(), askers: new Set(), sentAt: new Map() }
+    const state = this.#bundles.get(bundle) ?? { since: now, waiting: new Map(), askers: new Set(), sentAt: new Map() }
     this.#bundles.set(bundle, state)
     const served = new Map<number, number>()
     const wants = new Set<number>()
@@ -88,7 +102,8 @@ export class Schedule {
       else wants.add(index)
     }
     // Keeps its turn: asking again is no way to the front.
-    this.#askers.set(device, { bundle, at: now, top, wants, served })
+    const { late = 0, lateAt = now, leftUntil = 0 } = before?.bundle === bundle ? before : {}
+    this.#askers.set(device, { bundle, at: now, top, wants, served, late, lateAt, leftUntil })
     state.askers.add(device)
     for (const index of wants) {
       const found = state.waiting.get(index) ?? { since: now, by: new Set() }
@@ -131,6 +146,7 @@ export class Schedule {
           waitMs = Math.min(waitMs, left)
           continue
         }
+        if (index > common) this.#leave(state, index, now)
         const devices = this.#send(state, index, now)
         // To the end of the line.
         this.#askers.delete(device)
@@ -146,9 +162,12 @@ export class Schedule {
     let common = Number.POSITIVE_INFINITY
     for (const device of state.askers) {
       const asker = this.#askers.get(device)
-      if (asker !== undefined && now - asker.at < ACTIVE_MS) common = Math.min(common, asker.top)
+      if (asker !== undefined && now - asker.at < ACTIVE_MS && now >= asker.leftUntil)
+        common = Math.min(common, asker.top)
     }
-    return common
+    // Those that were told of the same news come within moments of each other: only the head goes to the first of them.
+    const opening = now - state.since < this.#options.gatherMs && (this.#options.present?.() ?? 0) > state.askers.size
+    return opening ? Math.min(common, HEAD_PIECES - 1) : common
   }
 
   #ripeIn(state: BundleState, index: number, common: number, now: number): number {
@@ -156,6 +175,18 @@ export class Schedule {
     const sent = state.sentAt.get(index)
     if (sent !== undefined && now - sent < ECHO_MS) return ECHO_MS - (now - sent)
     return index <= common ? 0 : Math.max(0, since + this.#options.gatherMs - now)
+  }
+
+  /** Goes on without those that have not come so far, and counts it against them. */
+  #leave(state: BundleState, index: number, now: number): void {
+    for (const device of state.askers) {
+      const asker = this.#askers.get(device)
+      if (asker === undefined || asker.top >= index || now - asker.lateAt < this.#options.gatherMs) continue
+      asker.lateAt = now
+      if (++asker.late < LATE_TIMES) continue
+      asker.late = 0
+      asker.leftUntil = now + LEFT_MS
+    }
   }
 
   #send(state: BundleState, index: number, now: number): string[] {
