@@ -34,7 +34,8 @@ if (args.includes('--kill')) {
   const there = existsSync(join(place, 'promises.json'))
   const recording = await (there ? openRecording(place) : recordUpdate(place, console.log))
   ok = (await judgeRecording(recording, { ...RECORDED, seed: number('--seed', RECORDED.seed) }, console.log)).ok
-  if (place !== folder) rmSync(place, { recursive: true })
+  if (place !== folder && ok) rmSync(place, { recursive: true })
+  else console.log(`the recording is in ${place}`)
 } else {
   const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed) }
   ok = (await campaign(plan, console.log)).ok

@@ -23,7 +23,7 @@ export interface Kills {
   readonly stranded: number
   /** It came up, and something was not as it should be. */
   readonly wrong: number
-  /** Whole updates behind a cut, made on every tenth device. */
+  /** Whole updates behind a cut, made on every tenth device and on the last one. */
   readonly updates: number
 }
 
@@ -55,7 +55,7 @@ export async function kills(count: number, seed: number, say: (line: string) => 
           continue
         }
         await bench.check()
-        if (n % UPDATE_EVERY === 0) {
+        if (n % UPDATE_EVERY === 0 || n === count) {
           await bench.update()
           updates++
         }
