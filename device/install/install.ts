@@ -153,18 +153,13 @@ function guardWrites(request: InstallRequest): (device: SlotDevice) => SlotDevic
     freshness: device.freshness,
     read: (offset, into, options) => device.read(offset, into, options),
     write: async (offset, bytes) => {
-      invalidated ??= invalidate(request)
+      invalidated ??= request.invalidate()
       await invalidated
       await device.write(offset, bytes)
     },
     flush: () => device.flush(),
     close: () => device.close(),
   })
-}
-
-async function invalidate(request: InstallRequest): Promise<void> {
-  await request.invalidate()
-  request.journal?.('slot given up')
 }
 
 function imagesOf(head: BundleHead): Readonly<Record<ImageName, ImageEntry>> {

@@ -18,7 +18,7 @@ export interface Slots {
 export interface Run {
   /** `accepted`, or the code of the refusal. */
   readonly code: string
-  /** What was decided, and every write and flush, in order: lines of text. */
+  /** What was decided, in order, then every write and flush of each device in order: lines of text. */
   readonly journal: string
   /** What the slots hold afterwards. */
   readonly slots: Slots
@@ -46,14 +46,14 @@ export async function runInstall(open: () => Promise<ByteSource>, plan: RunPlan)
     rootfs: new ModelDevice('rootfs', Buffer.from(from.rootfs), machine),
   }
   const journal: string[] = []
-  let told = 0
-  const note = (line: string): void => {
-    for (const event of machine.events.slice(told))
-      if (event.kind === 'write' || event.kind === 'flush')
-        journal.push(`  ${event.device} ${event.kind} ${event.offset} ${event.length}`)
-    told = machine.events.length
-    journal.push(line)
-  }
+  const note = (line: string): void => void journal.push(line)
+  /** By device: what is under way on the one while the other is filled follows the clock, not the door. */
+  const writes = (name: string): string[] =>
+    machine.events.flatMap((event) =>
+      event.device === name && (event.kind === 'write' || event.kind === 'flush')
+        ? [`${name} ${event.kind} ${event.offset} ${event.length}`]
+        : [],
+    )
   const happen = (kind: 'invalidate' | 'beforeArm' | 'arm') => async () => machine.happen({ kind, device: '' })
   const abort = new AbortController()
   let chunks = 0
@@ -80,7 +80,7 @@ export async function runInstall(open: () => Promise<ByteSource>, plan: RunPlan)
     await install(request)
   })
   await source?.close()
-  note('end')
+  journal.push(...writes('boot'), ...writes('rootfs'))
   const slots = { boot: slot.boot.medium, rootfs: slot.rootfs.medium }
   const armed = machine.events.some(({ kind }) => kind === 'arm')
   return { code, journal: journal.join('\n'), slots, armed, holds: head !== undefined && (await holds(head, slot)) }

@@ -1,7 +1,10 @@
 import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { readExactly } from '../../base/source.ts'
+import { openFileDoor } from '../../device/doors/file.ts'
 import { proxyFor } from '../../device/doors/proxy.ts'
+import { serveFolder } from '../../publisher/serve.ts'
 import { haveTool, noise, scratch } from '../bundle/tools.ts'
 import { codeOfAsync } from '../codes.ts'
 import { openQuick, sendFile, serve } from '../device-install/web.ts'
@@ -152,6 +155,26 @@ describe.skipIf(missing)('nginx', () => {
       true,
     )
     expect(proxy.asked.length).toBe(before)
+  })
+})
+
+describe("the project's own server", () => {
+  it('serves an install with the same journal as nginx or a file would', async () => {
+    const dir = scratch()
+    const bundle = await makeBundle(dir, 'one', { boot: noise(4096 * 30), rootfs: noise(4096 * 300, 'r') })
+    const asked: string[] = []
+    const server = await serveFolder(dir, { port: 0, host: '127.0.0.1', log: (line) => void asked.push(line) })
+    onTestFinished(() => {
+      server.closeAllConnections()
+      server.close()
+    })
+    const { port } = server.address() as AddressInfo
+    const plan = { trusted: bundle.trusted }
+    const run = await runInstall(() => openQuick(`http://127.0.0.1:${port}/one.bundle`), plan)
+    expect(run).toMatchObject({ code: 'accepted', holds: true })
+    expect(run.journal).toBe((await runInstall(() => openFileDoor(bundle.path), plan)).journal)
+    expect(asked.length).toBeGreaterThan(1)
+    expect(asked.every((line) => line.startsWith('GET /one.bundle 206 bytes='))).toBe(true)
   })
 })
 
