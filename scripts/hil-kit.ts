@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
@@ -13,6 +13,8 @@ const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '..')
 const cache = join(root, '.cache', 'hil')
 const KEPT_KITS = 2
+/** A kit is kept for so long after its last use, whatever came after it. */
+const KEPT_MS = 3 * 3_600_000
 
 /** Everything that a byte of the kit depends on, the Debian packages aside. */
 const INPUTS = ['base', 'keys', 'bundle', 'bootloader', 'initramfs', 'publisher', 'device', 'demo', 'main.ts'].concat([
@@ -188,7 +190,9 @@ async function dropOldKits(): Promise<void> {
   const kits = []
   for (const name of await readdir(cache)) kits.push({ name, at: (await stat(join(cache, name))).mtimeMs })
   kits.sort((a, b) => b.at - a.at)
-  for (const { name } of kits.slice(KEPT_KITS)) await rm(join(cache, name), { recursive: true, force: true })
+  // A run that began an hour ago may still use its kit.
+  const unused = kits.slice(KEPT_KITS).filter(({ at }) => Date.now() - at > KEPT_MS)
+  for (const { name } of unused) await rm(join(cache, name), { recursive: true, force: true })
 }
 
 const folder = join(cache, await inputDigest())
@@ -208,4 +212,5 @@ try {
     await rm(partial, { recursive: true, force: true })
   }
 }
+await utimes(folder, new Date(), new Date())
 console.log(folder)
