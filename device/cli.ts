@@ -28,6 +28,39 @@ export const deviceVerbs: readonly Verb[] = [
     },
   },
   {
+    name: 'history',
+    usage: 'history [--last N]',
+    summary: 'Show the last outcomes with their codes and reasons, at most 100. Needs no root.',
+    options: { last: { type: 'string', value: 'N', help: 'only so many' } },
+    run: async (call) => {
+      noMore(call, 0)
+      const last = stringOption(call, 'last') ?? '100'
+      if (!/^[1-9]\d{0,2}$/.test(last)) throw cliErrors.USAGE(`'${last}' is not a number of outcomes`)
+      const { answerStatus } = await import('./control/local.ts')
+      const { historyText } = await import('./agent/status.ts')
+      const { outcomes } = await answerStatus(paths(), call.signal)
+      return print(call, historyText, { outcomes: outcomes.slice(-Number(last)) }, 0)
+    },
+  },
+  {
+    name: 'watch',
+    usage: 'watch',
+    summary: 'Show what the agent does, as it happens, until stopped. Needs no root.',
+    run: async (call) => {
+      noMore(call, 0)
+      const { watchEvents } = await import('./control/client.ts')
+      const { control, status } = paths()
+      const progress = await makeProgress(call)
+      await watchEvents([control, status], call.signal, (name, data) => {
+        if (call.json) call.terminal.out(JSON.stringify({ [name]: data }))
+        else if (name === 'progress') progress.show(data)
+        else call.terminal.out(String(data))
+      })
+      progress.end()
+      return 0
+    },
+  },
+  {
     name: 'check',
     usage: 'check [--url URL]',
     summary: 'Ask the channel what is newest and say what would be done. Changes no slot.',

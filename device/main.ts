@@ -16,3 +16,5 @@ const terminal = {
 }
 
 process.exitCode = await runCli(deviceVerbs, process.argv.slice(2), terminal, abort.signal)
+// An agent that gave up because something below it hangs must not be kept alive by what hangs.
+if (process.argv[2] === 'agent') setTimeout(() => process.exit(), 2000).unref()

@@ -2,6 +2,7 @@ import { printable } from '../../base/printable.ts'
 import type { Slot } from '../../bootloader/state.ts'
 import { SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
+import { classOf } from '../codes.ts'
 import { shown as withoutSecrets } from '../doors/request.ts'
 import type { Assigned, Outcome } from '../records/record.ts'
 import { type AssignedState, assignedState, clockFacts } from './assignment.ts'
@@ -75,7 +76,7 @@ export async function statusOf(core: Core) {
       ...entry,
       number: entry.number === undefined ? null : formatNumber(entry.number),
     })),
-    outcomes: body.outcomes.map((outcome) => ({ ...outcome, ...releaseOf(outcome) })),
+    outcomes: body.outcomes.map(told),
     problems: core.problems,
   }
 }
@@ -108,8 +109,11 @@ function assignedStatus(assigned: Assigned, state: AssignedState) {
 
 const releaseOf = ({ release }: Outcome) => (release === undefined ? {} : { release: formatNumber(release) })
 
+/** As it is told everywhere: with the class of its code and the exit code that belongs to it. */
+const told = (outcome: Outcome) => ({ ...outcome, ...releaseOf(outcome), ...classOf(outcome) })
+
 function shown(outcome: Outcome | undefined) {
-  return outcome === undefined ? null : { ...outcome, ...releaseOf(outcome) }
+  return outcome === undefined ? null : told(outcome)
 }
 
 async function readBoot(core: Core) {
@@ -192,4 +196,15 @@ export function statusText(status: Status): string {
     lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
   for (const problem of status.problems) lines.push(`problem: ${problem}`)
   return lines.map(printable).join('\n')
+}
+
+/** The last outcomes for people, oldest first. */
+export function historyText({ outcomes }: Pick<Status, 'outcomes'>): string {
+  if (outcomes.length === 0) return 'nothing happened yet'
+  return outcomes
+    .map(({ at, what, ok, code, release, message }) => {
+      const about = release === undefined ? '' : ` ${release}`
+      return printable(`${at}  ${what.padEnd(9)} ${ok ? 'ok' : (code ?? 'failed')}${about}: ${message}`)
+    })
+    .join('\n')
 }

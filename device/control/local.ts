@@ -76,7 +76,9 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
       }
     }
   } catch (error) {
-    if (!isBistableError(error, 'AGENT_BUSY')) await giveUpTry(paths, say, failureFrom(error))
+    // One that is stuck is started again, and the deadline of the try goes on.
+    const passing = isBistableError(error, 'AGENT_BUSY') || isBistableError(error, 'AGENT_STUCK')
+    if (!passing) await giveUpTry(paths, say, failureFrom(error))
     throw error
   }
 }
@@ -87,6 +89,7 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
  */
 async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Promise<T>, mend = true): Promise<T> {
   let ready: (core: Core) => void = () => undefined
+  let opened: Core | undefined
   const core = new Promise<Core>((resolve) => {
     ready = resolve
   })
@@ -94,9 +97,10 @@ async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Pr
     paths,
     async (...call) => operate(await core, ...call),
     () => prepareTrust(ports.anchor),
+    (send) => opened?.activity.subscribe(send),
   )
   try {
-    const opened = await Core.open(ports)
+    opened = await Core.open(ports)
     if (mend) await opened.reconcile()
     await keepReserve(nodeFiles, join(paths.data, RESERVE_FILE))
     ready(opened)

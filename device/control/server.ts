@@ -5,10 +5,11 @@ import { KiB } from '../../base/bytes.ts'
 import { isBistableError, systemCode } from '../../base/errors.ts'
 import { deviceErrors } from '../errors.ts'
 import { ask, type Message, NOBODY } from './client.ts'
+import { eventStream, type Watch } from './events.ts'
 
 /**
  * The control sockets. Node.js cannot ask who is at the other end of a Unix socket, so there are two: `agent.sock`
- * (0600: root only, every operation) and `status.sock` (0666: everyone, status only). `agent.sock` is also the lock:
+ * (0600: root only, every operation) and `status.sock` (0666: everyone, status and events only). `agent.sock` is also the lock:
  * one process at a time works on a device, and whoever comes second asks the first.
  */
 
@@ -32,6 +33,7 @@ const SETTLE_MS = 50
 
 /**
  * Takes the lock and serves.
+ * @param watch what both sockets give to `GET /v1/events`
  * @param meanwhile done while the lock settles: it must change nothing that the lock protects
  * @throws AGENT_BUSY when another process holds it; AGENT_NEEDS_ROOT
  */
@@ -39,16 +41,17 @@ export async function serveControl(
   paths: ControlPaths,
   operate: Operate,
   meanwhile: () => void = () => undefined,
+  watch: Watch = () => undefined,
 ): Promise<AsyncDisposable> {
   const name = randomUUID()
   const answer: Operate = (verb, args, emit, signal) =>
     verb === 'who' ? Promise.resolve({ name, pid: process.pid }) : operate(verb, args, emit, signal)
-  const control = createServer(handler(answer))
+  const control = createServer(handler(answer, eventStream(watch)))
   const status = createServer(
     handler((verb, args, emit, signal) => {
       if (verb !== 'status') throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ask for ${verb}`)
       return operate(verb, args, emit, signal)
-    }),
+    }, eventStream(watch)),
   )
   try {
     await mkdir(paths.run, { recursive: true, mode: 0o755 })
@@ -124,8 +127,12 @@ function close(server: Server): Promise<void> {
   })
 }
 
-function handler(operate: Operate) {
+function handler(operate: Operate, events: (response: ServerResponse) => void) {
   return (request: IncomingMessage, response: ServerResponse) => {
+    if (request.method === 'GET' && request.url === '/v1/events') {
+      events(response)
+      return
+    }
     const gone = new AbortController()
     response.on('close', () => gone.abort(deviceErrors.AGENT_CANCELLED('the command that asked has ended')))
     const emit = (message: Message) => {
