@@ -20,6 +20,11 @@ export interface BootBackend {
   reason(): Promise<BootReason>
   /** The agent came up in slot `up`: no starts, no failure. Writes only when that changes something. */
   clearReason(up: Slot): Promise<void>
+  /**
+   * Of a bootloader that has to be told at the reboot: the argument for it, undefined when there is none. Called just before
+   * the reboot, and the try counts as used from here on.
+   */
+  rebootArgument?(): Promise<string | undefined>
   close(): Promise<void>
 }
 

@@ -21,7 +21,7 @@ case "${1:-}" in
   demo) ;;
   test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm
-    busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils mosquitto nginx-light exfatprogs" ;;
+    busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
   *) stop "usage: scripts/setup.sh demo|test|bench" ;;
 esac

@@ -1,5 +1,6 @@
 import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
+import { bareboxBackend } from '../../bootloader/barebox.ts'
 import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
 import { commandBackend } from '../../bootloader/command-backend.ts'
 import { efiBackend } from '../../bootloader/efi-variables.ts'
@@ -11,6 +12,7 @@ import { type BootRepairer, grubRepairer } from '../../bootloader/repair.ts'
 import { runBounded } from '../../bootloader/run-bounded.ts'
 import { sdbootBackend } from '../../bootloader/sdboot.ts'
 import type { Slot } from '../../bootloader/state.ts'
+import { flagAt, trybootBackend } from '../../bootloader/tryboot.ts'
 import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
 import { hasUbootRemains, ubootRepairer } from '../../bootloader/uboot-repair.ts'
 import { deviceErrors } from '../errors.ts'
@@ -37,6 +39,9 @@ type Openers = {
   ) => Promise<BootBackend>
 }
 
+/** Set by the firmware of a Raspberry Pi in the boot that its flag led to. */
+const TRYBOOT_FLAG = '/proc/device-tree/chosen/bootloader/tryboot'
+
 /** One line per `kind` of `boot` in places.json. */
 const OPENERS: Openers = {
   partition: async ({ path }, { findBootstate }) => openPartition(path ?? (await findBootstate())),
@@ -44,6 +49,9 @@ const OPENERS: Openers = {
     sdbootBackend({ esp, bootImage, reasons: reasonPlace(findBootstate) }),
   'efi-variables': async ({ folder }, { bootImage, bootPartition, findBootstate }) =>
     efiBackend({ folder, bootImage, partition: bootPartition, reasons: reasonPlace(findBootstate) }),
+  barebox: async (settings, { findBootstate }) => bareboxBackend({ ...settings, reasons: reasonPlace(findBootstate) }),
+  tryboot: async (settings, { findBootstate }) =>
+    trybootBackend({ ...settings, inTryboot: () => flagAt(TRYBOOT_FLAG), reasons: reasonPlace(findBootstate) }),
   command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 

@@ -260,12 +260,25 @@ export class Core {
     this.activity.tell({ line })
   }
 
+  /** Only systemd hands an argument on; without it the reboot leads to the committed slot and the trial stays armed. */
+  async #rebootArgument(): Promise<readonly string[]> {
+    try {
+      const argument = await this.ports.boot.rebootArgument()
+      return argument === undefined ? [] : [`--reboot-argument=${argument}`]
+    } catch (error) {
+      this.ports.say(`bistable: the bootloader cannot be told of the try: ${failureFrom(error).message}`)
+      return []
+    }
+  }
+
   /** Asks the system to go down. @throws REBOOT_FAILED */
   async reboot(): Promise<void> {
     const failure = await refreshEtc(this.ports, this.body, this.line)
     if (failure !== undefined) await this.#note({ what: 'etc', ok: false, ...failure })
     this.say('bistable: rebooting')
-    const command: [string, ...string[]] = this.ports.systemd ? ['systemctl', 'reboot'] : ['reboot']
+    const command: [string, ...string[]] = this.ports.systemd
+      ? ['systemctl', 'reboot', ...(await this.#rebootArgument())]
+      : ['reboot']
     const { exit, said } = await this.ports.processes.run(command, 60_000)
     if (exit !== 0) throw deviceErrors.REBOOT_FAILED(`${command.join(' ')} ended with ${exit ?? 'a signal'}: ${said}`)
   }

@@ -183,6 +183,7 @@ export function bootOver(open: () => Promise<BootBackend>, repairer: () => Promi
     cameUp: (slot) => using((backend) => backend.clearReason(slot)),
     torn: () => using(async (backend) => (await backend.read()).torn),
     describe: () => using(async (backend) => backend.describe()),
+    rebootArgument: () => using(async (backend) => backend.rebootArgument?.()),
     repairer,
   }
 }

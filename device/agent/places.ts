@@ -11,6 +11,11 @@ import { deviceErrors } from '../errors.ts'
 const path = v.pipe(v.string(), v.startsWith('/'))
 const images = v.strictObject({ boot: path, rootfs: path })
 const seconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(120))
+const offset = v.pipe(v.number(), v.safeInteger(), v.minValue(0))
+const part = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(255))
+/** Offsets in barebox's state, below what its length may be. */
+const inState = v.pipe(offset, v.maxValue(4092))
+const target = v.strictObject({ attempts: inState, priority: inState })
 /** The bootloader's backend: one entry per kind (backends.ts opens them). */
 const boot = v.variant('kind', [
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
@@ -19,6 +24,31 @@ const boot = v.variant('kind', [
   v.strictObject({ kind: v.literal('systemd-boot'), esp: path }),
   /** Load options of the UEFI firmware, by way of efivarfs. */
   v.strictObject({ kind: v.literal('efi-variables'), folder: v.exactOptional(path, '/sys/firmware/efi/efivars') }),
+  /** `autoboot.txt` of a Raspberry Pi, and which partition starts which slot. */
+  v.pipe(
+    v.strictObject({ kind: v.literal('tryboot'), file: path, partitions: v.strictObject({ a: part, b: part }) }),
+    v.check(({ partitions }) => partitions.a !== partitions.b, 'both slots are in one partition'),
+  ),
+  /** barebox's state with bootchooser: what the `state` node of the board's device tree says. */
+  v.pipe(
+    v.strictObject({
+      kind: v.literal('barebox'),
+      path,
+      offset: v.exactOptional(offset, 0),
+      stride: v.pipe(offset, v.minValue(32)),
+      layout: v.strictObject({
+        magic: v.pipe(offset, v.maxValue(0xffff_ffff)),
+        length: v.pipe(offset, v.minValue(16), v.maxValue(4096)),
+        variables: v.strictObject({ a: target, b: target }),
+      }),
+    }),
+    v.check(
+      ({ stride, layout: { length, variables } }) =>
+        stride >= length + 24 &&
+        Object.values(variables).every((slot) => Math.max(slot.attempts, slot.priority) + 4 <= length),
+      'the variables or the buckets overlap',
+    ),
+  ),
   /** A program of the board's maker (docs/backends.md). */
   v.strictObject({
     kind: v.literal('command'),

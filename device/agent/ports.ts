@@ -38,6 +38,8 @@ export interface BootPort {
   /** True when one copy counts and the other cannot be read: the next write heals it. */
   torn(): Promise<boolean>
   describe(): Promise<BackendFacts>
+  /** What the reboot has to hand to the firmware, for a bootloader that has to be told (`BootBackend`). */
+  rebootArgument(): Promise<string | undefined>
   /** Throws REPAIR_UNSUPPORTED where the boot state cannot be repaired from the running system. */
   repairer(): Promise<BootRepairer>
 }

@@ -403,6 +403,25 @@ describe('the loop', () => {
     expect(trying.disarmed).toBe(before)
   })
 
+  it('hands the bootloader its argument with the reboot, where systemd takes one', async () => {
+    for (const systemd of [true, false]) {
+      const world = new World()
+      world.rebootArgument = '0 tryboot'
+      const ran: string[] = []
+      const ports = world.ports.bind(world)
+      world.ports = async (...args) => {
+        const made = await ports(...args)
+        const run: typeof made.processes.run = async (command) => {
+          ran.push(command.join(' '))
+          return { exit: 0, timedOut: false, said: '' }
+        }
+        return { ...made, systemd, processes: { ...made.processes, run } }
+      }
+      await world.powerOn(50, (core) => core.reboot())
+      expect(ran).toEqual([systemd ? 'systemctl reboot --reboot-argument=0 tryboot' : 'reboot'])
+    }
+  })
+
   it('feeds a watchdog of a few seconds more often', async () => {
     const world = new World()
     world.agentConfig = {}

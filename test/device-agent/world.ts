@@ -88,6 +88,7 @@ export class World {
   readonly hookRuns: { readonly hook: string; readonly env: Readonly<Record<string, string>> }[] = []
   surroundings: Surroundings | undefined
   feeds: number[] = []
+  rebootArgument: string | undefined
   watchdogSeconds = 60
   disarmed = 0
   core: Core | undefined
@@ -257,6 +258,7 @@ export class World {
           this.starts = { a: 0, b: 0, up: slot }
         },
         torn: async () => this.torn,
+        rebootArgument: async () => this.rebootArgument,
         repairer: () => Promise.reject(new Error('not in this world')),
         describe: async () => ({ name: 'memory', place: 'memory', maxTries: this.maxTries }),
       },

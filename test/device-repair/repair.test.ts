@@ -159,8 +159,17 @@ describe.skipIf(!withGrub)('a blank partition is made from what the device knows
     const made = await device(state(), 'slot=b boot=fallback left=0 why=state-unreadable', { slots })
     note(made, 'b')
     lose(made)
+    const lost = (await made.run(['status', '--json'])).json
+    expect(lost).toMatchObject({
+      boot: { problem: { code: 'BOOT_STATE_LAYOUT' } },
+      running: { slot: 'b', why: 'state-unreadable' },
+    })
     const { json } = await made.run(['repair', '--json'])
     expect(json).toMatchObject({ ok: true, state: { primary: 'b', spare: true } })
+    expect((await made.run(['status', '--json'])).json).toMatchObject({
+      boot: { problem: null },
+      slots: { b: { role: 'primary' } },
+    })
     expect((json['found'] as { name: string; detail: string }[])[0]).toMatchObject({ name: 'layout', detail: 'blank' })
     expect(grub(made)).toMatchObject({ slot: 'b', boot: 'committed', why: 'ok' })
   })
