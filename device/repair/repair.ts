@@ -1,10 +1,10 @@
-import type { BootRepairer } from '../../bootloader/repair.ts'
+import type { BootRepairer, BootStateSurvey } from '../../bootloader/repair.ts'
 import { type BootState, SLOTS, type Slot } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { addOutcome, withSlot } from '../agent/body.ts'
 import { type Core, failureFrom } from '../agent/core.ts'
 import type { RecordBody, SlotFacts } from '../records/record.ts'
-import { planRepair, type Restored } from './plan.ts'
+import { type Evidence, planRepair, type Restored } from './plan.ts'
 
 /** `bistable repair`: makes the boot state whole again, and the record of what the slots hold. */
 
@@ -40,7 +40,7 @@ async function repairWith(
   const { slots, proved } = await lookAtSlots(core, signal)
   const { line, body, ports } = core
   const evidence = { state: survey.state, body, running: line, bootId: ports.bootId, proved, told }
-  const { state, because }: Restored = planRepair({ ...evidence, lastCommitted: await ports.note?.read() })
+  const { state, because } = planOrSay(core, survey, { ...evidence, lastCommitted: await ports.note?.read() })
   const did: string[] = []
   const whole = survey.parts.every((part) => part.ok)
   if (!whole) did.push(...(await repairer.restore(state, line.slot)))
@@ -53,6 +53,17 @@ async function repairWith(
     did.length === 0 ? 'nothing was damaged' : `repaired: ${did.join(', ')}; slot ${stands.primary} is primary`
   await record(core, learnt, did.length > 0, message)
   return { found: survey.parts, slots, did, state: stands, because, message }
+}
+
+/** What was found is of use to whoever has to decide, most of all when this refuses to. */
+function planOrSay(core: Core, survey: BootStateSurvey, evidence: Evidence): Restored {
+  try {
+    return planRepair(evidence)
+  } catch (error) {
+    for (const { name, ok, detail } of survey.parts)
+      if (!ok) core.ports.say(`bistable: found ${name} damaged: ${detail}`)
+    throw error
+  }
 }
 
 /** A slot that the record does not know, but whose kept statement its content proves, byte for byte from the medium. */

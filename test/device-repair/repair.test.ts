@@ -201,6 +201,7 @@ describe.skipIf(!withGrub)('a blank partition is made from what the device knows
       error: { code: 'REPAIR_UNDECIDED', next: expect.stringContaining('--slot') },
     })
     expect(made.digests()).toEqual(before)
+    expect((await made.run(['repair'])).err).toContain('found state0.env damaged: no GRUB environment block')
     const told = await made.run(['repair', '--slot', 'b'])
     expect(told.out).toContain('slot b primary, the other slot can be returned to (a person said so)')
     expect(grub(made)).toMatchObject({ slot: 'b', boot: 'committed' })
