@@ -5,6 +5,7 @@ import type { TrustedRoots } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
 import { clip, type Failure, type RecordBody } from '../records/record.ts'
 import { openRecords, type RecordStore } from '../records/store.ts'
+import { mendAround } from '../repair/mend.ts'
 import { planRepair } from '../repair/plan.ts'
 import { Activity } from './activity.ts'
 import { addOutcome, forgetFleet } from './body.ts'
@@ -105,6 +106,7 @@ export class Core {
     let bootProblem: Failure | undefined
     let torn = false
     let reason: Awaited<ReturnType<typeof boot.failure>>
+    await mendAround(boot, this.line.slot, this.ports.say)
     try {
       state = await boot.read()
       torn = await boot.torn()

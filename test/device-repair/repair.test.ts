@@ -139,6 +139,19 @@ describe.skipIf(!withGrub)('what a good copy still says is restored', () => {
       expect(made.digests()).toEqual(before)
     })
 
+  it('by any start of the agent too, where only what stands around a good copy is lost', async () => {
+    const made = await device(state({ trial: 'b', left: 2 }))
+    put(made, 0, GARBAGE)
+    const { err } = await made.run(['health'])
+    expect(err).toContain('the boot state partition was damaged: wrote the file system around them')
+    expect(await made.bootState()).toMatchObject({ primary: 'a', trial: 'b', left: 2 })
+    // Without a good copy nothing is made up.
+    lose(made)
+    const before = made.digests()
+    await made.run(['health'])
+    expect(made.digests()).toEqual(before)
+  })
+
   it('a partition that is whole is not written', async () => {
     const made = await device(state({ trial: 'b', left: 2 }))
     const before = made.digests()
