@@ -1,6 +1,7 @@
 import { copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { type Flavour, imageFactory } from '../demo/images.ts'
+import { TARGETS } from '../demo/targets.ts'
 import { deviceNode } from '../scripts/device-node.ts'
 import { type Measured, measure, together, tool } from './measure.ts'
 
@@ -68,7 +69,7 @@ export async function openWorkshop(options: {
   const makeImage = async (): Promise<string> => {
     const work = join(folder, 'oci')
     await mkdir(work)
-    const factory = await imageFactory({ flavour, work, rootStatement, say })
+    const factory = await imageFactory({ flavour, target: TARGETS.x86, work, rootStatement, say })
     const image = await factory.release({ tag: 'r1', version: '1.0.0', app: 'app' })
     await addInit(work, `${factory.layout}:r1`, flavour === 'fast' ? 'sbin/init' : 'usr/lib/systemd/systemd')
     return image

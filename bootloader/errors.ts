@@ -63,6 +63,12 @@ export const bootErrors = defineErrors({
     meaning: 'The program that keeps the boot state failed, took too long, or gave an answer that is not understood.',
     next: 'Run the program by hand with the question of docs/backends.md; correct it, or `boot` in places.json.',
   },
+  BOOT_ENV_CONFIG: {
+    family: 'usage',
+    meaning:
+      "The fw_env.config of the board's own U-Boot environment names no pair of copies that can be written safely.",
+    next: "Give the board's U-Boot a redundant environment on a block device; for raw flash, a program of kind 'command'.",
+  },
   BOOT_FLOOR_INVALID: {
     family: 'boot',
     meaning: 'The floor file is torn or was altered: its checksum does not match.',

@@ -3,7 +3,9 @@ import { createHash } from 'node:crypto'
 import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import { deviceAddon } from '../scripts/device-addon.ts'
 import { deviceNode } from '../scripts/device-node.ts'
+import type { Target } from './targets.ts'
 
 // The demo's operating systems as OCI images, made with ordinary tools: mmdebstrap builds the root, umoci stacks layers.
 
@@ -34,6 +36,7 @@ export interface ImageFactory {
 
 export interface FactoryOptions {
   readonly flavour: Flavour
+  readonly target: Target
   readonly work: string
   /** Envelope of the product's root statement: the trust anchor in the image. */
   readonly rootStatement: string
@@ -71,18 +74,24 @@ async function cached(
   }
 }
 
-async function baseImages(flavour: Flavour, say: (line: string) => void): Promise<{ first: string; second: string }> {
+async function baseImages(
+  flavour: Flavour,
+  target: Target,
+  say: (line: string) => void,
+): Promise<{ first: string; second: string }> {
   const kernelHook = join(here, 'kernel-hook.sh')
   const kernelText = await readFile(kernelHook, 'utf8')
   if (flavour === 'fast') {
     const packages = 'busybox-static,dmsetup,libstdc++6,e2fsprogs'
-    const first = await cached('fast-base', [packages, kernelText], say, async (out) => {
-      say(`fast-base: mmdebstrap unpacks ${packages} and a kernel`)
+    const name = target.arch === 'x64' ? 'fast-base' : `fast-base-${target.debian}`
+    const first = await cached(name, [packages, kernelText], say, async (out) => {
+      say(`${name}: mmdebstrap unpacks ${packages} and a kernel`)
       await tool('mmdebstrap', [
         '--quiet',
         '--variant=extract',
         `--include=${packages}`,
-        `--extract-hook=${kernelHook} "$1" slim`,
+        `--architectures=${target.debian}`,
+        `--extract-hook=${kernelHook} "$1" slim ${target.debian}`,
         '--format=tar',
         'bookworm',
         out,
@@ -90,6 +99,7 @@ async function baseImages(flavour: Flavour, say: (line: string) => void): Promis
     })
     return { first, second: first }
   }
+  if (target.arch !== 'x64') throw new Error(`the Debian system is built for x86 only, not for ${target.debian}`)
   const packages =
     'systemd,systemd-sysv,udev,dbus,iproute2,kmod,procps,busybox-static,dmsetup,e2fsprogs,libstdc++6,tzdata,ca-certificates,openssl,less,nano,libjq1'
   const hook = join(here, 'files', 'debian', 'hook.sh')
@@ -162,12 +172,11 @@ class Layer {
   }
 }
 
-function systemJson(flavour: Flavour, agent: Readonly<Record<string, unknown>>): string {
+function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<string, unknown>>): string {
   const system = {
     product: 'demo-appliance',
-    hardware: ['qemu-x86_64'],
-    // no_timer_check: on a busy host the emulated timer is late, and the kernel would take it for broken.
-    kernelArgs: ['console=ttyS0,115200', 'panic=1', 'no_timer_check'],
+    hardware: [target.hardware],
+    kernelArgs: [`console=${target.tty},115200`, 'panic=1', ...target.kernelArgs],
     writable: ['/opt/app/logs'],
     owned: ['/etc/machine-id', '/etc/hostname'],
     health: {
@@ -191,9 +200,11 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
   const file = (name: string) => join(here, 'files', name)
   const dist = join(root, 'dist', 'device')
   for (const name of await readdir(dist)) await layer.copy(`usr/lib/bistable/agent/${name}`, join(dist, name))
-  await layer.copy('usr/lib/bistable/agent/node', await deviceNode('x64'), 0o755)
+  const { arch, tty } = options.target
+  await layer.copy('usr/lib/bistable/agent/binding.node', await deviceAddon(arch))
+  await layer.copy('usr/lib/bistable/agent/node', await deviceNode(arch), 0o755)
   await layer.copy('usr/bin/bistable', join(root, 'device', 'bin', 'bistable'), 0o755)
-  await layer.write('usr/lib/bistable/system.json', systemJson(options.flavour, options.agent ?? {}))
+  await layer.write('usr/lib/bistable/system.json', systemJson(options.flavour, options.target, options.agent ?? {}))
   await layer.copy('usr/lib/bistable/root.json', options.rootStatement)
   await layer.copy('usr/lib/bistable/health.d/required/10-app', file('common/health-app'), 0o755)
   await layer.dir('data')
@@ -201,7 +212,7 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
   if (options.flavour === 'fast') {
     await layer.link('sbin/init', '/bin/busybox')
     for (const name of BUSYBOX_LINKS.split(' ')) await layer.link(`bin/${name}`, 'busybox')
-    await layer.copy('etc/inittab', file('fast/inittab'))
+    await layer.write('etc/inittab', (await readFile(file('fast/inittab'), 'utf8')).replaceAll('ttyS0', tty))
     await layer.copy('etc/init.d/rcS', file('fast/rcS'), 0o755)
     await layer.write('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n')
     await layer.write('etc/group', 'root:x:0:\n')
@@ -226,7 +237,7 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
 export async function imageFactory(options: FactoryOptions): Promise<ImageFactory> {
   const { flavour, work, say } = options
   const layout = join(work, `${flavour}-oci`)
-  const base = await baseImages(flavour, say)
+  const base = await baseImages(flavour, options.target, say)
   await rm(layout, { recursive: true, force: true })
   await tool('umoci', ['init', '--layout', layout])
   const agentTar = join(work, 'agent-layer.tar')
@@ -274,7 +285,7 @@ export async function imageFactory(options: FactoryOptions): Promise<ImageFactor
         '--image',
         image,
         '--architecture',
-        'amd64',
+        options.target.debian,
         '--os',
         'linux',
         '--created',

@@ -4,16 +4,26 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
 import { Dut } from '../hw-tests/harness/dut.ts'
+import { choosePlace, missingTools } from '../hw-tests/places/index.ts'
 import { type Flavour, imageFactory } from './images.ts'
 import { openWorkshop, serveSite } from './publisher.ts'
 import { type Row, Story } from './story.ts'
+import { TARGETS } from './targets.ts'
 import { Timeline, table } from './timeline.ts'
 
-// npm run demo [-- --fast] [-- --keep]: the main job, end to end, on a virtual device.
+// npm run demo [-- --fast] [-- --keep] [-- --place NAME]: the main job, end to end, on a virtual device.
 
 const { values } = parseArgs({
-  options: { fast: { type: 'boolean', default: false }, keep: { type: 'boolean', default: false } },
+  options: {
+    fast: { type: 'boolean', default: false },
+    keep: { type: 'boolean', default: false },
+    place: { type: 'string' },
+  },
 })
+const place = choosePlace(values.place)
+const lacking = missingTools(place.tools, process.env['PATH'] ?? '')
+if (lacking.length > 0) throw new Error(`not here: ${lacking.join(', ')}; sh scripts/setup.sh uboot installs it`)
+const target = TARGETS[place.kit ?? 'x86']
 const flavour: Flavour = values.fast ? 'fast' : 'debian'
 const timeline = new Timeline()
 const root = resolve(import.meta.dirname, '..')
@@ -27,12 +37,14 @@ const rows: Row[] = []
 
 try {
   timeline.chapter('1. two operating systems as OCI images')
-  timeline.say('demo', `working in ${work}; system: ${flavour === 'fast' ? 'busybox' : 'Debian 12 with systemd'}`)
+  const system = flavour === 'fast' ? 'busybox' : 'Debian 12 with systemd'
+  timeline.say('demo', `working in ${work}; place: ${place.name}; system: ${system}`)
   await promisify(execFile)(process.execPath, [join(root, 'scripts', 'build.mjs')])
   timeline.say('demo', 'command line and device agent bundled into one file each')
   const workshop = await openWorkshop(work, timeline, flavour === 'fast' ? 3 : 9)
   const images = await imageFactory({
     flavour,
+    target,
     work,
     rootStatement: workshop.rootStatement,
     say: (line) => timeline.say('publisher', line),
@@ -43,13 +55,14 @@ try {
   timeline.chapter('2. keys, release 1, a disk image, first boot')
   const bundle1 = await workshop.makeBundle(first, { version: '1.0.0', counter: 1 })
   const disk = join(work, 'disk.img')
-  await workshop.makeDisk(bundle1, disk, sizes)
+  await workshop.makeDisk(bundle1, disk, sizes, target.disk[place.bootloader ?? 'grub'] ?? [])
   await mkdir(workshop.site, { recursive: true })
   const server = await serveSite(workshop.site)
   closeServer = () => server.close()
   timeline.say('server', `plain directory served on 127.0.0.1:${server.port}; the device sees http://10.0.2.100/`)
-  dut = new Dut({ disk, httpPort: server.port, transcript, memoryMiB: flavour === 'fast' ? 512 : 1024 })
-  const story = new Story(dut, timeline, flavour === 'fast' ? 120_000 : 420_000)
+  const memoryMiB = flavour === 'fast' ? 512 : 1024
+  dut = new Dut({ disk, profile: place.machine, httpPort: server.port, transcript, memoryMiB })
+  const story = new Story(dut, timeline, flavour === 'fast' ? 240_000 : 420_000)
   await story.firstBoot()
 
   timeline.chapter('3. release 2: found, installed, tried, committed')

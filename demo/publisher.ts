@@ -42,6 +42,7 @@ export interface Workshop {
     bundle: string,
     output: string,
     sizes: { readonly rootfs: string; readonly boot: string; readonly data: string },
+    bootloader: readonly string[],
   ): Promise<void>
 }
 
@@ -96,7 +97,7 @@ export async function openWorkshop(folder: string, timeline: Timeline, level: nu
       ])
       timeline.say('publisher', `published ${bundle.split('/').at(-1)} to channel stable`)
     },
-    makeDisk: async (bundle, output, sizes) => {
+    makeDisk: async (bundle, output, sizes, bootloader) => {
       await bistable([
         'disk',
         bundle,
@@ -110,6 +111,7 @@ export async function openWorkshop(folder: string, timeline: Timeline, level: nu
         sizes.boot,
         '--data',
         sizes.data,
+        ...bootloader,
       ])
       timeline.say('publisher', 'flashable disk image made: ESP, boot state, two slots, data')
     },

@@ -12,7 +12,7 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   const place = choosePlace(process.env['HIL_PLACE'], await allPlaces(process.env))
   // The tests name what is missing.
   if (missingTools(place.tools, process.env['PATH'] ?? '').length > 0) return teardown
-  const kit = await openKit()
+  const kit = await openKit(place)
   process.env['HIL_KIT'] = kit.folder
   if (place.kind === 'qemu' && place.savedStates) await savedState(kit, place)
   return teardown

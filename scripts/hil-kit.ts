@@ -5,29 +5,35 @@ import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
 import { bistable } from '../demo/publisher.ts'
+import { type BootloaderName, TARGETS } from '../demo/targets.ts'
 
 // The test kit of the hardware-in-the-loop suites: keys, a disk image and bundles of the small busybox system, made once
-// per state of the sources into .cache/hil/DIGEST. Prints the folder as its last line.
+// per state of the sources into .cache/hil/x86-DIGEST. Prints the folder as its last line. usage: hil-kit.ts [x86|arm64]
 
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '..')
 const cache = join(root, '.cache', 'hil')
+const name = process.argv[2] === 'arm64' ? 'arm64' : 'x86'
+const target = TARGETS[name]
 const KEPT_KITS = 2
 /** A kit is kept for so long after its last use, whatever came after it. */
 const KEPT_MS = 3 * 3_600_000
+/** The kernel of arm64 is not compressed. */
+const SLOT_BOOT = { x86: '32M', arm64: '64M' } as const
 
 /** Everything that a byte of the kit depends on, the Debian packages aside. */
 const INPUTS = ['base', 'keys', 'bundle', 'bootloader', 'initramfs', 'publisher', 'device', 'demo', 'main.ts'].concat([
   'package-lock.json',
   'scripts/build.mjs',
+  'scripts/device-addon.ts',
   'scripts/device-node.ts',
   'scripts/hil-kit.ts',
 ])
 
 const SYSTEM = {
   product: 'hil-appliance',
-  hardware: ['qemu-x86_64'],
-  kernelArgs: ['console=ttyS0,115200', 'panic=1'],
+  hardware: [target.hardware],
+  kernelArgs: [`console=${target.tty},115200`, 'panic=1'],
   writable: ['/opt/app/logs'],
   owned: ['/etc/machine-id', '/etc/hostname'],
   health: { deadlineSeconds: 25, required: ['/usr/lib/bistable/health.d/required/*'], wanted: [] },
@@ -136,6 +142,7 @@ async function make(folder: string): Promise<void> {
   const foreign = await signer(folder, 'other-appliance', passphrase)
   const images = await imageFactory({
     flavour: 'fast',
+    target,
     work,
     rootStatement: own.rootStatement,
     say: (line) => console.log(`hil kit: ${line}`),
@@ -170,32 +177,35 @@ async function make(folder: string): Promise<void> {
     await own.rotate()
     await own.bundle(image(good), 'rotated', 1)
   }
-  await bistable([
-    ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, 'disk.img')],
-    ...['--slot-rootfs', '128M', '--slot-boot', '32M', '--data', '48M'],
-  ])
+  const disks: Partial<Record<BootloaderName, string>> = {}
+  for (const [bootloader, options] of Object.entries(target.disk) as [BootloaderName, readonly string[]][]) {
+    const file = `disk-${bootloader}.img`
+    disks[bootloader] = file
+    await bistable([
+      ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, file)],
+      ...['--slot-rootfs', '128M', '--slot-boot', SLOT_BOOT[name], '--data', '48M', ...options],
+    ])
+  }
   await rm(work, { recursive: true })
   const bundles = Object.fromEntries([
     ['rotated', { file: 'rotated.bundle', release: '2.1' }],
     ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
     ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
   ])
-  await writeFile(
-    join(folder, 'kit.json'),
-    `${JSON.stringify({ disk: 'disk.img', product: SYSTEM.product, bundles }, null, 2)}\n`,
-  )
+  await writeFile(join(folder, 'kit.json'), `${JSON.stringify({ disks, product: SYSTEM.product, bundles }, null, 2)}\n`)
 }
 
 async function dropOldKits(): Promise<void> {
   const kits = []
-  for (const name of await readdir(cache)) kits.push({ name, at: (await stat(join(cache, name))).mtimeMs })
+  for (const entry of await readdir(cache))
+    if (entry.startsWith(`${name}-`)) kits.push({ entry, at: (await stat(join(cache, entry))).mtimeMs })
   kits.sort((a, b) => b.at - a.at)
   // A run that began an hour ago may still use its kit.
   const unused = kits.slice(KEPT_KITS).filter(({ at }) => Date.now() - at > KEPT_MS)
-  for (const { name } of unused) await rm(join(cache, name), { recursive: true, force: true })
+  for (const { entry } of unused) await rm(join(cache, entry), { recursive: true, force: true })
 }
 
-const folder = join(cache, await inputDigest())
+const folder = join(cache, `${name}-${await inputDigest()}`)
 try {
   await stat(join(folder, 'kit.json'))
 } catch {

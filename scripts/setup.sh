@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes this machine ready for one of the README's commands: Debian packages and npm packages, only what is missing.
-# usage: scripts/setup.sh demo|test|bench
+# usage: scripts/setup.sh demo|uboot|test|bench
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -19,11 +19,13 @@ packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
   g++ make python3"
 case "${1:-}" in
   demo) ;;
+  # The places with U-Boot; the device's zstd addon for arm64 is compiled here.
+  uboot) packages="$packages u-boot-qemu qemu-system-arm g++-aarch64-linux-gnu" ;;
   test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm
     busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
-  *) stop "usage: scripts/setup.sh demo|test|bench" ;;
+  *) stop "usage: scripts/setup.sh demo|uboot|test|bench" ;;
 esac
 
 command -v dpkg-query >/dev/null || stop "this is not a Debian or Ubuntu machine; install what these Debian packages hold: $packages"

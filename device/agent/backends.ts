@@ -14,6 +14,7 @@ import { sdbootBackend } from '../../bootloader/sdboot.ts'
 import type { Slot } from '../../bootloader/state.ts'
 import { flagAt, trybootBackend } from '../../bootloader/tryboot.ts'
 import { isUbootPartition, ubootStateOn } from '../../bootloader/uboot.ts'
+import { openOwnEnvironment } from '../../bootloader/uboot-own-open.ts'
 import { hasUbootRemains, ubootRepairer } from '../../bootloader/uboot-repair.ts'
 import { deviceErrors } from '../errors.ts'
 import type { GivenPlaces } from './places.ts'
@@ -52,6 +53,7 @@ const OPENERS: Openers = {
   barebox: async (settings, { findBootstate }) => bareboxBackend({ ...settings, reasons: reasonPlace(findBootstate) }),
   tryboot: async (settings, { findBootstate }) =>
     trybootBackend({ ...settings, inTryboot: () => flagAt(TRYBOOT_FLAG), reasons: reasonPlace(findBootstate) }),
+  'uboot-environment': async ({ config, names }) => openOwnEnvironment(config, names),
   command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 

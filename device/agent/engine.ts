@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { open, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
@@ -76,7 +76,9 @@ export const makeBoot = (given: GivenPlaces | undefined): BootPort =>
 
 const edgeOf = (given: GivenPlaces | undefined): BackendEdge => ({
   findBootstate: () => findBootstate(),
-  startedByUboot: () => existsSync('/proc/device-tree') && !existsSync('/sys/firmware/efi'),
+  startedByUboot: () =>
+    / bistable\.loader=uboot\b/.test(readFileSync('/proc/cmdline', 'latin1')) ||
+    (existsSync('/proc/device-tree') && !existsSync('/sys/firmware/efi')),
   bootImage: async (slot) => {
     const image = await slotsOfDevice(given).forReuse(slot, 'boot')
     const read = async (offset: number, length: number) => {

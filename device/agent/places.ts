@@ -16,8 +16,15 @@ const part = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(255))
 /** Offsets in barebox's state, below what its length may be. */
 const inState = v.pipe(offset, v.maxValue(4092))
 const target = v.strictObject({ attempts: inState, priority: inState })
+const slotName = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,32}$/, 'not a plain name'))
 /** The bootloader's backend: one entry per kind (backends.ts opens them). */
 const boot = v.variant('kind', [
+  /** The board's own U-Boot environment, with the variables that RAUC's example script reads (bootloader/uboot-own.ts). */
+  v.strictObject({
+    kind: v.literal('uboot-environment'),
+    config: v.optional(path, '/etc/fw_env.config'),
+    names: v.optional(v.strictObject({ a: slotName, b: slotName }), { a: 'A', b: 'B' }),
+  }),
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
   v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),
   /** Names of systemd-boot's entries on the EFI system partition, which is mounted at `esp`. */

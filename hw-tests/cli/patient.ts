@@ -38,8 +38,8 @@ export function openPatient(place: Place, options: PatientOptions): Promise<Pati
   return place.kind === 'qemu' ? emulated(place) : onTheBench(place, options)
 }
 
-async function emulated({ memoryMiB }: Extract<Place, { kind: 'qemu' }>): Promise<Patient> {
-  const kit = await openKit()
+async function emulated(place: Extract<Place, { kind: 'qemu' }>): Promise<Patient> {
+  const kit = await openKit(place)
   const folder = await mkdtemp(join(tmpdir(), 'bistable-console-'))
   const disk = join(folder, 'disk.img')
   await copyImage(kit.disk, disk)
@@ -63,7 +63,7 @@ async function emulated({ memoryMiB }: Extract<Place, { kind: 'qemu' }>): Promis
     },
     state: async () => machine !== undefined,
     on: async () => {
-      machine ??= await startQemu({ disk, memoryMiB })
+      machine ??= await startQemu({ disk, profile: place.machine, memoryMiB: place.memoryMiB })
       machine.port.on('data', (bytes: Buffer) => take(bytes))
       machine.port.on('error', () => {})
     },

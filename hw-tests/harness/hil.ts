@@ -78,7 +78,7 @@ async function refuseQuarantined(place: Place): Promise<void> {
 
 export const hil = test
   .extend('place', { scope: 'worker' }, async () => choosePlace(process.env['HIL_PLACE'], await allPlaces(process.env)))
-  .extend('kit', { scope: 'worker' }, () => openKit())
+  .extend('kit', { scope: 'worker' }, ({ place }) => openKit(place))
   .extend('server', { scope: 'file' }, async ({ place }, { onCleanup }) => {
     const server = await TestServer.start(place.serverAddress, ...(place.kind === 'board' ? [place.serverListen] : []))
     onCleanup(() => server.close())
@@ -208,7 +208,7 @@ function dutOptions(
   httpPort: number,
   extra: readonly string[],
 ): DutOptions {
-  if (place.kind === 'qemu') return { disk, memoryMiB: place.memoryMiB, httpPort, extra }
+  if (place.kind === 'qemu') return { disk, profile: place.machine, memoryMiB: place.memoryMiB, httpPort, extra }
   if (board === undefined) throw new LabError(`the place ${place.name} is not leased`)
   return {
     disk,
@@ -232,7 +232,7 @@ async function start(
   begin: Begin,
   faults: (disk: string) => Promise<readonly DiskFault[]>,
 ): Promise<void> {
-  const kit = await openKit()
+  const kit = await openKit(place)
   if (place.kind === 'qemu' && place.savedStates && begin !== 'off') {
     const saved = await savedState(kit, place)
     await copyImage(saved.disk, disk)

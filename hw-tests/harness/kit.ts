@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import type { Place } from '../places/index.ts'
 import { LabError } from './lab-error.ts'
 
 /** What the suites install: bundles and a disk image, prepared once and never changed. */
@@ -23,7 +24,9 @@ export interface Kit {
 }
 
 interface KitFile {
-  readonly disk: string
+  /** By bootloader, or the only one. */
+  readonly disks?: Readonly<Record<string, string>>
+  readonly disk?: string
   readonly product: string
   readonly bundles: Readonly<Record<string, { readonly file: string; readonly release: string }>>
 }
@@ -31,16 +34,21 @@ interface KitFile {
 const root = resolve(import.meta.dirname, '..', '..')
 
 /** The kit in the folder `HIL_KIT`, or else one made from this checkout (under a minute, once per state of the sources). */
-export async function openKit(): Promise<Kit> {
-  const folder = process.env['HIL_KIT'] ?? (await makeKit())
+export async function openKit({
+  kit = 'x86',
+  bootloader = 'grub',
+}: Pick<Place, 'kit' | 'bootloader'> = {}): Promise<Kit> {
+  const folder = process.env['HIL_KIT'] ?? (await makeKit(kit))
   const text = await readFile(join(folder, 'kit.json'), 'utf8').catch((cause: unknown) => {
     throw new LabError(`no test kit in ${folder}`, { cause })
   })
   const file = JSON.parse(text) as KitFile
+  const disk = file.disks?.[bootloader] ?? file.disk
+  if (disk === undefined) throw new LabError(`the test kit in ${folder} has no disk for ${bootloader}`)
   return {
     folder,
     product: file.product,
-    disk: join(folder, file.disk),
+    disk: join(folder, disk),
     bundle: (name) => {
       const found = file.bundles[name]
       if (found === undefined) throw new LabError(`the test kit has no bundle ${name}`)
@@ -49,12 +57,12 @@ export async function openKit(): Promise<Kit> {
   }
 }
 
-async function makeKit(): Promise<string> {
+async function makeKit(name: string): Promise<string> {
   const script = join(root, 'scripts', 'hil-kit.ts')
   if (!existsSync(script)) throw new LabError('no test kit: set HIL_KIT to its folder')
   try {
     const options = { cwd: root, maxBuffer: 4 * 1024 * 1024 }
-    const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', script], options)
+    const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', script, name], options)
     return stdout.trim().split('\n').at(-1) ?? ''
   } catch (cause) {
     throw new LabError(`the test kit could not be made: ${cause instanceof Error ? cause.message : ''}`, { cause })

@@ -1,19 +1,22 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { copyFile, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SerialPort } from 'serialport'
 import { LabError } from './lab-error.ts'
 import type { Machine } from './machine.ts'
+import { MACHINES, type MachineName, type MachineProfile } from './machines.ts'
 import { Qmp } from './qmp.ts'
 
-/** A QEMU machine as a place: UEFI firmware, one virtio disk, a serial console on a pty, power by process. */
+/** A QEMU machine as a place: its firmware, one virtio disk, a serial console on a pty, power by process. */
 
 export interface QemuOptions {
   /** The raw disk image; the machine writes to it. */
   readonly disk: string
+  /** Which machine; an x86 PC with UEFI unless told. */
+  readonly profile?: MachineName
   readonly memoryMiB?: number
   /** Loopback port on this machine that the guest reaches as http://10.0.2.100/. */
   readonly httpPort?: number
@@ -66,19 +69,12 @@ export interface QemuMachine extends Machine {
  */
 const TCG = 'tcg,tb-size=64'
 
-const FIRMWARE = [
-  { code: '/usr/share/OVMF/OVMF_CODE_4M.fd', vars: '/usr/share/OVMF/OVMF_VARS_4M.fd' },
-  { code: '/usr/share/OVMF/OVMF_CODE.fd', vars: '/usr/share/OVMF/OVMF_VARS.fd' },
-]
-
 export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
-  const firmware = FIRMWARE.find(({ code, vars }) => existsSync(code) && existsSync(vars))
-  if (firmware === undefined) throw new LabError('no UEFI firmware here: install the Debian package ovmf')
+  const profile: MachineProfile = MACHINES[options.profile ?? 'x86-uefi']
   const scratch = await mkdtemp(join(tmpdir(), 'bistable-qemu-'))
-  const vars = join(scratch, 'vars.fd')
   const control = join(scratch, 'qmp')
   const wire = join(scratch, 'console')
-  await copyFile(firmware.vars, vars)
+  const firmware = await profile.firmware(scratch)
   const network =
     options.httpPort === undefined
       ? ['-nic', 'none']
@@ -90,21 +86,14 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
         ]
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],
-    ...[
-      '-machine',
-      'q35',
-      '-accel',
-      options.accel === 'kvm' ? 'kvm' : TCG,
-      '-cpu',
-      options.accel === 'kvm' ? 'host' : 'max',
-    ],
+    ...['-machine', profile.machine, '-accel', options.accel === 'kvm' ? 'kvm' : TCG],
+    ...['-cpu', options.accel === 'kvm' ? 'host' : profile.cpu],
     ...['-smp', '1', '-m', String(options.memoryMiB ?? 768)],
-    ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${firmware.code}`],
-    ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],
+    ...firmware,
     ...['-drive', `if=none,id=disk,cache=writeback,discard=unmap,${medium(options)}`],
     ...['-device', 'virtio-blk-pci,drive=disk,serial=bistable-disk'],
     ...['-device', 'virtio-rng-pci'],
-    ...['-device', 'pcie-root-port,id=socket,chassis=1'],
+    ...profile.socket.args,
     ...network,
     ...['-chardev', `socket,id=console,path=${wire},server=on,wait=off`, '-serial', 'chardev:console'],
     ...['-qmp', `unix:${control},server=on,wait=off`],
@@ -112,7 +101,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...(options.extra ?? []),
   ]
   // A test run that is killed takes its machines with it.
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...args], {
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', profile.program, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let said = ''
@@ -154,7 +143,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
       plug: async (image) => {
         const file = { driver: 'file', filename: image }
         await qmp.send('blockdev-add', { driver: 'raw', 'node-name': 'stick', 'read-only': true, file })
-        await qmp.send('device_add', { driver: 'virtio-blk-pci', id: 'stick', drive: 'stick', bus: 'socket' })
+        await qmp.send('device_add', { driver: 'virtio-blk-pci', id: 'stick', drive: 'stick', bus: profile.socket.bus })
       },
       unplug: async () => {
         await qmp.send('device_del', { id: 'stick' })

@@ -8,6 +8,7 @@ import { copyImage } from './disk.ts'
 import { Dut } from './dut.ts'
 import type { Kit } from './kit.ts'
 import { DutError } from './lab-error.ts'
+import { MACHINES } from './machines.ts'
 import { TestServer } from './server.ts'
 
 /** A device saved once per kit and emulator: a test that needs no boot of its own starts in a second or two. */
@@ -24,7 +25,13 @@ const INSTALL_MS = 600_000
 export function savedState(kit: Kit, place: QemuPlace): Promise<SavedState> {
   return saved(kit, place, 'running', async (state) => {
     await copyImage(kit.disk, state.disk)
-    const dut = new Dut({ disk: state.disk, memoryMiB: place.memoryMiB, httpPort: 9, transcript: `${state.disk}.log` })
+    const dut = new Dut({
+      disk: state.disk,
+      profile: place.machine,
+      memoryMiB: place.memoryMiB,
+      httpPort: 9,
+      transcript: `${state.disk}.log`,
+    })
     await saving(dut, state, async () => {
       await dut.powerOn()
       await dut.next(['running'], { timeoutMs: BOOT_MS })
@@ -42,7 +49,12 @@ export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState
     const server = await TestServer.start(place.serverAddress)
     try {
       const address = server.offer('/next.bundle', { from: kit.bundle('next').path })
-      const dut = new Dut({ disk: state.disk, memoryMiB: place.memoryMiB, httpPort: server.port })
+      const dut = new Dut({
+        disk: state.disk,
+        profile: place.machine,
+        memoryMiB: place.memoryMiB,
+        httpPort: server.port,
+      })
       await saving(dut, state, async () => {
         await dut.powerOn({ restore: running.memory })
         const { code, body } = await dut.bistable(`install ${address}`, { timeoutMs: INSTALL_MS })
@@ -70,9 +82,10 @@ async function saved(
   name: string,
   make: (state: SavedState) => Promise<void>,
 ): Promise<SavedState> {
-  // A state fits only the emulator and the machine that it was saved from, as qemu.ts describes it.
-  const { stdout } = await promisify(execFile)('qemu-system-x86_64', ['--version'])
-  const machine = await readFile(join(import.meta.dirname, 'qemu.ts'), 'utf8')
+  // A state fits only the emulator and the machine that it was saved from, as these files describe it.
+  const { stdout } = await promisify(execFile)(MACHINES[place.machine].program, ['--version'])
+  const text = (name: string) => readFile(join(import.meta.dirname, name), 'utf8')
+  const machine = [await text('qemu.ts'), await text('machines.ts')]
   const digest = createHash('sha256')
     .update(JSON.stringify([stdout, place, machine]))
     .digest('hex')

@@ -5,6 +5,7 @@ import type { ConsoleWiring } from '../drivers/console.ts'
 import type { PowerWiring } from '../drivers/power.ts'
 import type { StorageWiring } from '../drivers/storage.ts'
 import { LabError } from '../harness/lab-error.ts'
+import type { MachineName } from '../harness/machines.ts'
 
 /** Places: what a test can run on. The default is an emulated one, so the suites pass on a laptop. */
 
@@ -20,6 +21,10 @@ export type Feature =
   | 'bad-medium'
 
 interface AnyPlace {
+  /** Which test kit: what its bundles and its disk are built for (x86). */
+  readonly kit?: 'x86' | 'arm64'
+  /** Which of the kit's disks (grub). */
+  readonly bootloader?: 'grub' | 'uboot'
   /** Programs of this machine that the place needs. */
   readonly tools: readonly string[]
   /** How the device reaches the test's web server. */
@@ -29,6 +34,7 @@ interface AnyPlace {
 
 export interface QemuPlace extends AnyPlace {
   readonly kind: 'qemu'
+  readonly machine: MachineName
   readonly memoryMiB: number
   /** Tests start from a saved state of the booted device where they need no boot of their own. */
   readonly savedStates: boolean
@@ -57,9 +63,34 @@ export type AnyKindOfPlace = QemuPlace | BoardPlace
 export const PLACES = {
   'qemu-x86-grub': {
     kind: 'qemu',
+    machine: 'x86-uefi',
+    kit: 'x86',
+    bootloader: 'grub',
     memoryMiB: 512,
     serverAddress: 'http://10.0.2.100',
     tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+    savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium'],
+  },
+  'qemu-x86-uboot': {
+    kind: 'qemu',
+    machine: 'x86-uboot',
+    kit: 'x86',
+    bootloader: 'uboot',
+    memoryMiB: 512,
+    serverAddress: 'http://10.0.2.100',
+    tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+    savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium'],
+  },
+  'qemu-arm64-uboot': {
+    kind: 'qemu',
+    machine: 'arm64-uboot',
+    kit: 'arm64',
+    bootloader: 'uboot',
+    memoryMiB: 512,
+    serverAddress: 'http://10.0.2.100',
+    tools: ['qemu-system-aarch64', 'aarch64-linux-gnu-g++', 'socat', 'mke2fs'],
     savedStates: true,
     features: ['live-medium', 'medium', 'stick', 'bad-medium'],
   },

@@ -33,7 +33,7 @@ const UPDATE_EVERY = 10
 export async function kills(count: number, seed: number, say: (line: string) => void): Promise<Kills> {
   say(`power cuts of an emulated device: seed ${seed}`)
   const place = choosePlace(undefined)
-  const kit = await openKit()
+  const kit = await openKit(place)
   const server = await TestServer.start(place.serverAddress)
   const folder = await mkdtemp(join(tmpdir(), 'bistable-kills-'))
   const bench = new Bench(kit, place, server, folder, seeded(seed))
@@ -95,7 +95,12 @@ class Bench {
     const { path, release } = kit.bundle('next')
     this.#next = release
     this.#address = server.offer('/next.bundle', { from: path })
-    this.dut = new Dut({ disk: join(folder, 'disk.img'), memoryMiB: place.memoryMiB, httpPort: server.port })
+    this.dut = new Dut({
+      disk: join(folder, 'disk.img'),
+      profile: place.machine,
+      memoryMiB: place.memoryMiB,
+      httpPort: server.port,
+    })
   }
 
   /** Brings the device to a random moment and cuts its power. @returns where that was */
