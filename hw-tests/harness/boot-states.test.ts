@@ -127,6 +127,15 @@ describe('watchers', () => {
     await expect(text).rejects.toThrow(/panic while waiting for an answer/)
   })
 
+  it('a lease that is lost ends every wait and says so', async () => {
+    const lost = new AbortController()
+    const console = new Console(new PassThrough(), { now: () => 0 })
+    const wait = console.waitForText(() => undefined, 'an answer', 0, { timeoutMs: 60_000, signal: lost.signal })
+    lost.abort(new LabError('the lease of rpi4-1 is lost: anna has taken it'))
+    await expect(wait).rejects.toThrow(LabError)
+    await expect(wait).rejects.toThrow(/anna has taken it; stopped while waiting for an answer/)
+  })
+
   it('a stick that was pulled is no trouble of the device', () => {
     const trouble = (line: string) => {
       const event = readLine(line)
