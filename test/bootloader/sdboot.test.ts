@@ -13,7 +13,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { BootBackend } from '../../bootloader/backend.ts'
+import { bootstateImage } from '../../bootloader/bootstate.ts'
+import { FILES, REASON } from '../../bootloader/layout.ts'
 import { adopt, arm, claim, commit, freshState, refuse, renew, retire, rollBack } from '../../bootloader/machine.ts'
+import { encodeReason } from '../../bootloader/reason.ts'
 import { parseEntry, stateOfEntries } from '../../bootloader/sdboot-entries.ts'
 import type { BootState } from '../../bootloader/state.ts'
 import { type BackendEdge, openBackend } from '../../device/agent/backends.ts'
@@ -137,6 +140,25 @@ describe.skipIf(!ready)("systemd-boot's entries", () => {
     expect(decide([])).toBeUndefined()
     for (const foreign of ['bistable-1-a.conf', 'bistable-0000000001-c.conf', 'bistable-0000000001-a+.conf', 'x.conf'])
       expect(parseEntry(foreign)).toBeUndefined()
+  })
+
+  it('leave the reasons of the initramfs to the partition that holds them, where there is one', async () => {
+    const path = join(dir, 'bootstate')
+    const failure = { slot: 'b', stage: 'verity', text: 'a block does not have its digest' } as const
+    const bytes = Buffer.from(await bootstateImage(freshState('a')))
+    bytes.set(encodeReason({ starts: { a: 0, b: 2, up: 'a' }, failure }), FILES[REASON].offset)
+    writeFileSync(path, bytes)
+    const esp = join(dir, 'esp-0')
+    const withPlace = await openBackend(
+      { boot: { kind: 'systemd-boot', esp } },
+      { ...edge, findBootstate: async () => path },
+    )
+    expect(await withPlace.reason()).toEqual({ starts: { a: 0, b: 2, up: 'a' }, failure })
+    await withPlace.clearReason('b')
+    expect(await withPlace.reason()).toEqual({ starts: { a: 0, b: 0, up: 'b' }, failure: undefined })
+    const without = await openBackend({ boot: { kind: 'systemd-boot', esp } }, edge)
+    expect((await without.reason()).failure).toBeUndefined()
+    await without.clearReason('b')
   })
 
   it('refuse by name: no partition mounted, a damaged boot image, an old generation', async () => {
