@@ -86,7 +86,7 @@ describe.skipIf(!ready)('the system calls of the agent', () => {
     const [claim, arm] = stateWrites(calls, places) as [Call, Call]
     const early = moved(calls, arm, at(-1, slot))
     expect(faults(early, places)).toContainEqual(expect.stringContaining('comes behind arming'))
-    const late = moved(calls, claim, at(1, slot))
+    const late = moved(calls, claim, at(-1, slot))
     expect(faults(late, places)).toContainEqual(expect.stringContaining('before the boot state stops naming it'))
     const twice = calls.map((call) => (call === arm ? { ...call, offset: claim.offset } : call))
     expect(faults(twice, places)).toContainEqual(expect.stringContaining('in a row'))

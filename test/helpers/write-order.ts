@@ -83,12 +83,13 @@ function* bootStateWrites(calls: readonly Call[], places: Places): Generator<str
  */
 function* slotWrites(calls: readonly Call[], places: Places): Generator<string> {
   const writes = changes(calls, places).filter(({ path }) => places.slot.includes(path))
-  const [first] = writes
-  if (first === undefined) return
+  if (writes.length === 0) return
+  // Two may be under way at a time, and end in the other order.
+  const first = Math.min(...writes.map(({ began }) => began))
   const states = stateWrites(calls, places)
   const [claim] = states
   const arm = states.at(-1)
-  if (claim === undefined || arm === undefined || claim.ended > first.began || claim === arm)
+  if (claim === undefined || arm === undefined || claim.ended > first || claim === arm)
     return yield 'the slot is written before the boot state stops naming it, or it is not armed'
   for (const call of writes) {
     const what = `the write of ${call.result} bytes at ${call.offset} of ${call.path}`
