@@ -3,7 +3,15 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { encodeBootCfg } from '../bootloader/boot-cfg.ts'
-import { compareUboot, flagCases, lostCases, startCases, stateCases, tornCases } from '../test/helpers/uboot-cases.ts'
+import {
+  compareUboot,
+  flagCases,
+  lostCases,
+  notedCases,
+  startCases,
+  stateCases,
+  tornCases,
+} from '../test/helpers/uboot-cases.ts'
 import { UBOOT_MACHINES, ubootDecides, ubootLab } from '../test/helpers/uboot-qemu.ts'
 
 // npm run uboot: every boot state of the enumeration, asked of the real U-Boot on each processor and of the pure machine.
@@ -11,7 +19,7 @@ import { UBOOT_MACHINES, ubootDecides, ubootLab } from '../test/helpers/uboot-qe
 const args = `bistable.root=${'5'.repeat(64)} console=ttyS0`
 const cfg = encodeBootCfg({ release: '0.1', args })
 const flags = [0, 1, 2, 15, 16, 31, 127, 128, 129, 239, 240, 253, 254, 255]
-const cases = [...stateCases(), ...flagCases(flags), ...tornCases(1), ...startCases(), ...lostCases()]
+const cases = [...stateCases(), ...flagCases(flags), ...tornCases(1), ...startCases(), ...lostCases(), ...notedCases()]
 /** Cases for one start of the emulator. */
 const BATCH = 500
 let differing = 0

@@ -13,6 +13,7 @@ import {
   flagCases,
   lostCases,
   type NamedCase,
+  notedCases,
   startCases,
   stateCases,
   tornCases,
@@ -30,7 +31,7 @@ const every = (cases: readonly NamedCase[], step: number, from: number) => cases
 
 describe.each(['x86', 'arm64'] as const)('boot.cmd decides as the machine does, on %s', (name) => {
   const machine = UBOOT_MACHINES[name]
-  const ready = have(machine.program, 'sgdisk', 'mkfs.fat', 'mcopy') && existsSync(machine.firmware)
+  const ready = have(machine.program, 'sgdisk', 'mkfs.fat', 'mcopy', 'mke2fs') && existsSync(machine.firmware)
   if (!ready && process.env['CI']) throw new Error(`missing on this machine: ${machine.firmware}`)
   let lab: UbootLab
   beforeAll(async () => {
@@ -46,6 +47,7 @@ describe.each(['x86', 'arm64'] as const)('boot.cmd decides as the machine does, 
       ...every(tornCases(8), 13, from),
       ...every(startCases(), 11, from),
       ...every(lostCases(), 5, from),
+      ...notedCases(),
     ]
     expect(cases.length).toBeGreaterThan(70)
     const got = ubootDecides(lab, cases)

@@ -123,13 +123,27 @@ export function lostCases(): NamedCase[] {
   )
 }
 
+/** No state at all, and a note of the slot committed last: believed before the slot that came up last. */
+export function notedCases(): NamedCase[] {
+  return (
+    [
+      { a: 0, b: 0, up: 'a' },
+      { a: 1, b: 6, up: 'a' },
+      { a: 6, b: 6, up: undefined },
+    ] as const
+  ).map((starts) => ({
+    ...named(`noted b, starts ${JSON.stringify(starts)}`, [GARBAGE, ZEROS], starts),
+    noted: 'b' as const,
+  }))
+}
+
 /** Throws the first difference between U-Boot's answer and the machine's: decision, command line, and every byte written. */
 export function compareUboot(each: NamedCase, got: UbootDecision, args: string, writable = true): void {
   const copies = [decodeUbootCopy(each.copies[0]), decodeUbootCopy(each.copies[1])] as const
   const source = chooseEnv([copies[0]?.env, copies[1]?.env])
   const counting = source === undefined ? undefined : copies[source]
   const loadable = { a: !each.lost.includes('a'), b: !each.lost.includes('b') }
-  const wanted = onBoot(counting?.state, { starts: each.starts, writable, loadable })
+  const wanted = onBoot(counting?.state, { starts: each.starts, writable, loadable, noted: each.noted })
   const after = [...each.copies] as [Uint8Array, Uint8Array]
   if (wanted.newState !== undefined && source !== undefined)
     after[source === 0 ? 1 : 0] = encodeUbootCopy(wanted.newState, nextFlag(counting?.env.flag ?? 0))

@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { BOOT_CMD, scriptImage, scriptSettings, type UbootArch } from '../../bootloader/uboot-script.ts'
-import { type Disk, makeDisk, readAt, writeAt } from './disk.ts'
+import { copyInto, type Disk, makeDisk, readAt, writeAt } from './disk.ts'
 import { run } from './run.ts'
 
 /**
@@ -41,6 +42,8 @@ export interface UbootCase {
   readonly reason: Uint8Array
   /** Slots whose boot image is empty. */
   readonly lost: readonly ('a' | 'b')[]
+  /** What the data partition notes as committed; without boot images lost. */
+  readonly noted?: 'b'
 }
 
 export interface UbootDecision {
@@ -57,6 +60,11 @@ const SECTOR = 512
 /** Sectors that one case takes in the store: three before, three after. */
 const STRIDE = 6
 const LOSSES = ['', 'a', 'b', 'ab'] as const
+/** The data partition starts with a file system as devices have it (publisher/disk/data.ts); the store stands behind. */
+const DATA_MIB = 16
+const FEATURES =
+  'none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,' +
+  'huge_file,dir_nlink,extra_isize,metadata_csum'
 
 export interface UbootLab {
   readonly machine: UbootMachine
@@ -65,9 +73,9 @@ export interface UbootLab {
   readonly script: Uint8Array
 }
 
-/** Four small disks: every slot there, slot a lost, slot b lost, both lost. `args`: of boot.cfg. */
+/** Five small disks: every slot there, slot a lost, slot b lost, both lost, and one whose data partition notes slot b. */
 export async function ubootLab(machine: UbootMachine, dir: string, cfg: Uint8Array, cases: number): Promise<UbootLab> {
-  const store = Math.ceil((cases * STRIDE * SECTOR) / 1024) + 64
+  const store = Math.ceil((cases * STRIDE * SECTOR) / 1024) + 64 + DATA_MIB * 1024
   const file = (name: string, bytes: Uint8Array): string => {
     writeFileSync(join(dir, name), bytes)
     return join(dir, name)
@@ -83,7 +91,13 @@ export async function ubootLab(machine: UbootMachine, dir: string, cfg: Uint8Arr
     if (files.length > 0) run('mcopy', ['-i', path, ...files, '::/'])
   }
   const bytes = { boot: await readFile(boot), empty: await readFile(empty) }
-  const disks = LOSSES.map((lost) => {
+  const note = join(dir, 'note')
+  mkdirSync(join(note, 'bistable'), { recursive: true })
+  writeFileSync(join(note, 'bistable', COMMITTED_NOTE), encodeNote('b'))
+  const data = join(dir, 'data.ext4')
+  run('mke2fs', ['-q', '-F', '-O', FEATURES, '-I', '256', '-b', '4096', '-d', note, data, `${DATA_MIB}M`])
+  const disks = [...LOSSES, 'noted' as const].map((name) => {
+    const lost = name === 'noted' ? '' : name
     const sizes = {
       esp: 64,
       bootstate: 1024,
@@ -93,9 +107,10 @@ export async function ubootLab(machine: UbootMachine, dir: string, cfg: Uint8Arr
       'rootfs-b': 64,
       data: store,
     }
-    const disk = makeDisk(join(dir, `lost-${lost}.img`), sizes)
+    const disk = makeDisk(join(dir, `disk-${name}.img`), sizes)
     writeAt(disk.path, disk.offsets['boot-a'], lost.includes('a') ? bytes.empty : bytes.boot)
     writeAt(disk.path, disk.offsets['boot-b'], lost.includes('b') ? bytes.empty : bytes.boot)
+    if (name === 'noted') copyInto(disk, 'data', data)
     return disk
   })
   const at = disks[0]?.offsets.bootstate ?? 0
@@ -115,9 +130,11 @@ export async function ubootLab(machine: UbootMachine, dir: string, cfg: Uint8Arr
  */
 export function ubootDecides(lab: UbootLab, cases: readonly UbootCase[], readonly = false): UbootDecision[] {
   const { machine, dir, disks, script } = lab
-  const diskOf = (each: UbootCase): number => LOSSES.indexOf(each.lost.join('') as (typeof LOSSES)[number])
+  const diskOf = (each: UbootCase): number =>
+    each.noted === 'b' ? LOSSES.length : LOSSES.indexOf(each.lost.join('') as (typeof LOSSES)[number])
   const disk = (each: UbootCase): Disk => disks[diskOf(each)] as Disk
-  const storeAt = (each: UbootCase, n: number): number => disk(each).offsets.data + n * STRIDE * SECTOR
+  const storeAt = (each: UbootCase, n: number): number =>
+    disk(each).offsets.data + DATA_MIB * 1024 * 1024 + n * STRIDE * SECTOR
   const hex = (bytes: number): string => (bytes / SECTOR).toString(16)
   const lines = ['setenv devtype virtio', 'setenv t_mem 0x3000']
   for (const [n, each] of cases.entries()) {
