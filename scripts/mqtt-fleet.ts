@@ -43,11 +43,14 @@ interface Fetched {
 }
 
 /** One device: fetches the ranges, and counts every piece that reaches it, wanted or not. */
-async function device(plan: Plan, n: number): Promise<Fetched> {
+async function device(plan: Plan, n: number, together: () => Promise<void>): Promise<Fetched> {
   const brokers = new Brokers({ device: `device-${n}`, presence: true, backoff: { firstMs: 500, maxMs: 5000 } })
+  const lease = brokers.lease(plan.address)
+  // As agents are when something is announced: connected.
+  while (!lease.link.connected) await sleep(20)
+  await together()
   await sleep(((n * 7919) % 1000) * (plan.spreadMs / 1000))
   const started = performance.now()
-  const lease = brokers.lease(plan.address)
   let heard = 0
   const stop = lease.link.listen({
     message: (topic, payload) => {
@@ -73,8 +76,20 @@ async function device(plan: Plan, n: number): Promise<Fetched> {
   return { digest: hash.digest('hex'), heard, ms }
 }
 
-const runDevices = (plan: Plan): Promise<Fetched[]> =>
-  Promise.all(Array.from({ length: plan.devices }, (_, i) => device(plan, plan.first + i)))
+/** @param others resolves when the devices of other processes are connected too */
+async function runDevices(plan: Plan, others: () => Promise<void>): Promise<Fetched[]> {
+  let connected = 0
+  let all: () => void = () => undefined
+  const here = new Promise<void>((done) => {
+    all = done
+  })
+  const everywhere = here.then(others)
+  const together = async () => {
+    if (++connected === plan.devices) all()
+    await everywhere
+  }
+  return await Promise.all(Array.from({ length: plan.devices }, (_, i) => device(plan, plan.first + i, together)))
+}
 
 async function mosquitto(folder: string): Promise<{ url: URL; close: () => Promise<void> }> {
   const program = ['/usr/sbin/mosquitto', '/usr/bin/mosquitto'].find((path) => existsSync(path)) ?? 'mosquitto'
@@ -154,7 +169,11 @@ export async function measureFleet(plan: FleetPlan): Promise<FleetFigures> {
     const late = (async () => {
       if (!plan.late) return undefined
       while (publisher.sent.bytes < size / 2) await sleep(5)
-      return await device({ ...base, spreadMs: 0, first: 0, devices: 1, ranges: stripes }, plan.devices)
+      return await device(
+        { ...base, spreadMs: 0, first: 0, devices: 1, ranges: stripes },
+        plan.devices,
+        async () => undefined,
+      )
     })()
     const got = await fleet
     const seconds = (performance.now() - started) / 1000
@@ -182,15 +201,19 @@ async function digestOf(file: string, ranges: readonly ByteRange[]): Promise<str
 }
 
 async function inProcesses(plan: Plan, processes: number): Promise<Fetched[]> {
-  if (processes === 0) return await runDevices(plan)
+  if (processes === 0) return await runDevices(plan, async () => undefined)
   const share = Math.ceil(plan.devices / processes)
   const children: ChildProcess[] = []
+  let ready = 0
   const results = Array.from({ length: processes }, (_, i) => {
     const child = fork(import.meta.filename, ['--child'], { execArgv: ['--import', 'tsx'] })
     children.push(child)
     child.send({ ...plan, first: plan.first + i * share, devices: Math.min(share, plan.devices - i * share) })
     return new Promise<Fetched[]>((done, reject) => {
-      child.once('message', (message) => done(message as Fetched[]))
+      child.on('message', (message) => {
+        if (message !== 'ready') done(message as Fetched[])
+        else if (++ready === processes) for (const one of children) one.send('go')
+      })
       child.once('exit', (code) => reject(new Error(`a process of devices ended with ${code}`)))
     })
   })
@@ -230,7 +253,12 @@ async function main(): Promise<void> {
 
 if (process.argv.includes('--child'))
   process.once('message', (plan) => {
-    runDevices(plan as Plan).then(
+    const others = () =>
+      new Promise<void>((go) => {
+        process.once('message', () => go())
+        process.send?.('ready')
+      })
+    runDevices(plan as Plan, others).then(
       (done) => process.send?.(done),
       (error: unknown) => {
         console.error(error)

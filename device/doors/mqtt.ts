@@ -29,7 +29,7 @@ export interface MqttDoorOptions {
   readonly giveUpMs?: number
   /** Connections that end one after the other without a useful byte between, before a read fails. Default 8. */
   readonly tries?: number
-  /** First pause after which pieces that did not come are asked for again; doubles up to 16 times. Default 2 s. */
+  /** First pause after which pieces that did not come are asked for again; doubles up to 16 times. Default 5 s. */
   readonly askAgainMs?: number
 }
 
@@ -77,6 +77,8 @@ class MqttDoor implements ByteSource {
   #askNow = false
   /** Highest piece that was asked for. */
   #top = -1
+  /** When the last useful piece came. */
+  #usefulAt = Number.NEGATIVE_INFINITY
   /** Connections that ended since the last useful byte. */
   #ends = 0
   /** What was sent meanwhile went past. */
@@ -113,7 +115,7 @@ class MqttDoor implements ByteSource {
 
   async open(): Promise<void> {
     const { link, root, file, device } = this.#lease
-    const { signal, answerMs = 30_000, askAgainMs = 2000, tries = 8 } = this.#options
+    const { signal, answerMs = 30_000, askAgainMs = 5000, tries = 8 } = this.#options
     try {
       link.want(this.#listener, deviceTopic(root, device, 'answer'))
       const ends = this.#clock.now() + answerMs
@@ -188,7 +190,7 @@ class MqttDoor implements ByteSource {
   }
 
   async #piece(index: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const { askAgainMs = 2000, giveUpMs = 180_000, tries = 8 } = this.#options
+    const { askAgainMs = 5000, giveUpMs = 180_000, tries = 8 } = this.#options
     const since = this.#clock.now()
     let pause = askAgainMs
     let asked = since
@@ -209,14 +211,17 @@ class MqttDoor implements ByteSource {
       if (this.#askNow) {
         await this.#askWhatIsNew()
         asked = now
-      } else if (now - asked >= pause) {
+      } else if (now - Math.max(asked, this.#usefulAt) >= pause) {
         // The subscriptions that go along are answered by any broker that lives.
         if (this.#lease.link.silentMs > DEAD_MS) this.#lease.link.renew()
         await this.#ask(true)
         asked = now
         pause = Math.min(pause * 2, askAgainMs * 16)
       }
-      await this.#waiter.next(Math.max(1, Math.min(asked + pause, since + giveUpMs) - now), signal)
+      await this.#waiter.next(
+        Math.max(1, Math.min(Math.max(asked, this.#usefulAt) + pause, since + giveUpMs) - now),
+        signal,
+      )
     }
   }
 
@@ -265,6 +270,7 @@ class MqttDoor implements ByteSource {
     // A copy: the message's buffer may be a view of a larger one.
     this.#got.set(index, Uint8Array.from(piece.data))
     this.#ends = 0
+    this.#usefulAt = this.#clock.now()
     this.#waiter.ring()
     return true
   }

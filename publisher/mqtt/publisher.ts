@@ -85,7 +85,7 @@ export class MqttPublisher {
     this.#options = options
     this.#root = root
     this.#catalog = catalog
-    this.#schedule = new Schedule({ gatherMs: options.gatherMs ?? 1000, present: () => this.fleet.online })
+    this.#schedule = new Schedule({ gatherMs: options.gatherMs ?? 3000, present: () => this.fleet.online })
     this.#log = options.reports === undefined ? undefined : new ReportLog(options.reports)
     const { broker, tls, backoff } = options
     this.#link = new BrokerLink({

@@ -22,7 +22,7 @@ export interface ScheduleOptions {
 }
 
 /** A device that has not asked for so long is not waited for, and what it asked for is forgotten after `FORGET_MS`. */
-const ACTIVE_MS = 3000
+const ACTIVE_MS = 10_000
 const FORGET_MS = 60_000
 /** How often in a row a device may keep the others waiting in vain, and for how long it is not waited for afterwards. */
 const LATE_TIMES = 4
@@ -32,7 +32,13 @@ const ECHO_MS = 200
 /** The head of a bundle: small, and the first that each device reads. */
 const HEAD_PIECES = 8
 /** A repeated request for a piece sent so lately crossed it. */
-const CROSSED_MS = 1000
+const CROSSED_MS = 3000
+/** While more than one device in ten has not come so far, it is not they who are slow: the others wait so many times longer. */
+const FEW = 10
+const LONGER = 3
+/** How long the first devices at a bundle wait for the next one that comes, and for all of them. */
+const NEXT_MS = 1000
+const OPENING_MS = 10_000
 
 interface Asker {
   bundle: Sha256
@@ -48,6 +54,13 @@ interface Asker {
   served: Map<number, number>
 }
 
+/** The highest piece up to which all devices have asked for what they lack, and all but a few. */
+interface Reach {
+  readonly all: number
+  readonly most: number
+  readonly opening: boolean
+}
+
 interface Waiting {
   /** First asked for. */
   readonly since: number
@@ -55,8 +68,9 @@ interface Waiting {
 }
 
 interface BundleState {
-  /** Since when anybody is at work on it. */
+  /** Since when anybody is at work on it, and when the last one came. */
   readonly since: number
+  joinedAt: number
   readonly waiting: Map<number, Waiting>
   readonly askers: Set<string>
   readonly sentAt: Map<number, number>
@@ -92,7 +106,13 @@ export class Schedule {
       this.#askers.delete(device)
       return
     }
-    const state = this.#bundles.get(bundle) ?? { since: now, waiting: new Map(), askers: new Set(), sentAt: new Map() }
+    const state = this.#bundles.get(bundle) ?? {
+      since: now,
+      joinedAt: now,
+      waiting: new Map(),
+      askers: new Set(),
+      sentAt: new Map(),
+    }
     this.#bundles.set(bundle, state)
     const served = new Map<number, number>()
     const wants = new Set<number>()
@@ -104,6 +124,7 @@ export class Schedule {
     // Keeps its turn: asking again is no way to the front.
     const { late = 0, lateAt = now, leftUntil = 0 } = before?.bundle === bundle ? before : {}
     this.#askers.set(device, { bundle, at: now, top, wants, served, late, lateAt, leftUntil })
+    if (before?.bundle !== bundle) state.joinedAt = now
     state.askers.add(device)
     for (const index of wants) {
       const found = state.waiting.get(index) ?? { since: now, by: new Set() }
@@ -129,15 +150,15 @@ export class Schedule {
   /** The next piece, which counts as sent from now on; or the milliseconds until there may be one. */
   next(now: number): Job | { readonly waitMs: number } {
     this.#tidy(now)
-    let waitMs = ACTIVE_MS
-    const reach = new Map<Sha256, number>()
+    let waitMs = 3000
+    const reach = new Map<Sha256, Reach>()
     for (const [device, asker] of this.#askers) {
       if (asker.wants.size === 0) continue
       const state = this.#bundles.get(asker.bundle)
       if (state === undefined) continue
       let common = reach.get(asker.bundle)
       if (common === undefined) {
-        common = this.#commonReach(state, now)
+        common = this.#reachOf(state, now)
         reach.set(asker.bundle, common)
       }
       for (const index of asker.wants) {
@@ -146,7 +167,7 @@ export class Schedule {
           waitMs = Math.min(waitMs, left)
           continue
         }
-        if (index > common) this.#leave(state, index, now)
+        if (index > common.all) this.#leave(state, index, now)
         const devices = this.#send(state, index, now)
         // To the end of the line.
         this.#askers.delete(device)
@@ -157,24 +178,34 @@ export class Schedule {
     return { waitMs }
   }
 
-  /** How far every device has come that is at work on this bundle. */
-  #commonReach(state: BundleState, now: number): number {
-    let common = Number.POSITIVE_INFINITY
+  /** How far the devices have come that are at work on this bundle. */
+  #reachOf(state: BundleState, now: number): Reach {
+    const tops: number[] = []
     for (const device of state.askers) {
       const asker = this.#askers.get(device)
-      if (asker !== undefined && now - asker.at < ACTIVE_MS && now >= asker.leftUntil)
-        common = Math.min(common, asker.top)
+      if (asker !== undefined && now - asker.at < ACTIVE_MS && now >= asker.leftUntil) tops.push(asker.top)
     }
+    tops.sort((a, b) => a - b)
+    const all = tops[0] ?? Number.POSITIVE_INFINITY
+    // All but a few: one of ten, and one in any case.
+    const most = tops[Math.max(1, Math.floor(tops.length / FEW))] ?? Number.POSITIVE_INFINITY
     // Those that were told of the same news come within moments of each other: only the head goes to the first of them.
-    const opening = now - state.since < this.#options.gatherMs && (this.#options.present?.() ?? 0) > state.askers.size
-    return opening ? Math.min(common, HEAD_PIECES - 1) : common
+    const { present } = this.#options
+    const coming = now - state.joinedAt < NEXT_MS && now - state.since < OPENING_MS
+    const opening = coming && (present?.() ?? 0) > state.askers.size
+    return opening
+      ? { all: Math.min(all, HEAD_PIECES - 1), most: Math.min(most, HEAD_PIECES - 1), opening }
+      : { all, most, opening }
   }
 
-  #ripeIn(state: BundleState, index: number, common: number, now: number): number {
+  #ripeIn(state: BundleState, index: number, { all, most, opening }: Reach, now: number): number {
     const since = state.waiting.get(index)?.since ?? now
     const sent = state.sentAt.get(index)
     if (sent !== undefined && now - sent < ECHO_MS) return ECHO_MS - (now - sent)
-    return index <= common ? 0 : Math.max(0, since + this.#options.gatherMs - now)
+    if (index <= all) return 0
+    const { gatherMs } = this.#options
+    if (opening) return NEXT_MS / 10
+    return Math.max(0, since + (index <= most ? gatherMs : gatherMs * LONGER) - now)
   }
 
   /** Goes on without those that have not come so far, and counts it against them. */
@@ -214,7 +245,7 @@ export class Schedule {
   #tidiedAt = 0
 
   #tidy(now: number): void {
-    if (now - this.#tidiedAt < CROSSED_MS) return
+    if (now - this.#tidiedAt < 1000) return
     this.#tidiedAt = now
     for (const [device, asker] of this.#askers) if (now - asker.at > FORGET_MS) this.forget(device)
     for (const [bundle, state] of this.#bundles) {

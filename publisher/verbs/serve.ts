@@ -39,7 +39,7 @@ export const serveVerb: Verb = {
     cert: { type: 'string', value: 'FILE', help: 'PEM file: our certificate for the broker' },
     key: { type: 'string', value: 'FILE', help: 'PEM file: its key' },
     'no-mqtt': { type: 'boolean', help: 'HTTP only' },
-    gather: { type: 'string', value: 'MS', help: 'how long the fast wait for the slow (1000)' },
+    gather: { type: 'string', value: 'MS', help: 'how long the fast wait for the slow (3000)' },
     reports: { type: 'string', value: 'DIR', help: 'where device reports are kept (DIR/.reports)' },
     quiet: { type: 'boolean', help: 'print no line per request, and no table' },
   },
@@ -113,7 +113,7 @@ async function startMqtt(call: Invocation, folder: string, host: string, say: (l
   const common = {
     folder,
     reports: stringOption(call, 'reports') ?? join(folder, '.reports'),
-    gatherMs: numberOption(call, 'gather', 0, 1000),
+    gatherMs: numberOption(call, 'gather', 0, 3000),
     say,
   }
   const given = stringOption(call, 'broker')
