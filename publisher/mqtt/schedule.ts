@@ -33,8 +33,8 @@ const ECHO_MS = 200
 const HEAD_PIECES = 8
 /** A repeated request for a piece sent so lately crossed it. */
 const CROSSED_MS = 3000
-/** While more than one device in ten has not come so far, it is not they who are slow: the others wait so many times longer. */
-const FEW = 10
+/** While more than one device in fifty has not come so far, it is not they who are slow: the others wait so many times longer. */
+const FEW = 50
 const LONGER = 3
 /** How long the first devices at a bundle wait for the next one that comes, and for all of them. */
 const NEXT_MS = 1000
@@ -187,7 +187,7 @@ export class Schedule {
     }
     tops.sort((a, b) => a - b)
     const all = tops[0] ?? Number.POSITIVE_INFINITY
-    // All but a few: one of ten, and one in any case.
+    // All but a few: one of fifty, and one in any case.
     const most = tops[Math.max(1, Math.floor(tops.length / FEW))] ?? Number.POSITIVE_INFINITY
     // Those that were told of the same news come within moments of each other: only the head goes to the first of them.
     const { present } = this.#options
