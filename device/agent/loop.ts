@@ -4,7 +4,7 @@ import { otherSlot } from '../../bootloader/state.ts'
 import { deviceErrors } from '../errors.ts'
 import { type HealthReport, healthFailure, waitHealthy } from '../health/health.ts'
 import type { PolicyStep, Wait } from '../policy/gate.ts'
-import { pollPause, retryPause } from '../policy/spread.ts'
+import { firstPause, pollPause, retryPause } from '../policy/spread.ts'
 import { clip } from '../records/record.ts'
 import { watchSticks } from '../usb/watch.ts'
 import { addOutcome } from './body.ts'
@@ -37,7 +37,7 @@ async function main(core: Core, signal: AbortSignal): Promise<void> {
   const interval = agent.pollSeconds * 1000
   let failures = 0
   // Spread over the first minute at most: a fleet that boots together must not ask together.
-  await activity.pause(core.ports.random() * Math.min(agent.pollSeconds, 60) * 1000, signal)
+  await activity.pause(firstPause(interval, core.ports.random()), signal)
   while (!signal.aborted) {
     const failed = await guarded(core, 'check', () => poll(core, signal))
     failures = failed === undefined ? 0 : failures + 1

@@ -2,6 +2,14 @@ import { createHash } from 'node:crypto'
 
 /** How a fleet keeps out of step: a place of its own for every device, and pauses that never fall together. Pure. */
 
+/**
+ * How long a fleet that starts together takes for its first checks: milliseconds from the start of an agent.
+ * @param place 0 <= value < 1
+ */
+export function firstPause(intervalMs: number, place: number): number {
+  return place * Math.min(intervalMs, 60_000)
+}
+
 /** First pause after a failure, and the longest: a device is back at work within five minutes of its link's return. */
 const RETRY_FIRST_MS = 30_000
 const RETRY_MAX_MS = 150_000
@@ -28,15 +36,4 @@ export function retryPause(intervalMs: number, failures: number, passing: boolea
   const most = Math.min(intervalMs, passing ? RETRY_MAX_MS : intervalMs)
   const full = Math.min(most, RETRY_FIRST_MS * 2 ** Math.min(failures - 1, 20))
   return full * (0.5 + random * 0.5)
-}
-
-/**
- * Milliseconds until a lost connection to a broker is tried again: anywhere in a span that doubles, so that the first
- * attempts of a fleet whose broker restarted fill the whole of `spreadMs` evenly.
- * @param attempt 1, 2, …: attempts since the connection was last good for a while
- * @param spreadMs the span of the first attempt; no later one is longer than four of these, or five minutes
- */
-export function reconnectPause(attempt: number, spreadMs: number, random: number): number {
-  const span = spreadMs * 2 ** Math.min(attempt - 1, 2)
-  return Math.max(500, Math.min(span, 300_000) * random)
 }

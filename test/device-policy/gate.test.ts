@@ -5,7 +5,7 @@ import type { ByteSource } from '../../base/source.ts'
 import { type Policy, policySchema } from '../../bundle/agent-policy.ts'
 import { type GateFacts, gate } from '../../device/policy/gate.ts'
 import { limited } from '../../device/policy/limit.ts'
-import { placeOf, pollPause, reconnectPause, retryPause } from '../../device/policy/spread.ts'
+import { placeOf, pollPause, retryPause } from '../../device/policy/spread.ts'
 import { defaultLinks, fits, judgePower, type SupplyFiles } from '../../device/policy/surroundings.ts'
 
 const NOON = Date.parse('2026-06-05T12:00:00Z')
@@ -169,9 +169,6 @@ describe('places and pauses', () => {
           expect(retry).toBeGreaterThanOrEqual(Math.min(interval, 30_000) / 2)
           expect(retry).toBeLessThanOrEqual(passing ? Math.min(interval, 150_000) : interval)
           expect(Math.abs(pollPause(interval, r) - interval)).toBeLessThanOrEqual(interval * 0.1 + 1)
-          const again = reconnectPause(failures, 60_000, r)
-          expect(again).toBeGreaterThanOrEqual(500)
-          expect(again).toBeLessThanOrEqual(240_000)
         },
       ),
     )
