@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { cp, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { MUTANTS, type Mutant, mutated } from '../hw-tests/mutants/mutants.ts'
 import type { Outcome } from '../hw-tests/report/outcome.ts'
@@ -9,19 +9,8 @@ import type { Outcome } from '../hw-tests/report/outcome.ts'
 
 const root = resolve(import.meta.dirname, '..')
 const work = join(root, '.cache', 'mutants')
-const SOURCES = [
-  'base',
-  'keys',
-  'bundle',
-  'bootloader',
-  'initramfs',
-  'publisher',
-  'device',
-  'demo',
-  'scripts',
-  'main.ts',
-  'bistable.mjs',
-]
+/** What no build reads, or what is shared. */
+const LEFT_OUT = new Set(['.git', '.cache', 'node_modules', 'dist', 'out', 'docs', 'test', 'hw-tests'])
 const SHARED = ['node_modules', '.cache/demo', '.cache/kernel', '.cache/node']
 
 function run(args: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Promise<{ code: number; said: string }> {
@@ -41,8 +30,8 @@ function run(args: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Prom
 async function brokenKit(mutant: Mutant, folder: string): Promise<string> {
   await rm(folder, { recursive: true, force: true })
   await mkdir(join(folder, '.cache'), { recursive: true })
-  for (const name of [...SOURCES, 'package.json', 'package-lock.json', 'LICENSE'])
-    await cp(join(root, name), join(folder, name), { recursive: true })
+  for (const name of await readdir(root))
+    if (!LEFT_OUT.has(name)) await cp(join(root, name), join(folder, name), { recursive: true })
   for (const name of SHARED) await symlink(join(root, name), join(folder, name))
   const file = join(folder, mutant.file)
   await writeFile(file, mutated(mutant, await readFile(file, 'utf8')))
