@@ -22,7 +22,18 @@ const KEPT_MS = 3 * 3_600_000
 const SLOT_BOOT = { x86: '32M', arm64: '64M' } as const
 
 /** Everything that a byte of the kit depends on, the Debian packages aside. */
-const INPUTS = ['base', 'keys', 'bundle', 'bootloader', 'initramfs', 'publisher', 'device', 'demo', 'main.ts'].concat([
+const INPUTS = [
+  'base',
+  'keys',
+  'bundle',
+  'broker',
+  'bootloader',
+  'initramfs',
+  'publisher',
+  'device',
+  'demo',
+  'main.ts',
+].concat([
   'package-lock.json',
   'scripts/build.mjs',
   'scripts/device-addon.ts',
