@@ -31,6 +31,11 @@ const work = await mkdtemp(join(tmpdir(), 'bistable-demo-'))
 const transcript = join(work, 'console.log')
 const sizes =
   flavour === 'fast' ? { rootfs: '192M', boot: '48M', data: '64M' } : { rootfs: '512M', boot: '64M', data: '256M' }
+/** Work of the publisher while the device works. Its failure is told where its result is wanted. */
+function meanwhile<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => undefined)
+  return work
+}
 let dut: Dut | undefined
 let closeServer: (() => Promise<void>) | undefined
 const rows: Row[] = []
@@ -63,23 +68,29 @@ try {
   const memoryMiB = flavour === 'fast' ? 512 : 1024
   dut = new Dut({ disk, profile: place.machine, httpPort: server.port, transcript, memoryMiB })
   const story = new Story(dut, timeline, flavour === 'fast' ? 240_000 : 420_000)
+  const bundle2 = meanwhile(workshop.makeBundle(second, { version: '2.0.0', counter: 2 }))
   await story.firstBoot()
 
   timeline.chapter('3. release 2: found, installed, tried, committed')
-  const bundle2 = await workshop.makeBundle(second, { version: '2.0.0', counter: 2 })
-  await workshop.publish(bundle2)
+  await workshop.publish(await bundle2)
+  const bundle3 = meanwhile(
+    images
+      .release({ tag: 'r3', version: '3.0.0', app: 'app-broken', newPackages: true })
+      .then((image) => workshop.makeBundle(image, { version: '3.0.0', counter: 3 })),
+  )
   rows.push(await story.commits({ release: '1.2', version: '2.0.0', slot: 'b' }))
 
   timeline.chapter('4. release 3: its application fails its health check')
-  const third = await images.release({ tag: 'r3', version: '3.0.0', app: 'app-broken', newPackages: true })
-  const bundle3 = await workshop.makeBundle(third, { version: '3.0.0', counter: 3 })
-  await workshop.publish(bundle3)
+  await workshop.publish(await bundle3)
+  const bundle4 = meanwhile(
+    images
+      .release({ tag: 'r4', version: '4.0.0', app: 'app', newPackages: true, brokenInit: true })
+      .then((image) => workshop.makeBundle(image, { version: '4.0.0', counter: 4 })),
+  )
   rows.push(await story.fallsBack({ release: '1.3', slot: 'a', home: 'b', homeRelease: '1.2', how: 'health' }))
 
   timeline.chapter('5. release 4: the kernel panics before user space')
-  const fourth = await images.release({ tag: 'r4', version: '4.0.0', app: 'app', newPackages: true, brokenInit: true })
-  const bundle4 = await workshop.makeBundle(fourth, { version: '4.0.0', counter: 4 })
-  await workshop.publish(bundle4)
+  await workshop.publish(await bundle4)
   rows.push(await story.fallsBack({ release: '1.4', slot: 'a', home: 'b', homeRelease: '1.2', how: 'panic' }))
   await story.lastLook()
 
@@ -105,5 +116,5 @@ try {
   await dut?.powerCut().catch(() => {})
   await closeServer?.()
   if (values.keep) console.log(`kept: ${work}`)
-  else await rm(work, { recursive: true, force: true })
+  else await rm(work, { recursive: true, force: true, maxRetries: 5 })
 }
