@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { compareUtf8 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { fileTypeOf } from '../../base/file-type.ts'
 import { fsverityOf } from '../../bundle/fsverity.ts'
 import type { InventoryEntry } from '../../bundle/types.ts'
 import type { XattrTool } from '../etc/xattrs.ts'
@@ -67,7 +68,7 @@ async function describe(
   stat: Stats,
   xattrs: ReadonlyMap<string, string> | undefined,
 ): Promise<InventoryEntry> {
-  const type = typeOf(stat)
+  const type = fileTypeOf(stat)
   try {
     return {
       path,
@@ -102,12 +103,3 @@ function* contentOf(path: string): Generator<Uint8Array> {
 
 /** Linux, new_decode_dev(): 12 bits of major, 20 of minor. */
 const numbersOf = (rdev: number): [number, number] => [(rdev >>> 8) & 0xfff, (rdev & 0xff) | ((rdev >>> 12) & 0xfff00)]
-
-function typeOf(stat: Stats): InventoryEntry['type'] {
-  if (stat.isFile()) return 'file'
-  if (stat.isDirectory()) return 'dir'
-  if (stat.isSymbolicLink()) return 'symlink'
-  if (stat.isFIFO()) return 'fifo'
-  if (stat.isSocket()) return 'socket'
-  return stat.isBlockDevice() ? 'block' : 'char'
-}

@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto'
-import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats } from 'node:fs'
+import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { fileTypeOf } from '../../base/file-type.ts'
 import type { SquashEntry, Squashfs } from '../../bundle/squashfs/image.ts'
 import { etcErrors } from './errors.ts'
-import type { EtcEntry, EtcTree, EtcType } from './types.ts'
+import type { EtcEntry, EtcTree } from './types.ts'
 import type { XattrTool } from './xattrs.ts'
 
 /** The trees of a merge, listed with the digest of every file: from an image, and from a folder of this system. */
@@ -100,7 +101,7 @@ export async function folderTree(
     const full = join(folder, path)
     const stat = lstatSync(full, { throwIfNoEntry: false })
     if (stat === undefined) return
-    const type = typeOf(stat)
+    const type = fileTypeOf(stat)
     listing.add({
       path,
       type,
@@ -144,13 +145,4 @@ async function digestOf(pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>
   const hash = createHash('sha256')
   for await (const piece of pieces) hash.update(piece)
   return hash.digest('hex') as Sha256
-}
-
-function typeOf(stat: Stats): EtcType {
-  if (stat.isFile()) return 'file'
-  if (stat.isDirectory()) return 'dir'
-  if (stat.isSymbolicLink()) return 'symlink'
-  if (stat.isFIFO()) return 'fifo'
-  if (stat.isSocket()) return 'socket'
-  return stat.isBlockDevice() ? 'block' : 'char'
 }

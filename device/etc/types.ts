@@ -1,8 +1,9 @@
 import type { Sha256 } from '../../base/bytes.ts'
+import type { FileType } from '../../base/file-type.ts'
 
 /** The configuration trees that a merge compares, and what it says about them. Paths are relative to /etc. */
 
-export type EtcType = 'file' | 'dir' | 'symlink' | 'char' | 'block' | 'fifo' | 'socket'
+export type EtcType = FileType
 
 export interface EtcEntry {
   /** "ssh/sshd_config"; the folder itself is "". */
