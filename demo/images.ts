@@ -266,7 +266,8 @@ export async function imageFactory(options: FactoryOptions): Promise<ImageFactor
       await layer.write('opt/app/version', `${spec.version}\n`)
       await layer.write('opt/app/legacy.conf', 'kept only by the first release\n')
       if (spec.brokenInit === true)
-        await layer.copy('sbin/init.broken', join(here, 'files', 'common', 'broken-init'), 0o755)
+        // Not below /sbin, which is a link in Debian: a folder in this layer would take its place.
+        await layer.copy('opt/app/init.broken', join(here, 'files', 'common', 'broken-init'), 0o755)
       await layer.pack(`${app}.tar`)
       const image = `${layout}:${spec.tag}`
       await tool('umoci', ['raw', 'add-layer', '--image', `${layout}:${from}`, '--tag', spec.tag, `${app}.tar`])
@@ -277,7 +278,7 @@ export async function imageFactory(options: FactoryOptions): Promise<ImageFactor
           'insert',
           '--image',
           image,
-          join(app, 'sbin', 'init.broken'),
+          join(app, 'opt', 'app', 'init.broken'),
           flavour === 'fast' ? '/sbin/init' : '/usr/lib/systemd/systemd',
         ])
       await tool('umoci', [

@@ -101,8 +101,21 @@ async function openCommand(argv: readonly string[]): Promise<Duplex> {
     child.once('error', (error) => reject(new LabError(`\`${argv.join(' ')}\` does not start: ${error.message}`)))
   })
   child.stdin.on('error', () => {})
-  const port = Duplex.from({ readable: child.stdout, writable: child.stdin })
-  port.on('close', () => child.kill('SIGTERM'))
-  child.on('close', () => port.destroy())
+  // Not Duplex.from: that ends as soon as the program's input is closed, with its last words unread.
+  const port = new Duplex({
+    read: () => child.stdout.resume(),
+    write: (bytes, _, done) => child.stdin.write(bytes, () => done()),
+    final: (done) => child.stdin.end(() => done()),
+    destroy: (error, done) => {
+      child.kill('SIGTERM')
+      done(error)
+    },
+  })
+  child.stdout.on('data', (bytes: Buffer) => {
+    if (!port.push(bytes)) child.stdout.pause()
+  })
+  child.stdout.on('end', () => port.push(null))
+  // Everything it said has been read.
+  port.on('end', () => port.destroy())
   return port
 }
