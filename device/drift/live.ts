@@ -1,8 +1,9 @@
-import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats } from 'node:fs'
+import { lstatSync, readdirSync, readlinkSync, type Stats } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { compareUtf8 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { filePieces } from '../../base/file-pieces.ts'
 import { fileTypeOf } from '../../base/file-type.ts'
 import { fsverityOf } from '../../bundle/fsverity.ts'
 import type { InventoryEntry } from '../../bundle/types.ts'
@@ -76,7 +77,7 @@ async function describe(
       mode: type === 'symlink' ? 0o777 : stat.mode & 0o7777,
       uid: stat.uid,
       gid: stat.gid,
-      ...(type === 'file' && { size: stat.size, digest: await fsverityOf(contentOf(full)) }),
+      ...(type === 'file' && { size: stat.size, digest: await fsverityOf(filePieces(full, stat.size)) }),
       ...(type === 'symlink' && { target: readlinkSync(full) }),
       ...((type === 'char' || type === 'block') && { rdev: numbersOf(stat.rdev) }),
       ...(xattrs !== undefined && xattrs.size > 0 && { xattrs: Object.fromEntries(xattrs) }),
@@ -89,16 +90,6 @@ async function describe(
 function unreadable(path: string, error: unknown): unknown {
   if (!(error instanceof Error && 'errno' in error)) return error
   return driftErrors.DRIFT_UNREADABLE(`${path}: ${systemReason(error)}`, { cause: error })
-}
-
-function* contentOf(path: string): Generator<Uint8Array> {
-  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-  const piece = Buffer.allocUnsafe(64 * 1024)
-  try {
-    for (let read = readSync(file, piece); read > 0; read = readSync(file, piece)) yield piece.subarray(0, read)
-  } finally {
-    closeSync(file)
-  }
 }
 
 /** Linux, new_decode_dev(): 12 bits of major, 20 of minor. */

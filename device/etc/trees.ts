@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
-import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs'
+import { lstatSync, readdirSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { filePieces } from '../../base/file-pieces.ts'
 import { fileTypeOf } from '../../base/file-type.ts'
 import type { SquashEntry, Squashfs } from '../../bundle/squashfs/image.ts'
 import { etcErrors } from './errors.ts'
@@ -108,7 +109,7 @@ export async function folderTree(
       mode: stat.mode & 0o7777,
       uid: stat.uid,
       gid: stat.gid,
-      ...(type === 'file' && { size: stat.size, digest: await digestOf(contentOf(full)) }),
+      ...(type === 'file' && { size: stat.size, digest: await digestOf(filePieces(full, MAX_CONTENT)) }),
       ...(type === 'symlink' && { target: readlinkSync(full) }),
       xattrs: known === undefined ? undefined : (known.get(path) ?? new Map()),
       ...(type === 'file' && stat.nlink > 1 && { inode: String(stat.ino) }),
@@ -122,23 +123,7 @@ export async function folderTree(
       throw etcErrors.ETC_UNREADABLE(`${folder}: ${systemReason(error)}`, { cause: error })
     throw error
   }
-  return { entries: listing.entries, read: (path) => contentOf(join(folder, path)) }
-}
-
-/** @yields pieces that are valid until the next one */
-function* contentOf(path: string): Generator<Uint8Array> {
-  // Non-blocking: a fifo put in the place of a file must not stop an update.
-  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-  const piece = Buffer.allocUnsafe(16 * 1024)
-  try {
-    let left = MAX_CONTENT
-    for (let read = 1; read > 0 && left > 0; left -= read) {
-      read = readSync(file, piece, 0, piece.length, null)
-      if (read > 0) yield piece.subarray(0, read)
-    }
-  } finally {
-    closeSync(file)
-  }
+  return { entries: listing.entries, read: (path) => filePieces(join(folder, path), MAX_CONTENT) }
 }
 
 async function digestOf(pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<Sha256> {

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest'
 import type { ByteSource } from '../../base/source.ts'
 import { doorErrors } from '../../device/doors/errors.ts'
 import { noise, run, scratch } from '../bundle/tools.ts'
+import { tampered } from '../helpers/tampered.ts'
 import { signedRoot } from '../keys/helpers.ts'
 import { Device } from './device.ts'
 import { forge } from './forge.ts'
@@ -139,27 +140,6 @@ describe('servers that hold no trust', () => {
   })
 })
 
-/** A source that is changed by what has been read of it so far. */
-function changing(
-  inner: ByteSource,
-  change: (at: number, piece: Uint8Array, readSoFar: number) => Uint8Array,
-): ByteSource {
-  let readSoFar = 0
-  return {
-    name: inner.name,
-    size: inner.size,
-    async *read(offset, length, options) {
-      let at = offset
-      for await (const piece of inner.read(offset, length, options)) {
-        readSoFar += piece.length
-        yield change(at, piece, readSoFar)
-        at += piece.length
-      }
-    },
-    close: () => inner.close(),
-  }
-}
-
 describe('sticks and files that change', () => {
   it('C1 changed between check and use: other bytes on the second or third read are never armed', async () => {
     const folder = scratch()
@@ -167,7 +147,7 @@ describe('sticks and files that change', () => {
     const bytes = await forge()
     writeFileSync(path, bytes)
     let lie: ((at: number, piece: Uint8Array, readSoFar: number) => Uint8Array) | undefined
-    const tamper = (source: ByteSource) => (lie === undefined ? source : changing(source, lie))
+    const tamper = (source: ByteSource) => (lie === undefined ? source : tampered(source, lie))
     const device = await Device.make(folder, { anchor, tamper })
     for (const pass of [1, 2])
       for (const target of [
@@ -211,7 +191,7 @@ describe('sticks and files that change', () => {
     writeFileSync(path, bytes)
     let swapAfter = 0
     const tamper = (source: ByteSource) =>
-      changing(source, (at, piece, readSoFar) =>
+      tampered(source, (at, piece, readSoFar) =>
         readSoFar > swapAfter ? other.subarray(at, at + piece.length) : piece,
       )
     const device = await Device.make(folder, { anchor, tamper })
@@ -239,7 +219,7 @@ describe('sticks and files that change', () => {
     writeFileSync(path, bytes)
     let most = 0
     const tamper = (source: ByteSource) =>
-      changing(source, (_, piece, readSoFar) => {
+      tampered(source, (_, piece, readSoFar) => {
         if (readSoFar > most) throw doorErrors.TRANSPORT_FILE_FAILED('the stick is gone')
         return piece
       })

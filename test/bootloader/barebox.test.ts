@@ -6,11 +6,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bucketBytes, decodeBucket, encodeBucket } from '../../bootloader/barebox-state.ts'
-import { adopt, arm, claim, commit, freshState, refuse, retire, rollBack } from '../../bootloader/machine.ts'
-import type { BootState } from '../../bootloader/state.ts'
+import { arm, commit, freshState } from '../../bootloader/machine.ts'
 import { openBackend } from '../../device/agent/backends.ts'
 import { readPlaces } from '../../device/agent/places.ts'
 import { NO_EDGE } from '../helpers/backend-edge.ts'
+import { anyMove, picker } from '../helpers/boot-moves.ts'
 import { have, run } from '../helpers/run.ts'
 
 /** barebox's state, held against the real barebox-state (Debian: dt-utils). barebox itself is in no Debian package. */
@@ -100,37 +100,16 @@ const damage = (bucket: number, at: number) => {
   writeFileSync(image, bytes)
 }
 
-function chain(state: BootState, pick: (most: number) => number): BootState {
-  const other = state.primary === 'a' ? 'b' : 'a'
-  const moves = [() => claim(state), () => arm(claim(state), other, 1 + pick(9))]
-  if (state.trial !== undefined)
-    moves.push(
-      () => commit(state, other),
-      () => refuse(state, other),
-    )
-  if (state.spare)
-    moves.push(
-      () => adopt(state, other),
-      () => retire(state),
-      () => rollBack(state),
-    )
-  return moves[pick(moves.length)]?.() ?? state
-}
-
 describe("barebox's state", () => {
   it('holds every state that a chain of moves leads to, and is healed bucket by bucket', async () => {
     blank()
     const opened = await backend()
     expect(await opened.read()).toEqual({ state: undefined, torn: false })
     await opened.write(freshState('a'))
-    let seed = 11
-    const pick = (most: number) => {
-      seed = (seed * 1103515245 + 12345) % 2 ** 31
-      return seed % most
-    }
+    const pick = picker(11)
     for (let n = 0; n < 100; n++) {
       const { state = freshState('a') } = await opened.read()
-      const next = chain(state, pick)
+      const next = anyMove(state, pick, () => 1 + pick(9))
       await opened.write(next)
       expect(await opened.read()).toEqual({ state: { ...next, generation: 0 }, torn: false })
       damage(n % 3, pick(bucketBytes(layout)))

@@ -5,10 +5,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { decodeLoadOption, encodeLoadOption } from '../../bootloader/efi-option.ts'
 import { gptPartition } from '../../bootloader/gpt.ts'
-import { adopt, arm, claim, commit, freshState, refuse, retire, rollBack } from '../../bootloader/machine.ts'
+import { arm, claim, commit, freshState, refuse, rollBack } from '../../bootloader/machine.ts'
 import type { BootState } from '../../bootloader/state.ts'
 import { type BackendEdge, openBackend } from '../../device/agent/backends.ts'
 import { bootImages, writeNoise } from '../helpers/boot-images.ts'
+import { anyMove, picker } from '../helpers/boot-moves.ts'
 import { makeDisk, readAt } from '../helpers/disk.ts'
 import { have, run } from '../helpers/run.ts'
 
@@ -83,27 +84,10 @@ describe.skipIf(!ready)('load options', () => {
 
   it('hold every state that a chain of moves leads to', async () => {
     const { backend } = await firmware()
-    let seed = 3
-    const pick = (most: number) => {
-      seed = (seed * 1103515245 + 12345) % 2 ** 31
-      return seed % most
-    }
+    const pick = picker(3)
     for (let n = 0; n < 60; n++) {
       const state = await now(backend)
-      const other = state.primary === 'a' ? 'b' : 'a'
-      const moves = [() => claim(state), () => arm(claim(state), other, 1)]
-      if (state.trial !== undefined)
-        moves.push(
-          () => commit(state, other),
-          () => refuse(state, other),
-        )
-      if (state.spare)
-        moves.push(
-          () => adopt(state, other),
-          () => retire(state),
-          () => rollBack(state, 1),
-        )
-      const next = moves[pick(moves.length)]?.() ?? state
+      const next = anyMove(state, pick, () => 1, 1)
       await backend.write(next)
       expect(await now(backend)).toEqual({ ...next, generation: 0 })
     }

@@ -15,12 +15,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { FILES, REASON } from '../../bootloader/layout.ts'
-import { adopt, arm, claim, commit, freshState, refuse, renew, retire, rollBack } from '../../bootloader/machine.ts'
+import { arm, claim, commit, freshState, refuse, renew, rollBack } from '../../bootloader/machine.ts'
 import { encodeReason } from '../../bootloader/reason.ts'
 import { parseEntry, stateOfEntries } from '../../bootloader/sdboot-entries.ts'
 import type { BootState } from '../../bootloader/state.ts'
 import { type BackendEdge, openBackend } from '../../device/agent/backends.ts'
 import { bootImages, writeNoise } from '../helpers/boot-images.ts'
+import { anyMove, picker } from '../helpers/boot-moves.ts'
 import { have } from '../helpers/run.ts'
 
 /** systemd-boot's backend on a folder, from boot images that the publisher made. The real systemd-boot: sdboot.hil.ts. */
@@ -103,27 +104,10 @@ describe.skipIf(!ready)("systemd-boot's entries", () => {
 
   it('hold every state that a chain of moves leads to', async () => {
     const { backend } = await fresh()
-    let seed = 7
-    const pick = (most: number) => {
-      seed = (seed * 1103515245 + 12345) % 2 ** 31
-      return seed % most
-    }
+    const pick = picker(7)
     for (let n = 0; n < 60; n++) {
       const state = await now(backend)
-      const other = state.primary === 'a' ? 'b' : 'a'
-      const moves = [() => claim(state), () => arm(claim(state), other, 1 + pick(9))]
-      if (state.trial !== undefined)
-        moves.push(
-          () => commit(state, other),
-          () => refuse(state, other),
-        )
-      if (state.spare)
-        moves.push(
-          () => adopt(state, other),
-          () => retire(state),
-          () => rollBack(state),
-        )
-      const next = moves[pick(moves.length)]?.() ?? state
+      const next = anyMove(state, pick, () => 1 + pick(9))
       await backend.write(next)
       expect({ ...(await now(backend)), generation: 0 }).toEqual({ ...next, generation: 0 })
     }

@@ -4,13 +4,14 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { decodeAutoboot, encodeAutoboot } from '../../bootloader/autoboot.ts'
-import { adopt, arm, claim, commit, freshState, refuse, retire, rollBack } from '../../bootloader/machine.ts'
+import { arm, claim, commit, freshState, refuse } from '../../bootloader/machine.ts'
 import { NO_REASON } from '../../bootloader/reason.ts'
 import type { BootState } from '../../bootloader/state.ts'
 import { flagAt, trybootBackend } from '../../bootloader/tryboot.ts'
 import { openBackend } from '../../device/agent/backends.ts'
 import { readPlaces } from '../../device/agent/places.ts'
 import { NO_EDGE } from '../helpers/backend-edge.ts'
+import { anyMove, picker } from '../helpers/boot-moves.ts'
 
 /** `autoboot.txt` against what Raspberry Pi's documentation says of it; no emulator runs that firmware. */
 
@@ -68,27 +69,10 @@ describe('autoboot.txt', () => {
   it('holds every state that a chain of moves leads to, in one sector', async () => {
     writeFileSync(file, 'boot_partition=1\n'.repeat(80))
     await backend().write(freshState('a'))
-    let seed = 5
-    const pick = (most: number) => {
-      seed = (seed * 1103515245 + 12345) % 2 ** 31
-      return seed % most
-    }
+    const pick = picker(5)
     for (let n = 0; n < 100; n++) {
       const state = await now()
-      const other = state.primary === 'a' ? 'b' : 'a'
-      const moves = [() => claim(state), () => arm(claim(state), other, 1)]
-      if (state.trial !== undefined)
-        moves.push(
-          () => commit(state, other),
-          () => refuse(state, other),
-        )
-      if (state.spare)
-        moves.push(
-          () => adopt(state, other),
-          () => retire(state),
-          () => rollBack(state, 1),
-        )
-      const next = moves[pick(moves.length)]?.() ?? state
+      const next = anyMove(state, pick, () => 1, 1)
       await backend().write(next)
       expect(await now()).toEqual(next)
       expect(firmware(false)).toBe(partitions[next.primary])

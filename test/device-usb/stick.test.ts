@@ -13,6 +13,7 @@ import { Device, type DevicePlan, NEVER } from '../attacks/device.ts'
 import { forge } from '../attacks/forge.ts'
 import { attempt, WHOLE } from '../attacks/refused.ts'
 import { noise, scratch } from '../bundle/tools.ts'
+import { tampered } from '../helpers/tampered.ts'
 import { signedRoot } from '../keys/helpers.ts'
 import { FolderSticks } from './sticks.ts'
 
@@ -35,25 +36,8 @@ async function world(plan: DevicePlan = {}) {
   return { device, sticks, use, result, good }
 }
 
-/** A source that may be pulled or lie, told by what was read so far. */
-function tampered(change: (at: number, piece: Uint8Array, readSoFar: number) => Uint8Array) {
-  return (inner: ByteSource): ByteSource => {
-    let readSoFar = 0
-    return {
-      name: inner.name,
-      size: inner.size,
-      async *read(offset, length, options) {
-        let at = offset
-        for await (const piece of inner.read(offset, length, options)) {
-          readSoFar += piece.length
-          yield change(at, piece, readSoFar)
-          at += piece.length
-        }
-      },
-      close: () => inner.close(),
-    }
-  }
-}
+/** As `tampered`, for a stick's source still to come. */
+const tamperedWith = (change: Parameters<typeof tampered>[1]) => (inner: ByteSource) => tampered(inner, change)
 
 describe('a stick', () => {
   it('with one bundle: mounted read-only, verified, installed, and the result is left on it', async () => {
@@ -146,7 +130,7 @@ describe('a stick', () => {
 describe('a stick that lies or is pulled', () => {
   it('A15 C2 pulled at every percent: typed, never armed, and the next one goes on', async () => {
     let most = 0
-    const tamper = tampered((_, piece, readSoFar) => {
+    const tamper = tamperedWith((_, piece, readSoFar) => {
       if (readSoFar > most) throw doorErrors.TRANSPORT_FILE_FAILED('the stick is gone')
       return piece
     })
@@ -167,7 +151,7 @@ describe('a stick that lies or is pulled', () => {
 
   it('C1 C2 other bytes on the second or third read are never armed', async () => {
     let lie: ((at: number, piece: Uint8Array) => Uint8Array) | undefined
-    const tamper = tampered((at, piece) => lie?.(at, piece) ?? piece)
+    const tamper = tamperedWith((at, piece) => lie?.(at, piece) ?? piece)
     const { device, sticks, use, good } = await world({ tamper })
     sticks.put('release.bundle', good)
     const start = good.indexOf('data/rootfs\0') + 512
