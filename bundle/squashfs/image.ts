@@ -3,7 +3,7 @@ import { Boundaries, Content } from './content.ts'
 import { type EntryType, type Inode, readInode } from './inode.ts'
 import { Cursor, IndexedTable, Metadata } from './metadata.ts'
 import { type BlockReader, Window } from './reader.ts'
-import { corrupt, parseSuperblock, SUPERBLOCK_BYTES, type Superblock } from './superblock.ts'
+import { corrupt, HEAD_BYTES, levelOf, parseSuperblock, SUPERBLOCK_BYTES, type Superblock } from './superblock.ts'
 import { type Found, findInode, listNames, type WalkParts, walkImage } from './walk.ts'
 import { type Xattrs, XattrTable } from './xattr.ts'
 
@@ -34,6 +34,8 @@ export interface SquashEntry {
 /** An open image. One user at a time reads fastest; several at once are safe. */
 export interface Squashfs {
   readonly superblock: Superblock
+  /** The zstd level its blocks were compressed with, as `compressBlock` takes it; undefined when that is not known. */
+  readonly level: number | undefined
   /** Every path, a directory before its contents, in byte order of the paths; with `from` ("etc") that one and all below. */
   walk(from?: string): AsyncIterable<SquashEntry>
   /**
@@ -59,7 +61,8 @@ export interface Squashfs {
  *   the same, SQUASHFS_LOOP and SQUASHFS_NAME from all that reads further
  */
 export async function openSquashfs(reader: BlockReader, size: number): Promise<Squashfs> {
-  const superblock = parseSuperblock(await reader.read(0, Math.min(SUPERBLOCK_BYTES, size)), size)
+  const head = await reader.read(0, Math.min(HEAD_BYTES, size))
+  const superblock = parseSuperblock(head, size)
   const { bytesUsed, inodeTable, directoryTable } = superblock
   const unpack = unpacker(superblock.compression)
   const metadata = new Metadata(new Window(reader, { start: inodeTable.start, end: bytesUsed }), unpack)
@@ -124,6 +127,7 @@ export async function openSquashfs(reader: BlockReader, size: number): Promise<S
 
   return {
     superblock,
+    level: levelOf(head, superblock),
     walk: (from) => mapFound(walkImage(parts, from), entryOf),
     read: (entry) => content.read(inodeOf(entry)),
     async lookup(path) {

@@ -1,8 +1,13 @@
+import { DEFAULT_LEVEL, MAX_LEVEL, MIN_LEVEL } from './block-codec.ts'
 import { squashErrors } from './errors.ts'
 
 /** The first 96 bytes of an image (Linux: Documentation/filesystems/squashfs.rst, fs/squashfs/squashfs_fs.h). */
 
 export const SUPERBLOCK_BYTES = 96
+/** With a compressor's options behind them: a metadata block, never compressed, with one 32-bit word for zstd. */
+export const HEAD_BYTES = SUPERBLOCK_BYTES + 6
+const HAS_OPTIONS = 0x400
+const ZSTD_OPTIONS = 0x8004
 const MAGIC = 0x73717368
 const MIN_BLOCK_LOG = 12
 const MAX_BLOCK_LOG = 20
@@ -103,6 +108,20 @@ export function parseSuperblock(bytes: Uint8Array, size: number): Superblock {
     xattrHeader,
     exportTable,
   }
+}
+
+/**
+ * The zstd level that an image says it was made with; what mksquashfs then means when it says none; undefined for other
+ * compressions and for options that are not zstd's.
+ * @param head the first 102 bytes
+ */
+export function levelOf(head: Uint8Array, { compression, flags }: Superblock): number | undefined {
+  if (compression !== 'zstd') return undefined
+  if ((flags & HAS_OPTIONS) === 0) return DEFAULT_LEVEL
+  const b = Buffer.from(head.buffer, head.byteOffset, head.byteLength)
+  if (b.length < HEAD_BYTES || b.readUInt16LE(SUPERBLOCK_BYTES) !== ZSTD_OPTIONS) return undefined
+  const level = b.readUInt32LE(SUPERBLOCK_BYTES + 2)
+  return level >= MIN_LEVEL && level <= MAX_LEVEL ? level : undefined
 }
 
 function compressionOf(id: number): Compression {
