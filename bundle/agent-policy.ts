@@ -41,6 +41,8 @@ export const policySchema = v.strictObject({
       /** Devices start at a place of their own in this span, after the window opened or the release was first seen. */
       spreadSeconds: v.optional(seconds(WEEK), 0),
       bytesPerSecond: v.exactOptional(v.pipe(v.number(), v.integer(), v.minValue(1024))),
+      /** A release that takes more is not fetched. */
+      maxBytes: v.exactOptional(v.pipe(v.number(), v.integer(), v.minValue(0))),
       /** CPU, as of nice(1). */
       nice: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(19)), 0),
       /** Disk, as of ionice(1): `low` is best effort 7. */

@@ -1,5 +1,6 @@
 import { isAddress } from '../base/address.ts'
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
+import { listOption, sizeOption } from '../base/options.ts'
 import { printable } from '../base/printable.ts'
 import { pathsUnder } from './config.ts'
 import type { EtcReport } from './etc/prepare.ts'
@@ -73,16 +74,29 @@ export const deviceVerbs: readonly Verb[] = [
   },
   {
     name: 'install',
-    usage: 'install FILE|URL [--force]',
+    usage: 'install FILE|URL [--plan] [--max-bytes SIZE] [--reuse BUNDLE…] [--force]',
     summary: 'Fill and verify the other slot from a bundle and arm it. The next boot tries it.',
-    options: { force: { type: 'boolean', help: 'take a release that failed here before' } },
+    options: {
+      plan: { type: 'boolean', help: 'say what would be fetched from where, and how many bytes; changes nothing' },
+      'max-bytes': { type: 'string', value: 'SIZE', help: 'fail rather than fetch more, like 20M' },
+      reuse: { type: 'string', multiple: true, value: 'BUNDLE', help: 'a bundle file whose chunks may serve' },
+      force: { type: 'boolean', help: 'take a release that failed here before' },
+    },
     run: async (call) => {
       const [given] = noMore(call, 1)
       if (given === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const { resolve } = await import('node:path')
-      // The agent has another working directory.
-      const source = isAddress(given) ? given : resolve(given)
-      return perform(call, 'install', { source, force: call.options['force'] === true }, (r: Said) => r.message)
+      const maxBytes = sizeOption(call, 'max-bytes')
+      const args = {
+        // The agent has another working directory.
+        source: isAddress(given) ? given : resolve(given),
+        force: call.options['force'] === true,
+        reuse: listOption(call, 'reuse').map((path) => resolve(path)),
+        ...(maxBytes === undefined ? {} : { maxBytes }),
+      }
+      if (call.options['plan'] !== true) return perform(call, 'install', args, (r: Said) => r.message)
+      const { planText } = await import('./install/plan.ts')
+      return perform(call, 'plan', args, planText)
     },
   },
   {

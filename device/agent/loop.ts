@@ -109,6 +109,7 @@ async function installByPolicy(
   signal: AbortSignal,
 ): Promise<void> {
   const { digest, bundle } = found
+  const { maxBytes } = core.ports.config.agent.policy.download
   const notYet = await waitFor(core, 'apply', digest)
   // Verified in the slot already: only arming is left, and nothing is fetched for it.
   const there = core.body.slots[otherSlot(core.line.slot)]?.digest === digest
@@ -121,6 +122,7 @@ async function installByPolicy(
       expect: digest,
       onProgress: progressLines(core),
       mayArm: () => waitFor(core, 'apply', digest),
+      ...(maxBytes === undefined ? {} : { maxBytes }),
     }
     const result = await installAnywhere(core, bundle, options, signal)
     core.say(`bistable: ${result.message} fetched=${result.fetched}`)

@@ -9,6 +9,7 @@ import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
 import { noteCheck } from './loop.ts'
 import { checkAnywhere } from './mirrors.ts'
+import { planFrom } from './plan-verb.ts'
 import { statusOf } from './status.ts'
 import { cancelNow, commitNow, installFrom, rollBackNow, verifySlot } from './work.ts'
 
@@ -28,11 +29,13 @@ export async function operate(
       return { message: await cancelNow(core) }
     case 'check':
       return alone((signal) => check(core, textOf(args, 'url'), signal))
-    case 'install': {
+    case 'install':
+    case 'plan': {
       const source = textOf(args, 'source')
       if (source === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const onProgress = (progress: unknown) => emit({ progress })
-      return alone((signal) => installFrom(core, source, { force: args['force'] === true, onProgress }, signal))
+      const options = { force: args['force'] === true, onProgress, ...limitsOf(args) }
+      return alone<unknown>((signal) => (verb === 'plan' ? planFrom : installFrom)(core, source, options, signal))
     }
     case 'usb': {
       const { watch } = core.ports.config.agent.usb
@@ -92,6 +95,18 @@ async function check(core: Core, url: string | undefined, signal: AbortSignal) {
     const { code, message } = failureFrom(error)
     await noteCheck(core, false, code, message)
     throw error
+  }
+}
+
+/** What a person lets an install fetch, and where else chunks may be found. */
+function limitsOf({ maxBytes, reuse }: Readonly<Record<string, unknown>>): {
+  readonly maxBytes?: number
+  readonly reuse?: readonly string[]
+} {
+  const paths = Array.isArray(reuse) ? reuse.filter((path) => typeof path === 'string') : []
+  return {
+    ...(typeof maxBytes === 'number' && maxBytes >= 0 ? { maxBytes } : {}),
+    ...(paths.length > 0 ? { reuse: paths } : {}),
   }
 }
 

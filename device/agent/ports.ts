@@ -10,6 +10,7 @@ import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Brokers } from '../doors/brokers.ts'
 import type { Journal } from '../install/journal.ts'
+import type { InstallPlan } from '../install/plan.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
@@ -86,10 +87,16 @@ export interface InstallCall {
   readonly signal: AbortSignal
   readonly onProgress: (progress: InstallProgress) => void
   readonly journal?: Journal
+  /** See `InstallRequest`. */
+  readonly maxBytes?: number
+  /** Paths of bundles whose chunks may serve. */
+  readonly reuse?: readonly string[]
   readonly invalidate: () => Promise<void>
   readonly beforeArm: () => Promise<void>
   readonly arm: () => Promise<void>
 }
+
+export type PlanCall = Pick<InstallCall, 'source' | 'head' | 'running' | 'signal' | 'onProgress' | 'maxBytes' | 'reuse'>
 
 /** Bundles and slots: the rooms that move bytes. */
 export interface Engine {
@@ -104,6 +111,8 @@ export interface Engine {
     onProgress: (done: number, total: number) => void,
   ): Promise<void>
   install(call: InstallCall): Promise<InstallResult>
+  /** What `install` would fetch from where. Changes nothing. */
+  plan(call: PlanCall): Promise<InstallPlan>
   /** What is wrong with a slot, or undefined when it holds exactly these images. */
   slotFault(slot: Slot, statement: ReleaseStatement, signal: AbortSignal): Promise<string | undefined>
   storedRelease(slot: Slot): Promise<StoredRelease | undefined>

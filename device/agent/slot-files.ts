@@ -3,7 +3,7 @@ import { KiB, roundUp } from '../../base/bytes.ts'
 import { type Files, writeFileDurably } from '../../base/durable.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { Slot } from '../../bootloader/state.ts'
-import { MAX_INDEX_BYTES } from '../../bundle/chunks.ts'
+import { decodeIndex, MAX_INDEX_BYTES } from '../../bundle/chunks.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import { readIndex } from '../../bundle/reader.ts'
 import { parseRelease } from '../../bundle/release.ts'
@@ -57,11 +57,22 @@ export function slotFilesSize(head: BundleHead): number {
   return lengths.reduce((sum, length) => sum + roundUp(length, BLOCK), 4 * BLOCK)
 }
 
-/** Before a slot is written: what was known about it is void. */
-export async function forgetSlot(files: Files, folder: string): Promise<void> {
+/** The index of what a slot held before it was begun to be overwritten: much of it may still be there. */
+const earlier = (name: ImageName): string => `${name}.earlier`
+
+/**
+ * Before a slot is written: what was known about it is void.
+ * @param keepEarlier its indexes stay, as a hint where chunks may still be found
+ */
+export async function forgetSlot(files: Files, folder: string, keepEarlier = false): Promise<void> {
   await files.makeDir(folder)
   await files.remove(join(folder, RELEASE))
   await files.syncDir(folder)
+  for (const name of IMAGE_NAMES) {
+    if (!keepEarlier) await files.remove(join(folder, earlier(name)))
+    else if ((await files.read(join(folder, `${name}.idx`), MAX_INDEX_BYTES)) !== undefined)
+      await files.rename(join(folder, `${name}.idx`), join(folder, earlier(name)))
+  }
   await files.removeTree(join(folder, 'roots'))
   for (const name of [...IMAGE_NAMES.map((image) => `${image}.idx`), INVENTORY]) await files.remove(join(folder, name))
 }
@@ -95,6 +106,16 @@ export async function readSlotIndex(
   try {
     const bytes = await files.read(join(folder, `${name}.idx`), Math.min(image.index.length, MAX_INDEX_BYTES))
     return bytes === undefined ? undefined : readIndex(bytes, image)
+  } catch {
+    return undefined
+  }
+}
+
+/** The index of what the slot held before; a hint from a file that nothing vouches for. Undefined: none, or damaged. */
+export async function readEarlierIndex(files: Files, folder: string, name: ImageName): Promise<ChunkIndex | undefined> {
+  try {
+    const bytes = await files.read(join(folder, earlier(name)), MAX_INDEX_BYTES)
+    return bytes === undefined ? undefined : decodeIndex(bytes)
   } catch {
     return undefined
   }

@@ -31,6 +31,10 @@ export interface InstallOptions {
   readonly journal?: Journal
   /** Asked when the slot is verified: a reason to leave arming for later. A person's install is armed at once. */
   readonly mayArm?: () => Promise<Wait | undefined>
+  /** Fail with INSTALL_BUDGET rather than fetch more bytes. */
+  readonly maxBytes?: number
+  /** Paths of bundles whose chunks may serve. */
+  readonly reuse?: readonly string[]
 }
 
 export interface Progress extends Omit<InstallProgress, 'phase'> {
@@ -160,6 +164,8 @@ async function fillAndArm(
     cheapSource: isLocal(from),
     signal,
     ...(options.journal === undefined ? {} : { journal: options.journal }),
+    ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
+    ...(options.reuse === undefined ? {} : { reuse: options.reuse }),
     onProgress: (progress: InstallProgress) => {
       core.activity.beat({ ...progress })
       // Only moves the deadline in memory: nothing is written for it.

@@ -38,7 +38,7 @@ export async function answer(
   const work = async (core: Core) => {
     const done = new AbortController()
     // An install has deadlines whoever runs it.
-    const ticking = verb === 'install' || verb === 'usb' ? ticker(core, done.signal) : undefined
+    const ticking = verb === 'install' || verb === 'plan' || verb === 'usb' ? ticker(core, done.signal) : undefined
     try {
       return await operate(core, verb, args, onMessage, signal)
     } finally {

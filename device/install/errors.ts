@@ -11,6 +11,11 @@ export const installErrors = defineErrors({
     meaning: 'The data partition lacks room for what is kept there about a release. No slot was touched.',
     next: 'Free space on the data partition, then install again.',
   },
+  INSTALL_BUDGET: {
+    family: 'policy',
+    meaning: 'The install would fetch more bytes than it may. Nothing of the images was fetched beyond that.',
+    next: "See 'bistable install --plan' for what would be fetched; raise --max-bytes (or policy.download.maxBytes), or bring the release on a stick.",
+  },
   INSTALL_CANCELLED: {
     family: 'device',
     meaning: 'The install was cancelled before arming; the running system is untouched.',

@@ -2,7 +2,7 @@ import { MiB } from '../../base/bytes.ts'
 import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import { splitChunks, storedRanges, unpackChunk } from '../../bundle/stored.ts'
-import type { Chunk, ChunkIndex } from '../../bundle/types.ts'
+import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
 import { throwIfCancelled } from './pieces.ts'
@@ -22,6 +22,14 @@ export function reuseMap(sources: readonly ReuseSource[], wanted: readonly Chunk
   return map
 }
 
+/** The place that claims to have a chunk of an image, and will still have it when its turn comes. */
+export function claimFor(reuse: ReuseMap, image: ImageName, chunk: Chunk) {
+  const found = reuse.get(chunk.digest)
+  if (found === undefined || found.chunk.length !== chunk.length) return undefined
+  // Chunks are written in image order: what stood in front of this one is gone.
+  return found.from.overwrittenBy === image && found.chunk.offset < chunk.offset ? undefined : found
+}
+
 export interface FillCounts {
   /** Image bytes from reuse sources and from the door; stored bytes that came through the door. */
   reused: number
@@ -33,6 +41,7 @@ export interface FillJob {
   readonly source: ByteSource
   /** Where the image's data starts in the source. */
   readonly dataOffset: number
+  readonly image: ImageName
   readonly index: ChunkIndex
   /** From `scanSlot`. */
   readonly held: Uint8Array
@@ -43,6 +52,8 @@ export interface FillJob {
   readonly counts: FillCounts
   readonly journal: ChunkJournal
   readonly onChunk: () => void
+  /** Asked before chunks whose reuse failed are fetched, with their stored bytes; may throw. */
+  readonly mayFetch: (stored: number) => void
 }
 
 /**
@@ -53,15 +64,16 @@ export interface FillJob {
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
   const scratch = new Uint8Array(MiB)
-  const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && !job.reuse.has(chunk.digest))
+  const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && claimFor(job.reuse, job.image, chunk) === undefined)
   const failed = new Set<number>()
   const coming = fetchChunks(job, lacking)
   try {
     for (const [i, chunk] of chunks.entries()) {
       throwIfCancelled(job.signal)
+      const claim = claimFor(job.reuse, job.image, chunk)
       if (job.held[i] === 1) job.journal.add(i, 'keep')
-      else if (job.reuse.has(chunk.digest)) {
-        const bytes = await reusedBytes(job.reuse, chunk, scratch)
+      else if (claim !== undefined) {
+        const bytes = await claimedBytes(claim, chunk, scratch)
         if (bytes === undefined) failed.add(i)
         else {
           await job.writer.write(chunk.offset, bytes)
@@ -79,10 +91,9 @@ export async function fillSlot(job: FillJob): Promise<void> {
     await coming.return(undefined)
   }
   if (failed.size === 0) return
-  const again = fetchChunks(
-    job,
-    chunks.filter((_, i) => failed.has(i)),
-  )
+  const wanted = chunks.filter((_, i) => failed.has(i))
+  job.mayFetch(wanted.reduce((sum, { storedLength }) => sum + storedLength, 0))
+  const again = fetchChunks(job, wanted)
   try {
     for (const i of failed) {
       await takeNext(job, again)
@@ -94,9 +105,11 @@ export async function fillSlot(job: FillJob): Promise<void> {
   }
 }
 
-async function reusedBytes(reuse: ReuseMap, chunk: Chunk, scratch: Uint8Array): Promise<Uint8Array | undefined> {
-  const found = reuse.get(chunk.digest)
-  if (found === undefined || found.chunk.length !== chunk.length) return undefined
+async function claimedBytes(
+  found: { readonly from: ReuseSource; readonly chunk: Chunk },
+  chunk: Chunk,
+  scratch: Uint8Array,
+): Promise<Uint8Array | undefined> {
   const bytes = scratch.subarray(0, chunk.length)
   try {
     await found.from.device.read(found.chunk.offset, bytes, { fresh: false })

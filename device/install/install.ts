@@ -1,12 +1,13 @@
 import { treeSize } from '../../bundle/tree.ts'
-import { type BundleHead, type ChunkIndex, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
+import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
 import { checkFraming } from '../../bundle/verify.ts'
 import { slotErrors } from '../slots/errors.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import { createSlotWriter } from '../slots/writer.ts'
-import { type FillCounts, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
+import { type FillCounts, type FillJob, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
 import { ChunkJournal } from './journal.ts'
 import { throwIfCancelled } from './pieces.ts'
+import { checkBudget, type InstallPlan, planInstall } from './plan.ts'
 import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
 import { slotFault, writeTreeAndVerify } from './verify.ts'
@@ -14,13 +15,13 @@ import { slotFault, writeTreeAndVerify } from './verify.ts'
 /**
  * Fills the inactive slot and arms it.
  *
- * Order: for each image, hash what is there, make missing chunks true, flush. Then for each, compute the root from the
+ * Order: hash what is there and plan; for each image, make missing chunks true, flush. Then for each, compute the root from the
  * medium and compare it with the signed one; write the tree, flush, prove it from the medium. Then `beforeArm`, then `arm`: the last write of
  * all. Whatever fails or is cancelled before leaves the boot state on the old slot, and what has arrived is kept: the
  * next install goes on from there. Memory is a few MiB, whatever the image.
  *
  * @throws SLOT_…: too small, or the medium failed; BUNDLE_…: the bytes are not the signed ones; TRANSPORT_…: the door
- *   gave up; INSTALL_READBACK_MISMATCH, INSTALL_CANCELLED
+ *   gave up; INSTALL_READBACK_MISMATCH, INSTALL_BUDGET, INSTALL_CANCELLED
  */
 export async function install(request: InstallRequest): Promise<InstallResult> {
   const { head, signal } = request
@@ -34,10 +35,19 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
     const guard = guardWrites(request)
     const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
     const totals = { stored: 0 }
+    const held = {
+      boot: await heldChunks(request, images.boot),
+      rootfs: await heldChunks(request, images.rootfs),
+    }
+    const plan = planInstall({ source: request.source.name, head, held, reuse })
+    checkBudget(plan, request.maxBytes)
+    const mayFetch = budget(plan, request.maxBytes)
     const filled: Filled[] = []
     try {
       for (const name of IMAGE_NAMES)
-        filled.push(await fillImage(request, images[name], guard(request.slot[name]), reuse, totals))
+        filled.push(
+          await fillImage(request, images[name], guard(request.slot[name]), held[name], { reuse, mayFetch, totals }),
+        )
       for (const { verify } of filled) await verify()
     } finally {
       // Whatever failed: the caller closes the devices, so no flush may be under way.
@@ -69,12 +79,19 @@ interface Filled {
   readonly verify: () => Promise<void>
 }
 
+/** What the images of one install have in common. */
+interface Shared {
+  readonly reuse: ReuseMap
+  readonly mayFetch: FillJob['mayFetch']
+  readonly totals: { stored: number }
+}
+
 async function fillImage(
   request: InstallRequest,
   image: ImageEntry,
   device: SlotDevice,
-  reuse: ReuseMap,
-  totals: { stored: number },
+  held: Uint8Array,
+  { reuse, mayFetch, totals }: Shared,
 ): Promise<Filled> {
   const { head, signal } = request
   const now = request.now ?? (() => performance.now())
@@ -86,7 +103,6 @@ async function fillImage(
   const journal = request.journal ?? (() => undefined)
   const verifying = { signal, onDone: (done: number) => report('verify', done) }
 
-  const held = await heldChunks(request, device, index, (done) => report('scan', done))
   const kept = index.chunks.reduce((sum, chunk, i) => sum + (held[i] === 1 ? chunk.length : 0), 0)
   if (kept === image.length && (await slotFault(device, image, verifying)) === undefined) {
     journal(`${image.name} holds ${image.root}`)
@@ -101,6 +117,7 @@ async function fillImage(
     await fillSlot({
       source: request.source,
       dataOffset: head.offsets.data[image.name],
+      image: image.name,
       index,
       held,
       reuse,
@@ -108,6 +125,7 @@ async function fillImage(
       signal,
       counts,
       journal: new ChunkJournal(image.name, journal),
+      mayFetch,
       onChunk: () => {
         totals.stored = before + counts.stored
         report('fill', kept + counts.reused + counts.fetched)
@@ -132,16 +150,53 @@ async function fillImage(
   }
 }
 
-/** From `scanSlot`, unless the source is cheap and samples promise nothing. */
+/**
+ * Says what an install would fetch, by looking at the same places. Writes nothing and fetches nothing.
+ * @param slot the inactive slot, open for reading
+ * @throws SLOT_TOO_SMALL, INSTALL_BUDGET, INSTALL_CANCELLED, and what reading the slot throws
+ */
+export async function previewInstall(
+  request: Pick<InstallRequest, 'source' | 'head' | 'reuse' | 'signal' | 'maxBytes' | 'onProgress'> & {
+    readonly slot: Readonly<Record<ImageName, Pick<SlotDevice, 'name' | 'size' | 'read'>>>
+  },
+): Promise<InstallPlan> {
+  const { head, source } = request
+  const images = imagesOf(head)
+  for (const image of IMAGE_NAMES) checkFits(images[image], request.slot[image])
+  const held = {
+    boot: await heldChunks(request, images.boot),
+    rootfs: await heldChunks(request, images.rootfs),
+  }
+  const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
+  const plan = planInstall({ source: source.name, head, held, reuse })
+  checkBudget(plan, request.maxBytes)
+  return plan
+}
+
+/** From `scanSlot`, unless the source is cheap, its bytes are not counted, and samples promise nothing. */
 async function heldChunks(
-  { cheapSource, signal }: InstallRequest,
-  device: SlotDevice,
-  index: ChunkIndex,
-  onDone: (done: number) => void,
+  request: Pick<InstallRequest, 'head' | 'cheapSource' | 'maxBytes' | 'signal' | 'onProgress'> & {
+    readonly slot: Readonly<Record<ImageName, Pick<SlotDevice, 'read'>>>
+  },
+  { name, length: total }: ImageEntry,
 ): Promise<Uint8Array> {
-  if (cheapSource !== true || (await holdsSample(device, index, signal))) return scanSlot(device, index, signal, onDone)
+  const { cheapSource, maxBytes, signal } = request
+  const index = request.head.indexes[name]
+  const device = request.slot[name]
+  const onDone = (done: number): void => request.onProgress?.({ phase: 'scan', image: name, done, total, fetched: 0 })
+  if (cheapSource !== true || maxBytes !== undefined || (await holdsSample(device, index, signal)))
+    return scanSlot(device, index, signal, onDone)
   onDone(index.imageLength)
   return new Uint8Array(index.chunks.length)
+}
+
+/** Refuses fetching more than was planned and allowed: a place on the device may turn out not to have what it claimed. */
+function budget(plan: InstallPlan, maxBytes: number | undefined): FillJob['mayFetch'] {
+  let total = plan.total
+  return (stored) => {
+    total += stored
+    checkBudget({ ...plan, total }, maxBytes)
+  }
 }
 
 /** Every write to either device waits until `invalidate` has succeeded, once; so no order of work can forget it. */
@@ -172,7 +227,7 @@ function imagesOf(head: BundleHead): Readonly<Record<ImageName, ImageEntry>> {
   return { boot: find('boot'), rootfs: find('rootfs') }
 }
 
-function checkFits(image: ImageEntry, device: SlotDevice): void {
+function checkFits(image: ImageEntry, device: Pick<SlotDevice, 'name' | 'size'>): void {
   const tree = treeSize(image.length)
   if (image.length + tree > device.size)
     throw slotErrors.SLOT_TOO_SMALL(

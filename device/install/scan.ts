@@ -10,7 +10,7 @@ import { devicePieces, throwIfCancelled } from './pieces.ts'
  * again from the medium before arming.
  */
 export async function scanSlot(
-  device: SlotDevice,
+  device: Pick<SlotDevice, 'read'>,
   index: ChunkIndex,
   signal: AbortSignal | undefined,
   onDone: (done: number) => void,
@@ -57,7 +57,7 @@ const SPREAD = 14
  * earlier release shares what stands in front of its first change: a slot with neither is rarely worth a search.
  */
 export async function holdsSample(
-  device: SlotDevice,
+  device: Pick<SlotDevice, 'read'>,
   { chunks }: ChunkIndex,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {

@@ -3,12 +3,17 @@ import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import type { Journal } from './journal.ts'
 
-/** Another place whose bytes may serve: the active slot, with the index of the release it holds. Never trusted. */
+/**
+ * Another place whose bytes may serve, with the index of what it is said to hold: the active slot, an earlier content of
+ * the inactive one, a bundle on a stick. Never trusted.
+ */
 export interface ReuseSource {
   /** For reports. */
   readonly name: string
   readonly index: ChunkIndex
   readonly device: Pick<SlotDevice, 'read' | 'size'>
+  /** This place is the one that the named image is written to: good for what stands at or behind where it is wanted. */
+  readonly overwrittenBy?: ImageName
 }
 
 export type InstallPhase = 'scan' | 'fill' | 'verify' | 'finish'
@@ -37,6 +42,8 @@ export interface InstallRequest {
   readonly cheapSource?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: InstallProgress) => void
+  /** Fail with INSTALL_BUDGET rather than take more bytes through the door; see plan.ts for what counts. */
+  readonly maxBytes?: number
   /** What the install decides and does, line by line; see journal.ts. */
   readonly journal?: Journal
   /**

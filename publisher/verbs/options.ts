@@ -1,5 +1,7 @@
-import { KiB, MiB } from '../../base/bytes.ts'
 import { cliErrors, type Invocation, requiredOption, stringOption } from '../../base/cli.ts'
+
+export { listOption, sizeOption } from '../../base/options.ts'
+
 import type { ReleaseNumber } from '../../bundle/types.ts'
 
 /** What the publisher's verbs read from the command line. All refusals are USAGE. */
@@ -10,11 +12,6 @@ export function onePositional(call: Invocation, what: string): string {
   return first
 }
 
-export function listOption(call: Invocation, name: string): readonly string[] {
-  const value = call.options[name]
-  return Array.isArray(value) ? value : typeof value === 'string' ? [value] : []
-}
-
 /** A whole number of at least `least`, or `otherwise` when the option is not given. */
 export function numberOption(call: Invocation, name: string, least: number, otherwise?: number): number {
   const text = otherwise === undefined ? requiredOption(call, name) : stringOption(call, name)
@@ -22,18 +19,6 @@ export function numberOption(call: Invocation, name: string, least: number, othe
   const value = /^\d{1,15}$/.test(text ?? '') ? Number(text) : Number.NaN
   if (!(value >= least)) throw cliErrors.USAGE(`--${name} wants a whole number of at least ${least}, found '${text}'`)
   return value
-}
-
-/** "512M", "128K", "4096", "2G": bytes. */
-export function sizeOption(call: Invocation, name: string): number | undefined {
-  const text = stringOption(call, name)
-  if (text === undefined) return undefined
-  const [, digits, unit] = /^(\d{1,12})([KMG]?)$/.exec(text) ?? []
-  const factor = unit === 'G' ? 1024 * MiB : unit === 'M' ? MiB : unit === 'K' ? KiB : 1
-  const bytes = Number(digits) * factor
-  if (digits === undefined || !Number.isSafeInteger(bytes))
-    throw cliErrors.USAGE(`--${name} wants a size like 512M, found '${text}'`)
-  return bytes
 }
 
 /** "EPOCH.COUNTER" */

@@ -20,6 +20,7 @@ import { bootstateImage, openBootState } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from '../../bundle/freshness.ts'
 import { openBundle } from '../../bundle/reader.ts'
+import type { InstallPlan } from '../../device/install/plan.ts'
 import { encodeEnvelope } from '../../keys/dsse.ts'
 import { signStatement } from '../../keys/statement.ts'
 import { type Made, makeBundle, memorySource, type Plan } from '../bundle/fixture.ts'
@@ -307,7 +308,20 @@ describe.sequential('the device command', () => {
     expect((await run(['check', '--url', url])).out).toContain(
       `'bistable install ${origin}/bundles/next.bundle' installs it`,
     )
-    const done = await run(['install', `${origin}/bundles/next.bundle`, '--json'])
+    const planned = await run(['install', '--plan', `${origin}/bundles/next.bundle`, '--json'])
+    expect(planned.json).toMatchObject({
+      ok: true,
+      images: [{ image: 'boot', fetched: { stored: 0 } }, { image: 'rootfs' }],
+    })
+    const plan = planned.json as unknown as InstallPlan
+    expect(plan.total).toBe(plan.head + plan.attachments)
+    const text = (await run(['install', '--plan', `${origin}/bundles/next.bundle`])).out
+    expect(text).toMatch(/rootfs: .*\n +[\d.]+ [KM]iB {2}from .*disk\/rootfs-b\n/)
+    expect(text).toContain(`in all ${plan.total} bytes`)
+    const tight = ['install', `${origin}/bundles/next.bundle`, '--max-bytes', String(plan.total - 1), '--json']
+    expect(await run(tight)).toMatchObject({ exit: 5, json: { error: { code: 'INSTALL_BUDGET' } } })
+    const enough = ['install', `${origin}/bundles/next.bundle`, '--max-bytes', String(plan.total), '--json']
+    const done = await run(enough)
     expect(done.json).toMatchObject({ ok: true, slot: 'a', fetched: 0 })
     expect(await bootState()).toMatchObject({ primary: 'b', trial: 'a', left: 3, spare: false })
     expect((await run(['cancel', '--json'])).json).toMatchObject({ ok: true })

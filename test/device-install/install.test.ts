@@ -268,8 +268,8 @@ describe('install', () => {
     const phases = [...new Set(seen.map((one) => `${one.image} ${one.phase}`))]
     expect(phases).toEqual([
       'boot scan',
-      'boot fill',
       'rootfs scan',
+      'boot fill',
       'rootfs fill',
       'boot verify',
       'rootfs verify',
