@@ -74,13 +74,14 @@ export const deviceVerbs: readonly Verb[] = [
   },
   {
     name: 'install',
-    usage: 'install FILE|URL [--plan] [--max-bytes SIZE] [--reuse BUNDLE…] [--force]',
+    usage: 'install FILE|URL [--plan] [--max-bytes SIZE] [--reuse BUNDLE…] [--force] [--hold]',
     summary: 'Fill and verify the other slot from a bundle and arm it. The next boot tries it.',
     options: {
       plan: { type: 'boolean', help: 'say what would be fetched from where, and how many bytes; changes nothing' },
       'max-bytes': { type: 'string', value: 'SIZE', help: 'fail rather than fetch more, like 20M' },
       reuse: { type: 'string', multiple: true, value: 'BUNDLE', help: 'a bundle file whose chunks may serve' },
       force: { type: 'boolean', help: 'take a release that failed here before' },
+      hold: { type: 'boolean', help: "when it is healthy, wait for 'bistable commit'" },
     },
     run: async (call) => {
       const [given] = noMore(call, 1)
@@ -91,6 +92,7 @@ export const deviceVerbs: readonly Verb[] = [
         // The agent has another working directory.
         source: isAddress(given) ? given : resolve(given),
         force: call.options['force'] === true,
+        hold: call.options['hold'] === true,
         reuse: listOption(call, 'reuse').map((path) => resolve(path)),
         ...(maxBytes === undefined ? {} : { maxBytes }),
       }
@@ -116,7 +118,16 @@ export const deviceVerbs: readonly Verb[] = [
   simple('commit', 'Make the running slot primary without waiting for its health checks.'),
   simple('rollback', 'Arm the release in the other slot again, if it was committed here before.'),
   simple('cancel', 'Stop the running install, or take back what is armed.'),
-  simple('reboot', 'Reboot; an armed release is tried.'),
+  {
+    name: 'reboot',
+    usage: 'reboot [--hold]',
+    summary: 'Reboot; an armed release is tried.',
+    options: { hold: { type: 'boolean', help: "when it is healthy, wait for 'bistable commit'" } },
+    run: (call) => {
+      noMore(call, 0)
+      return perform(call, 'reboot', { hold: call.options['hold'] === true }, (r: Said) => r.message)
+    },
+  },
   {
     name: 'verify',
     usage: 'verify [a|b]',

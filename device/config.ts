@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import * as v from 'valibot'
 import type { Files } from '../base/durable.ts'
+import { checkHealthPlan, HEALTH_MAX_BYTES, HEALTH_PATH, type HealthPlan, NO_PLAN } from '../bundle/health-plan.ts'
 import { agentSchema, checkSystem, ROOT_PATH, SYSTEM_MAX_BYTES, SYSTEM_PATH, type System } from '../bundle/system.ts'
 import { deviceErrors } from './errors.ts'
 
@@ -10,6 +11,7 @@ import { deviceErrors } from './errors.ts'
 export interface Paths {
   readonly root: string
   readonly system: string
+  readonly healthPlan: string
   /** The device's own settings: the fields of `agent` in system.json. Never product, hardware or health checks. */
   readonly override: string
   /** Slots and boot state given by path (agent/places.ts). */
@@ -37,6 +39,7 @@ export function pathsUnder(root: string): Paths {
   return {
     root,
     system: at(SYSTEM_PATH),
+    healthPlan: at(HEALTH_PATH),
     override: at('/etc/bistable/agent.json'),
     places: at('/etc/bistable/places.json'),
     etc: at('/etc'),
@@ -91,6 +94,18 @@ export async function readConfig(paths: Paths, files: Files): Promise<DeviceConf
   }
   const { deviceId, ...agent } = merged.output
   return { ...checked.system, agent, ...(deviceId === undefined ? {} : { deviceId }) }
+}
+
+/**
+ * Reads health.json of the image; a device cannot change it.
+ * @throws CONFIG_INVALID naming every bad field at once
+ */
+export async function readHealthPlan(paths: Paths, files: Files): Promise<HealthPlan> {
+  const bytes = await files.read(paths.healthPlan, HEALTH_MAX_BYTES)
+  if (bytes === undefined) return NO_PLAN
+  const checked = checkHealthPlan(parseJson(bytes, paths.healthPlan))
+  if ('problems' in checked) throw invalid(paths.healthPlan, checked.problems)
+  return checked.plan
 }
 
 function invalid(path: string, wrong: readonly string[]): Error {

@@ -197,6 +197,11 @@ export const deviceErrors = defineErrors({
     meaning: 'A required health check did not pass.',
     next: "See the results with 'bistable health --json' and the check's own output.",
   },
+  COMMIT_HELD: {
+    family: 'device',
+    meaning: 'The release is healthy, and its commit waits for a person; when nobody commits in time it is given up.',
+    next: "Run 'bistable commit' to keep it, 'bistable reboot' to wait for the next try, or nothing to go back.",
+  },
   AGENT_INTERRUPTED: {
     family: 'device',
     meaning: 'An install was cut short, by a power cut or a stopped agent, before anything was armed.',

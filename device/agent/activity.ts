@@ -10,6 +10,11 @@ export type Notice =
   | { readonly progress: { readonly what: string } & Readonly<Record<string, unknown>> }
   | { readonly state: string }
 
+/** A commit that waits for a person. */
+export interface Held extends Omit<Wait, 'code'> {
+  readonly code: 'COMMIT_HELD'
+}
+
 interface Work {
   readonly what: string
   readonly since: string
@@ -41,7 +46,7 @@ export class Activity {
   readonly #watchers = new Set<(notice: Notice) => void>()
   readonly #wanted = new Map<string, { readonly what: string; readonly since: number }>()
   /** Why the next step by policy is not taken yet. */
-  waiting: Wait | undefined
+  waiting: Wait | Held | undefined
   /** The last such reason that was said. */
   told: string | undefined
   /** The place in every spread of a device that has no id, 0 <= value < 1; drawn anew when the agent starts. */

@@ -1,6 +1,7 @@
 import { otherSlot } from '../../bootloader/state.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
 import type { Root } from '../../keys/types.ts'
+import { deviceErrors } from '../errors.ts'
 import {
   clip,
   type Failure,
@@ -76,4 +77,11 @@ export function recordFallBack(body: RecordBody, job: Job, failed: Failure, at: 
     { ...blocked, state: { name: 'fallen-back', job, since: at, failed: failure } },
     { at, what: 'fall-back', ok: false, ...failure, release: job.number, digest: job.digest },
   )
+}
+
+/** The commit of what is armed waits for a person. @throws AGENT_STATE when nothing is armed */
+export function holdArmed(body: RecordBody): RecordBody {
+  const { state } = body
+  if (state.name !== 'armed') throw deviceErrors.AGENT_STATE(`the state is ${state.name}: there is no commit to hold`)
+  return { ...body, state: { ...state, job: { ...state.job, hold: true } } }
 }

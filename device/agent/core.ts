@@ -1,6 +1,7 @@
 import { isBistableError, systemCode } from '../../base/errors.ts'
 import { adopt, claim, commit, freshState, refuse, renew, retire } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
+import { NO_PLAN } from '../../bundle/health-plan.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
 import { clip, type Failure, type RecordBody } from '../records/record.ts'
@@ -89,9 +90,10 @@ export class Core {
   }
   get limits(): Limits {
     const { agent, health } = this.ports.config
-    const tryFor = health.deadlineSeconds * 1000 + TRY_BACKSTOP_MS
+    const { soakSeconds, holdSeconds } = this.ports.healthPlan ?? NO_PLAN
+    const tryFor = (health.deadlineSeconds + soakSeconds) * 1000 + TRY_BACKSTOP_MS
     const rest = agent.channel === undefined ? REST_ALONE_MS : agent.pollSeconds * 1100 + REST_BACKSTOP_MS
-    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, reboot: REBOOT_MS, rest }
+    return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, hold: holdSeconds * 1000, reboot: REBOOT_MS, rest }
   }
 
   now(): Now {

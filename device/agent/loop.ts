@@ -2,17 +2,16 @@ import type { Sha256 } from '../../base/bytes.ts'
 import { type ErrorFamily, isBistableError } from '../../base/errors.ts'
 import { otherSlot } from '../../bootloader/state.ts'
 import { deviceErrors } from '../errors.ts'
-import { type HealthReport, healthFailure, waitHealthy } from '../health/health.ts'
 import type { PolicyStep, Wait } from '../policy/gate.ts'
 import { firstPause, pollPause, retryPause } from '../policy/spread.ts'
-import { clip } from '../records/record.ts'
 import { watchSticks } from '../usb/watch.ts'
-import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import { guarded, noteCheck, noteFailure } from './guarded.ts'
 import { after, before } from './hooks.ts'
 import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
 import { runSession } from './session.ts'
+import { bringToVerdict } from './verdict.ts'
 
 /** The daemon: bring a try to its verdict, then ask the channel again and again. Never ends by itself. */
 
@@ -59,28 +58,6 @@ function untilOpen(core: Core): number {
   const until = core.activity.waiting?.until
   if (until === undefined) return Number.POSITIVE_INFINITY
   return Math.max(1000, until - core.ports.clock.wall().getTime())
-}
-
-/** In a try: checks until they pass, then commit; else give the slot up and reboot. */
-export async function bringToVerdict(core: Core, signal: AbortSignal): Promise<HealthReport | undefined> {
-  const { state } = core.body
-  if (state.name !== 'trying' || state.failed !== undefined) return undefined
-  const { health } = core.ports.config
-  const report = await waitHealthy(core.ports, health, health.deadlineSeconds * 1000, signal)
-  for (const check of report.checks) {
-    const kind = check.required ? 'required' : 'wanted'
-    core.say(`bistable: health ${check.ok ? 'ok' : 'failed'} ${kind} ${check.name} ${check.ms} ms ${clip(check.said)}`)
-  }
-  const failure = report.ok ? undefined : failureFrom(healthFailure(report))
-  const summary = report.checks
-    .map((c) => `${c.name.split('/').at(-1)} ${c.ok ? 'ok' : 'failed'} ${c.ms} ms`)
-    .join(', ')
-  const outcome = { at: core.now().wall, what: 'health', ok: report.ok, message: summary || 'no checks' }
-  await guarded(core, 'health', () => core.update((body) => addOutcome(body, outcome)))
-  const refused = failure ?? (await before(core, 'commit', state.job, signal).then(() => undefined, failureFrom))
-  await core.apply(refused === undefined ? { kind: 'healthy' } : { kind: 'unhealthy', failure: refused })
-  if (core.body.state.name === 'committed') await after(core, 'commit', state.job)
-  return report
 }
 
 /** One check of the channel, and what the policies make of it. */
@@ -158,16 +135,6 @@ function setWaiting(core: Core, wait: Wait | undefined): boolean {
   return wait !== undefined
 }
 
-/** A check's outcome goes into the history when it says something new. */
-export async function noteCheck(core: Core, ok: boolean, code: string | undefined, message: string): Promise<void> {
-  const last = core.body.outcomes.findLast((outcome) => outcome.what === 'check')
-  if (last?.ok === ok && last.code === code && last.message === clip(message)) return
-  const at = core.now().wall
-  await core.update((body) =>
-    addOutcome(body, { at, what: 'check', ok, message, ...(code === undefined ? {} : { code }) }),
-  )
-}
-
 /** A line whenever another tenth is done: enough for a console, little for a log. */
 function progressLines(core: Core) {
   let said = ''
@@ -223,35 +190,6 @@ async function endIfStuck(core: Core, tickMs: number): Promise<void> {
     await Promise.race([noteFailure(core, 'agent', code, message).catch(() => undefined), core.ports.clock.sleep(5000)])
     throw error
   }
-}
-
-/** Runs one piece of work; its failure is said, recorded once, and returned, and the loop goes on. */
-async function guarded(
-  core: Core,
-  what: string,
-  work: () => Promise<unknown>,
-): Promise<{ readonly family: ErrorFamily } | undefined> {
-  try {
-    await work()
-    return undefined
-  } catch (error) {
-    const { code, message } = failureFrom(error)
-    if (code === 'AGENT_CANCELLED' || code === 'AGENT_BUSY') return undefined
-    core.say(`bistable: ${code}: ${message}`, 'error')
-    try {
-      const last = core.body.outcomes.at(-1)
-      if (last?.code !== code || last.message !== clip(message)) await noteFailure(core, what, code, message)
-    } catch (second) {
-      core.say(`bistable: the record cannot be written: ${failureFrom(second).message}`, 'error')
-    }
-    return { family: isBistableError(error) ? error.family : 'internal' }
-  }
-}
-
-async function noteFailure(core: Core, what: string, code: string, message: string): Promise<void> {
-  if (what === 'check') return noteCheck(core, false, code, message)
-  const at = core.now().wall
-  await core.update((body) => addOutcome(body, { at, what, ok: false, code, message }))
 }
 
 async function rest(core: Core, ms: number, signal: AbortSignal): Promise<void> {

@@ -4,13 +4,15 @@ import type { Message } from '../control/client.ts'
 import { runChecks } from '../health/health.ts'
 import { repairNow } from '../repair/repair.ts'
 import { useByHand } from '../usb/watch.ts'
+import { holdArmed } from './body.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
+import { noteCheck } from './guarded.ts'
 import { after, before } from './hooks.ts'
-import { noteCheck } from './loop.ts'
 import { checkAnywhere } from './mirrors.ts'
 import { planFrom } from './plan-verb.ts'
 import { statusOf } from './status.ts'
+import { healthConfig } from './verdict.ts'
 import { cancelNow, commitNow, installFrom, rollBackNow, verifySlot } from './work.ts'
 
 /** The operations by name: what the control socket serves, and what a command does by itself when no agent runs. */
@@ -34,7 +36,7 @@ export async function operate(
       const source = textOf(args, 'source')
       if (source === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const onProgress = (progress: unknown) => emit({ progress })
-      const options = { force: args['force'] === true, onProgress, ...limitsOf(args) }
+      const options = { force: args['force'] === true, hold: args['hold'] === true, onProgress, ...limitsOf(args) }
       return alone<unknown>((signal) => (verb === 'plan' ? planFrom : installFrom)(core, source, options, signal))
     }
     case 'usb': {
@@ -58,6 +60,7 @@ export async function operate(
     }
     case 'reboot':
       return alone(async (signal) => {
+        if (args['hold'] === true) await core.update(holdArmed)
         await before(core, 'reboot', 'job' in core.body.state ? core.body.state.job : {}, signal)
         await core.reboot()
         return { message: 'the system is going down' }
@@ -73,7 +76,7 @@ export async function operate(
       })
     }
     case 'health':
-      return alone((signal) => runChecks(core.ports, core.ports.config.health, signal))
+      return alone((signal) => runChecks(core.ports, healthConfig(core.ports), signal))
     case 'drift':
       return (await import('./drift-verb.ts')).operateDrift(core, args['diff'] === true, outer)
     case 'etc':

@@ -5,10 +5,12 @@ import type { BootReason } from '../../bootloader/reason.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
+import type { HealthPlan } from '../../bundle/health-plan.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Brokers } from '../doors/brokers.ts'
+import type { Probes } from '../health/probes.ts'
 import type { Journal } from '../install/journal.ts'
 import type { InstallPlan } from '../install/plan.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
@@ -149,6 +151,10 @@ export interface Ports {
   readonly engine: Engine
   readonly processes: Processes
   readonly config: System
+  /** health.json of the image; undefined: there is none. */
+  readonly healthPlan?: HealthPlan
+  /** Checks over the network; undefined: none can be asked. */
+  readonly probes?: Probes
   /** What assignments call this device; undefined: it has no id, and none is for it. */
   readonly deviceId?: string | undefined
   /** Ties to brokers, for the agent's own session; its doors have them already. Undefined: none. */

@@ -7,9 +7,10 @@ import { nodeFiles } from '../../base/durable.ts'
 import { systemReason } from '../../base/errors.ts'
 import { printable } from '../../base/printable.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
-import { type Paths, readConfig } from '../config.ts'
+import { type Paths, readConfig, readHealthPlan } from '../config.ts'
 import { Brokers } from '../doors/brokers.ts'
 import { deviceErrors } from '../errors.ts'
+import { realProbes } from '../health/probes.ts'
 import { RESERVE_FILE, withReserve } from '../records/reserve.ts'
 import { nodeSys } from '../slots/sys.ts'
 import { kernelSticks } from '../usb/sticks.ts'
@@ -19,6 +20,7 @@ import { deviceIdFrom } from './identity.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 import { readReach } from './reach.ts'
+import { channelOnBroker } from './session.ts'
 import { realSurroundings } from './surroundings.ts'
 import { withEtc } from './with-etc.ts'
 
@@ -62,6 +64,8 @@ export async function realPorts(
     sticks: kernelSticks(nodeSys(paths.root), processes, paths.run),
     surroundings: realSurroundings(paths.root, processes),
     config,
+    healthPlan: await readHealthPlan(paths, files),
+    probes: realProbes(brokers, channelOnBroker(config.agent)),
     deviceId,
     anchor,
     cmdline: await text(paths.cmdline),

@@ -106,7 +106,7 @@ function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): F
   const noted = facts.reason?.slot === line.slot ? noteReason(next, facts.reason, now) : next
   return {
     body: noted,
-    deadline: now.mono + limits.tryFor,
+    deadline: deadlineOf(noted, now.mono, limits),
     effects: [],
     lines: [`${stateLine(noted)} left=${line.left}`],
   }

@@ -39,10 +39,15 @@ export class Gate {
   }
 }
 
+/** The first address of the channel that is on a broker. Pure. */
+export function channelOnBroker(agent: Core['ports']['config']['agent']): string | undefined {
+  return [agent.channel, ...agent.mirrors].find((place) => /^mqtts?:/i.test(place ?? ''))
+}
+
 /** Runs until the signal is aborted; returns at once when no channel of this device is on a broker. Never rejects. */
 export async function runSession(core: Core, signal: AbortSignal): Promise<void> {
   const { brokers, config, clock } = core.ports
-  const address = [config.agent.channel, ...config.agent.mirrors].find((place) => /^mqtts?:/i.test(place ?? ''))
+  const address = channelOnBroker(config.agent)
   if (brokers === undefined || address === undefined) return
   let lease: Lease
   try {

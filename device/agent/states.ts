@@ -9,6 +9,8 @@ export interface Limits {
   /** From the slot being verified to the boot state being written. */
   readonly arm: number
   readonly tryFor: number
+  /** More for a try whose commit is held for a person. */
+  readonly hold: number
   /** From asking for a reboot to going down. */
   readonly reboot: number
   /** Where nothing is under way: until the next check of the channel must have ended. */
@@ -16,7 +18,7 @@ export interface Limits {
 }
 
 export interface StateRule {
-  readonly deadline: keyof Limits
+  readonly deadline: Exclude<keyof Limits, 'hold'>
   /** The state after the deadline, when nothing else came before. The same one: it is woken, and the deadline starts again. */
   readonly overdue: State['name']
   /** What else may come next. */
@@ -34,6 +36,7 @@ export const STATES: Readonly<Record<State['name'], StateRule>> = {
 }
 
 /** Monotonic milliseconds at which a state entered or moved on at `mono` is overdue. */
-export function deadlineOf(body: Pick<RecordBody, 'state'>, mono: number, limits: Limits): number {
-  return mono + limits[STATES[body.state.name].deadline]
+export function deadlineOf({ state }: Pick<RecordBody, 'state'>, mono: number, limits: Limits): number {
+  const held = state.name === 'trying' && state.job.hold === true ? limits.hold : 0
+  return mono + limits[STATES[state.name].deadline] + held
 }

@@ -9,6 +9,7 @@ import { type AssignedState, assignedState, clockFacts } from './assignment.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
 import { isFresh } from './time.ts'
+import { type KeptHealth, lastHealth } from './verdict.ts'
 
 /** Everything a person wants to know, from the records, the boot state and the kernel command line. */
 
@@ -72,6 +73,8 @@ export async function statusOf(core: Core) {
     lastCheck: shown(lastCheck),
     lastOutcome: shown(body.outcomes.at(-1)),
     lastFailure: shown(lastFailure),
+    /** Every check of the last try, with its times. */
+    health: (await lastHealth(ports.data, ports.files)) ?? null,
     blocked: body.blocked.map((entry) => ({
       ...entry,
       number: entry.number === undefined ? null : formatNumber(entry.number),
@@ -192,10 +195,18 @@ export function statusText(status: Status): string {
   show('last check  ', status.lastCheck)
   show('last outcome', status.lastOutcome)
   show('last failure', status.lastFailure)
+  if (status.health !== null) lines.push(healthLine(status.health))
   for (const b of status.blocked)
     lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
   for (const problem of status.problems) lines.push(`problem: ${problem}`)
   return lines.map(printable).join('\n')
+}
+
+function healthLine({ at, release, ok, checks }: KeptHealth): string {
+  const failed = checks.filter((check) => !check.ok)
+  const names = failed.map(({ name, required }) => `${name}${required ? '' : ' (wanted)'}`)
+  const what = failed.length === 0 ? 'all passed' : `failed: ${names.join(', ')}`
+  return `last health  ${at}  release ${release}  ${ok ? 'ok' : 'not healthy'}  ${checks.length} checks, ${what}`
 }
 
 /** The last outcomes for people, oldest first. */

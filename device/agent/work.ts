@@ -25,6 +25,8 @@ import type { BootPort } from './ports.ts'
 export interface InstallOptions {
   /** Take a release that is on the block list. Floors, product and hardware are never given up. */
   readonly force: boolean
+  /** A person will commit: healthy is not enough. */
+  readonly hold?: boolean
   /** The release that the channel announced. */
   readonly expect?: Sha256
   readonly onProgress: (progress: Progress) => void
@@ -139,7 +141,7 @@ async function fillAndArm(
   signal: AbortSignal,
 ): Promise<InstallDone> {
   const { boot, engine } = core.ports
-  const { force, onProgress } = options
+  const { force, hold, onProgress } = options
   const { number, version } = head.statement
   const slot = otherSlot(core.line.slot)
   const started = core.now().wall
@@ -151,6 +153,7 @@ async function fillAndArm(
     version,
     source: clip(publicName(from)),
     forced: force,
+    ...(hold === true ? { hold } : {}),
     started,
   }
   await before(core, 'install', job, signal)

@@ -40,6 +40,8 @@ const job = v.object({
   /** Path or address, for people. */
   source: text,
   forced: v.boolean(),
+  /** Healthy is not enough: a person commits. */
+  hold: v.exactOptional(v.boolean()),
   started: time,
 })
 

@@ -3,6 +3,7 @@ import type { Root } from '../../keys/types.ts'
 import { publisherErrors } from '../errors.ts'
 import type { MergedTree } from '../tree.ts'
 import { lintRoot, lintSystem } from './declaration.ts'
+import { lintHealth } from './health.ts'
 import { isFile, type Kernel, lintKernel } from './kernel.ts'
 import { lintPackages } from './packages.ts'
 import { type Problem, problemLine, type Report } from './report.ts'
@@ -40,6 +41,7 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   lintFolders(tree, system, report)
   lintVar(tree, report)
   lintPackages(tree, report)
+  await lintHealth(tree, system, report)
   const passwd = tree.resolve('etc/passwd')
   if (!isFile(passwd) || passwd.node.size > PASSWD_MAX)
     report('error', 'users-missing', '/etc/passwd', 'missing, or too large')

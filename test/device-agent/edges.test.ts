@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
+import { NO_PLAN } from '../../bundle/health-plan.ts'
 import { readPlaces } from '../../device/agent/places.ts'
 import { openWatchdog, realProcesses } from '../../device/agent/real.ts'
 import { pathsUnder, readConfig } from '../../device/config.ts'
@@ -106,7 +107,7 @@ describe('processes and health checks', () => {
     script(join(dir, 'req'), '.hidden', 'exit 1')
     writeFileSync(join(dir, 'req/README'), 'no check')
     script(join(dir, 'want'), 'x', 'echo weak; exit 1')
-    const config = { required: [join(dir, 'req/*')], wanted: [join(dir, 'want/*')], checkSeconds: 5 }
+    const config = { required: [join(dir, 'req/*')], wanted: [join(dir, 'want/*')], checkSeconds: 5, plan: NO_PLAN }
     const report = await runChecks({ processes, clock, systemd: false }, config, never)
     expect(report.ok).toBe(true)
     expect(report.checks.map((c) => [c.name.slice(dir.length), c.required, c.ok])).toEqual([
@@ -121,11 +122,11 @@ describe('processes and health checks', () => {
     const dir = folder()
     const slow = script(dir, 'slow', `echo x >> ${dir}/runs; test $(wc -l < ${dir}/runs) -ge 3`)
     const quick = script(dir, 'quick', `echo x >> ${dir}/quick-runs`)
-    const config = { required: [slow, quick], wanted: [], checkSeconds: 5 }
+    const config = { required: [slow, quick], wanted: [], checkSeconds: 5, plan: NO_PLAN }
     const report = await waitHealthy({ processes, clock, systemd: false }, config, 20_000, never)
     expect(report).toMatchObject({ ok: true, checks: [{ runs: 3 }, { runs: 1 }] })
     expect(readFileSync(join(dir, 'quick-runs'), 'utf8')).toBe('x\n')
-    const missing = { required: [join(dir, 'nowhere')], wanted: [], checkSeconds: 5 }
+    const missing = { required: [join(dir, 'nowhere')], wanted: [], checkSeconds: 5, plan: NO_PLAN }
     const failed = await waitHealthy({ processes, clock, systemd: false }, missing, 2100, never)
     expect(failed).toMatchObject({ ok: false, checks: [{ ok: false, said: expect.stringContaining('ENOENT') }] })
   })
@@ -139,7 +140,7 @@ describe('processes and health checks', () => {
         return { exit: 1, timedOut: false, said: 'Dependency failed' }
       },
     }
-    const config = { required: [], wanted: [], checkSeconds: 5 }
+    const config = { required: [], wanted: [], checkSeconds: 5, plan: NO_PLAN }
     const report = await runChecks({ processes: fake, clock, systemd: true }, config, never)
     expect(asked).toEqual([['systemctl', 'start', 'boot-complete.target']])
     expect(report.ok).toBe(false)
@@ -147,7 +148,7 @@ describe('processes and health checks', () => {
 
   it('refuses a glob that names a whole system', async () => {
     const many = { ...processes, glob: async () => Array.from({ length: 65 }, (_, n) => `/x/${n}`) }
-    const config = { required: ['/x/*'], wanted: [], checkSeconds: 5 }
+    const config = { required: ['/x/*'], wanted: [], checkSeconds: 5, plan: NO_PLAN }
     expect(await codeOfAsync(() => runChecks({ processes: many, clock, systemd: false }, config, never))).toBe(
       'CONFIG_INVALID',
     )

@@ -12,7 +12,14 @@ import { World } from './world.ts'
 
 const AT = '2026-11-21T00:00:00.000Z'
 const NOW: Now = { mono: 1000, wall: AT, bootId: 'now' }
-const LIMITS: Limits = { stall: 600_000, arm: 60_000, tryFor: 60_000, reboot: 120_000, rest: 7_200_000 }
+const LIMITS: Limits = {
+  stall: 600_000,
+  arm: 60_000,
+  tryFor: 60_000,
+  hold: 3_600_000,
+  reboot: 120_000,
+  rest: 7_200_000,
+}
 const number = (counter: number) => ({ epoch: 0, counter })
 const job: Job = {
   kind: 'update',

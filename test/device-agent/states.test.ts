@@ -8,7 +8,14 @@ import { SHA } from '../bundle/fixture.ts'
 
 // No state without a deadline and a successor: in the table, in the machine and on the page.
 
-const LIMITS: Limits = { stall: 240_000, arm: 60_000, tryFor: 75_000, reboot: 120_000, rest: 4_260_000 }
+const LIMITS: Limits = {
+  stall: 240_000,
+  arm: 60_000,
+  tryFor: 75_000,
+  hold: 3_600_000,
+  reboot: 120_000,
+  rest: 4_260_000,
+}
 const NOW: Now = { mono: 1_000_000, wall: '2026-11-21T00:00:00.000Z', bootId: 'boot-1' }
 const job: Job = {
   kind: 'update',

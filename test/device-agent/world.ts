@@ -6,6 +6,7 @@ import type { BootFailure } from '../../bootloader/reason.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import { ASSIGNMENT_PAYLOAD_TYPE, type AssignmentStatement, encodeAssignment } from '../../bundle/assignment.ts'
 import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from '../../bundle/freshness.ts'
+import { type HealthPlan, NO_PLAN } from '../../bundle/health-plan.ts'
 import { checkSystem, type System } from '../../bundle/system.ts'
 import type { AuthenticAssignment, BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import { Core } from '../../device/agent/core.ts'
@@ -60,6 +61,7 @@ export class World {
   /** Assignments inside bundles, by address. */
   readonly carried = new Map<string, AuthenticAssignment>()
   readonly web = new Map<string, Uint8Array | Error>()
+  healthPlan: HealthPlan = NO_PLAN
   agentConfig: Record<string, unknown> = { channel: CHANNEL, pollSeconds: 100, apply: 'reboot' }
   synchronised = true
   wall = Date.parse('2026-11-21T12:00:00Z')
@@ -282,6 +284,7 @@ export class World {
         },
       },
       config: this.system(),
+      healthPlan: this.healthPlan,
       deviceId: this.deviceId,
       anchor: ANCHOR,
       cmdline,

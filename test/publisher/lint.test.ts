@@ -214,3 +214,71 @@ describe('system.json', () => {
     expect(refused({ product: '../x', hardware: [] })).toHaveLength(2)
   })
 })
+
+describe('lint of health checks', () => {
+  const HEALTH = 'usr/lib/bistable/health.json'
+  const checks = (...list: object[]) => JSON.stringify({ checks: list })
+  const systemctl: Spec = { type: 'file', bytes: 'x', mode: 0o755 }
+  const unit = { name: 'app', level: 'required', kind: 'unit', unit: 'app@1.service' }
+  const cases: [string, (specs: Record<string, Spec>) => void, string[]][] = [
+    [
+      'a plan that fits',
+      (s) => {
+        s['usr/bin/systemctl'] = systemctl
+        s['usr/lib/systemd/system/app@.service'] = '[Service]\n'
+        s[HEALTH] = checks(unit, { name: 'web', level: 'required', kind: 'http', url: 'http://[::1]:8080/' })
+      },
+      [],
+    ],
+    [
+      'a mistyped key',
+      (s) => {
+        s[HEALTH] = '{"soakSecond":5}'
+      },
+      [`error health-invalid /${HEALTH}`],
+    ],
+    [
+      'no JSON',
+      (s) => {
+        s[HEALTH] = '{'
+      },
+      [`error health-invalid /${HEALTH}`],
+    ],
+    [
+      'a program that is not there, and one that is not executable',
+      (s) => {
+        s['usr/lib/bistable/health.d/required/10-app'] = 'text'
+        s[HEALTH] = checks({ name: 'x', level: 'wanted', kind: 'program', path: '/usr/bin/none' })
+      },
+      [
+        'warning health-not-executable /usr/lib/bistable/health.d/required/10-app',
+        'error health-program /usr/bin/none',
+      ],
+    ],
+    [
+      'units without systemd',
+      (s) => {
+        s[HEALTH] = checks(unit)
+      },
+      [`error health-no-systemd /${HEALTH}`],
+    ],
+    [
+      'a unit that the image does not have',
+      (s) => {
+        s['usr/bin/systemctl'] = systemctl
+        s[HEALTH] = checks(unit)
+      },
+      [`warning health-unit /${HEALTH}`],
+    ],
+    [
+      'a required check that asks another machine',
+      (s) => {
+        s[HEALTH] = checks({ name: 'it', level: 'required', kind: 'broker' })
+      },
+      [`warning health-network /${HEALTH}`],
+    ],
+  ]
+  it.each(cases)('%s', async (_, change, expected) => {
+    expect((await problems(change)).filter((line) => line.includes('health-'))).toEqual(expected)
+  })
+})
