@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { KiB } from '../../base/bytes.ts'
+import { KiB, MiB } from '../../base/bytes.ts'
 import { publisherErrors } from '../errors.ts'
 import { runTool } from '../tools.ts'
 
@@ -33,6 +33,19 @@ const FEATURES =
   'none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,' +
   'huge_file,dir_nlink,extra_isize,metadata_csum'
 
+const BLOCK = 4096
+
+/**
+ * Blocks (of 4096 bytes) of one group, which is also where the first copy of the superblock stands. ext4 writes its
+ * superblock in place, over two sectors: a cut between them leaves none, and the initramfs repairs it from this copy
+ * (`repair_from_copy` in initramfs/init, which has the same rule). Groups of 16 MiB where the usual 128 MiB would give a
+ * small partition one group, and so no copy. Pure.
+ * @param size of the partition, bytes
+ */
+export function blocksPerGroup(size: number): number {
+  return size < 1024 * MiB ? 4096 : 32_768
+}
+
 /** Makes the file system in `image` and puts `files` into it. @throws TOOL_MISSING, TOOL_FAILED */
 export async function makeData(image: string, files: readonly DataFile[], options: DataOptions): Promise<void> {
   const work = join(options.workDir, 'data')
@@ -48,7 +61,7 @@ export async function makeData(image: string, files: readonly DataFile[], option
   await runTool(
     'mke2fs',
     // biome-ignore format: option and value stand together
-    ['-q', '-F', '-O', FEATURES, '-I', '256', '-b', '4096', '-m', '1', '-L', 'data', '-U', options.uuid,
+    ['-q', '-F', '-O', FEATURES, '-I', '256', '-b', String(BLOCK), '-g', String(blocksPerGroup(options.size)), '-m', '1', '-L', 'data', '-U', options.uuid,
      '-E', extended, image, `${Math.floor(options.size / KiB)}k`],
     run,
   )

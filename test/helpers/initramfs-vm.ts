@@ -7,6 +7,7 @@ import { FILES, REASON } from '../../bootloader/layout.ts'
 import { freshState, type Starts } from '../../bootloader/machine.ts'
 import { type BootReason, decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { buildInitramfs } from '../../initramfs/build.ts'
+import { makeData } from '../../publisher/disk/data.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from './disk.ts'
 import { hostSource } from './host-source.ts'
 import { debianKernel } from './kernel.ts'
@@ -45,11 +46,12 @@ export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {})
     'rootfs-a': 4096,
     'boot-b': 64,
     'rootfs-b': 4096,
-    data: 16384,
+    data: 32768,
   }
   const disk = makeDisk(join(dir, 'disk.img'), sizes)
   writeAt(disk.path, disk.offsets.bootstate, await bootstateImage(freshState('a')))
-  run('mke2fs', ['-q', '-t', 'ext4', '-E', `offset=${disk.offsets.data}`, disk.path, `${sizes.data}k`])
+  const data = { offset: disk.offsets.data, size: sizes.data * 1024, uuid: '8b5bd7f6-2a35-4c80-9d3c-5e4d0a1b2c3d' }
+  await makeData(disk.path, [], { ...data, time: 1_700_000_000, workDir: dir })
   const reasonAt = disk.offsets.bootstate + FILES[REASON].offset
 
   return {

@@ -27,10 +27,13 @@ poweroff -f
 let vm: InitramfsVm
 let a: Slot
 let b: Slot
+/** The data partition's, before it was first mounted. */
+let superblock: Uint8Array
 
 beforeAll(async () => {
   if (!ready) return
   vm = await makeVm({ owned: ['/etc/machine-id', '/etc/ssh/ssh_host_*'], writable: ['/opt/app/logs'] })
+  superblock = readAt(vm.disk.path, vm.disk.offsets.data + 1024, 1024)
 })
 afterAll(() => vm?.remove())
 
@@ -167,8 +170,16 @@ test.skipIf(!ready)('C4 a flipped bit stops the slot, and its reason is found', 
   })
 })
 
+test.skipIf(!ready)('a superblock of the data partition, torn between its sectors, comes from its copy', async () => {
+  writeAt(vm.disk.path, vm.disk.offsets.data + 1024 + 512, superblock.subarray(512))
+  const console = await vm.boot('a', a, { boot: 'try' })
+  expect(console).toContain('bistable-init: note superblock of the data partition from its copy at block 4096')
+  expect(output(console)).toContain('changed')
+})
+
 test.skipIf(!ready)('a broken data partition stops a trial; the committed slot comes up without it', async () => {
-  writeAt(vm.disk.path, vm.disk.offsets.data, new Uint8Array(64 * 1024))
+  // Its superblock, what follows, and the copy of both.
+  for (const at of [0, 4096 * 4096]) writeAt(vm.disk.path, vm.disk.offsets.data + at, new Uint8Array(64 * 1024))
   const trial = await vm.boot('b', b, { boot: 'try', release: '0.2' })
   expect(trial).toMatch(/fail stage=(?:data|verity)/)
   const a2 = vm.fill('a', { 'sbin/init': init('cat /run/bistable/data /etc/app.conf'), 'etc/app.conf': 'release 1\n' })

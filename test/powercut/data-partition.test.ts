@@ -1,7 +1,9 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { KiB, MiB } from '../../base/bytes.ts'
+import { blocksPerGroup, makeData } from '../../publisher/disk/data.ts'
 import { have, run } from '../helpers/run.ts'
 import { DataPartition } from './data-partition.ts'
 import { DATA } from './device.ts'
@@ -66,5 +68,74 @@ describe.skipIf(!have('mke2fs', 'e2fsck', 'debugfs'))('a data partition behind a
     // The group descriptors and what follows.
     torn.fill(0xa5, 2048, 40_960)
     expect(text(reader().read('e', () => torn))).toMatch(/e2fsck/)
+  })
+
+  describe('whose superblock is torn between its sectors', () => {
+    const SECOND = 1024 + 512
+
+    /** As the publisher makes it, and a little later: its superblock was written once more. */
+    const made = async (size: number): Promise<{ image: Buffer; before: Buffer; path: string }> => {
+      const folder = mkdtempSync(join(dir, 'made-'))
+      const path = join(folder, 'image')
+      writeFileSync(path, '')
+      truncateSync(path, size)
+      const files = [{ path: 'bistable/floor', bytes: Buffer.from('floor') }]
+      const uuid = '8b5bd7f6-2a35-4c80-9d3c-5e4d0a1b2c3d'
+      await makeData(path, files, { offset: 0, size, uuid, time: 1_700_000_000, workDir: folder })
+      const before = Buffer.from(readFileSync(path).subarray(0, 4 * KiB))
+      run('debugfs', ['-w', '-R', 'set_super_value mnt_count 7', path])
+      return { image: readFileSync(path), before, path }
+    }
+    const torn = (image: Buffer, before: Buffer): Buffer => {
+      const bytes = Buffer.from(image)
+      before.copy(bytes, SECOND, SECOND, SECOND + 512)
+      expect(bytes.equals(image)).toBe(false)
+      return bytes
+    }
+
+    test.each([32 * MiB, 64 * MiB])('%i bytes: it comes from its copy, with all files', async (size) => {
+      const { image, before } = await made(size)
+      expect(image.readUInt32LE(1024 + 32)).toBe(blocksPerGroup(size))
+      const one = reader()
+      expect(text(one.read('whole', () => image))).toEqual({ [`${DATA}/floor`]: 'floor' })
+      expect(one.fromCopy).toBe(0)
+      expect(text(one.read('torn', () => torn(image, before)))).toEqual({ [`${DATA}/floor`]: 'floor' })
+      expect(one.fromCopy).toBe(1)
+      // Nothing of it is left, as after a medium that loses 4096 bytes at once.
+      const lost = Buffer.from(image).fill(0, 0, 4 * KiB)
+      expect(text(one.read('lost', () => lost))).toEqual({ [`${DATA}/floor`]: 'floor' })
+    })
+
+    test('and what stands only in the journal comes out too', async () => {
+      const { before, path } = await made(32 * MiB)
+      const block = /\(0\):(\d+)/.exec(run('debugfs', ['-R', 'stat /bistable/floor', path]))?.[1]
+      const next = join(dir, 'next-floor')
+      writeFileSync(next, Buffer.concat([Buffer.from('later'), Buffer.alloc(4091)]))
+      const commands = join(dir, 'commands-floor')
+      writeFileSync(commands, `journal_open\njournal_write -b ${block} ${next}\njournal_close\n`)
+      run('debugfs', ['-w', '-f', commands, path])
+      expect(text(reader().read('journal', () => torn(readFileSync(path), before)))).toEqual({
+        [`${DATA}/floor`]: 'later',
+      })
+    })
+
+    test('what only looks like a copy is left alone', async () => {
+      const { image, before } = await made(32 * MiB)
+      const bytes = torn(image, before)
+      const copy = blocksPerGroup(bytes.length) * 4 * KiB
+      // The number of its group, as a file system within a file would have it.
+      bytes.writeUInt16LE(0, copy + 90)
+      expect(text(reader().read('other', () => bytes))).toMatch(/e2fsck -p ended with 8/)
+    })
+
+    test('a usual file system of one group has no copy, and is told', () => {
+      const bytes = Buffer.from(image)
+      bytes.fill(0xa5, SECOND, 2048)
+      expect(text(reader().read('one group', () => bytes))).toMatch(/e2fsck -p ended with 8/)
+    })
+
+    test('from 1 GiB on the groups are the usual ones', () => {
+      expect([1024 * MiB - 1, 1024 * MiB].map(blocksPerGroup)).toEqual([4096, 32_768])
+    })
   })
 })

@@ -1,13 +1,14 @@
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { sha256 } from '../../bundle/digest.ts'
+import { initFunctions } from '../helpers/init-functions.ts'
 import { DATA } from './device.ts'
 
 /**
  * What a data partition holds after a cut, read as the device does: `e2fsck -p` replays the journal (initramfs/init runs
- * it before it mounts), and then there may be nothing left to repair. The files come out by debugfs, so that no mount
- * and no root is needed.
+ * it before it mounts), a superblock that is torn comes from its copy by that script's own function, and then there may
+ * be nothing left to repair. The files come out by debugfs, so that no mount and no root is needed.
  */
 
 export interface DataFiles {
@@ -29,6 +30,9 @@ export class DataPartition {
     this.#image = join(dir, 'data.img')
   }
 
+  /** Contents whose superblock had to come from its copy. */
+  fromCopy = 0
+
   /** Distinct contents that were looked at. */
   get looked(): number {
     return this.#known.size
@@ -48,7 +52,8 @@ export class DataPartition {
     this.#write(bytes)
     const repaired = this.#run('e2fsck', ['-p', this.#image])
     // 1: something was set right, as after every cut. 4 and more: a person would have to.
-    if ((repaired.status ?? 8) > 1) return `e2fsck -p ended with ${repaired.status}: ${repaired.stdout}`
+    if ((repaired.status ?? 8) > 1 && !this.#repairFromCopy(bytes.length))
+      return `e2fsck -p ended with ${repaired.status}: ${repaired.stdout}`
     const checked = this.#run('e2fsck', ['-fn', this.#image])
     if (checked.status !== 0) return `after the journal was replayed, e2fsck -fn finds: ${checked.stdout}`
     const out = join(this.#dir, 'out')
@@ -64,6 +69,17 @@ export class DataPartition {
       }
     const parts = [...files].map(([path, content]) => `${path}=${sha256(content)}`)
     return { files, key: sha256(Buffer.from(parts.sort().join('\n'))) }
+  }
+
+  #repairFromCopy(size: number): boolean {
+    const sizes = join(this.#dir, 'data.img.d')
+    mkdirSync(sizes, { recursive: true })
+    writeFileSync(join(sizes, 'size'), `${size / 512}\n`)
+    const places = { [`"/sys/class/block/$\{1##*/}/size"`]: `"${join(sizes, 'size')}"`, '/tmp/error': '/dev/null' }
+    const script = initFunctions(['is_number', 'holds', 'repair_from_copy'], places)
+    const done = this.#run('busybox', ['sh', '-c', `say() { :; }\n${script}\nrepair_from_copy "$0"`, this.#image])
+    if (done.status === 0) this.fromCopy++
+    return done.status === 0
   }
 
   #write(bytes: Buffer): void {
