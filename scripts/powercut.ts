@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 
 // `npm run powercut [-- --sample] [-- --seed N]`: every power cut of whole updates on a model of the disk.
-// `npm run powercut -- --kill N [--seed N]`: N cuts of an emulated device at random moments.
+// `npm run powercut -- --kill N [--seed N] [--seconds N]`: N cuts of an emulated device (`HIL_PLACE`) at random moments;
+// with seconds, fewer where they take longer.
 // `npm run powercut -- --recorded [FOLDER]`: every cut of an update that an emulated device makes, from the writes that
 // the emulator records; with FOLDER the recording is kept there, and judged again when it is there already.
 // Exit code 1 when one of them is lost.
@@ -23,7 +24,12 @@ const began = performance.now()
 let ok: boolean
 if (args.includes('--kill')) {
   const { kills } = await import('../test/powercut/kills.ts')
-  const { stranded, wrong } = await kills(number('--kill', 200), number('--seed', Date.now() % 2 ** 31), console.log)
+  const limits = {
+    ...(args.includes('--seconds') ? { most: number('--seconds', 0) } : {}),
+    ...(process.env['HIL_PLACE'] === undefined ? {} : { where: process.env['HIL_PLACE'] }),
+  }
+  const seed = number('--seed', Date.now() % 2 ** 31)
+  const { stranded, wrong } = await kills(number('--kill', 200), seed, console.log, limits)
   ok = stranded + wrong === 0
 } else if (args.includes('--recorded')) {
   const { judgeRecording, RECORDED } = await import('../test/powercut/recorded.ts')

@@ -30,19 +30,31 @@ export interface Kills {
 const BOOT_MS = 300_000
 const UPDATE_EVERY = 10
 
-export async function kills(count: number, seed: number, say: (line: string) => void): Promise<Kills> {
-  say(`power cuts of an emulated device: seed ${seed}`)
-  const place = choosePlace(undefined)
+/**
+ * @param most the cut that begins so many seconds after the first one, or later, is the last
+ * @param where an emulated place; the PC with GRUB without it
+ */
+export async function kills(
+  wanted: number,
+  seed: number,
+  say: (line: string) => void,
+  { most = Number.POSITIVE_INFINITY, where }: { readonly most?: number; readonly where?: string } = {},
+): Promise<Kills> {
+  const place = choosePlace(where)
+  say(`power cuts of an emulated device: ${place.name}, seed ${seed}`)
   const kit = await openKit(place)
   const server = await TestServer.start(place.serverAddress)
   const folder = await mkdtemp(join(tmpdir(), 'bistable-kills-'))
   const bench = new Bench(kit, place, server, folder, seeded(seed))
-  let [stranded, wrong, updates] = [0, 0, 0]
+  let [cuts, stranded, wrong, updates] = [0, 0, 0, 0]
   try {
     const states = { running: await savedState(kit, place), armed: await armedState(kit, place) }
-    for (let n = 1; n <= count; n++) {
-      const said = `cut ${n} of ${count}: `
-      const began = Date.now()
+    const first = performance.now()
+    for (let last = false; !last; ) {
+      const n = ++cuts
+      const began = performance.now()
+      last = n === wanted || began - first > most * 1000
+      const said = `cut ${n} of ${wanted}: `
       try {
         const where = await bench.cut(states)
         try {
@@ -55,11 +67,11 @@ export async function kills(count: number, seed: number, say: (line: string) => 
           continue
         }
         await bench.check()
-        if (n % UPDATE_EVERY === 0 || n === count) {
+        if (n % UPDATE_EVERY === 0 || last) {
           await bench.update()
           updates++
         }
-        say(`${said}${where}; ${bench.seen} (${Math.round((Date.now() - began) / 1000)} s)`)
+        say(`${said}${where}; ${bench.seen} (${Math.round((performance.now() - began) / 1000)} s)`)
       } catch (error) {
         if (!(error instanceof DutError)) throw error
         wrong++
@@ -73,9 +85,9 @@ export async function kills(count: number, seed: number, say: (line: string) => 
     await rm(folder, { recursive: true, force: true })
   }
   say(
-    `power cuts of an emulated device: seed ${seed}, ${count} cuts, ${stranded} stranded, ${wrong} wrong, ${updates} further updates`,
+    `power cuts of an emulated device: ${place.name}, seed ${seed}, ${cuts} cuts, ${stranded} stranded, ${wrong} wrong, ${updates} further updates`,
   )
-  return { cuts: count, stranded, wrong, updates }
+  return { cuts, stranded, wrong, updates }
 }
 
 class Bench {
