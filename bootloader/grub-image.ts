@@ -5,7 +5,11 @@ import { join } from 'node:path'
 import { pack } from 'tar-stream'
 import { bootErrors } from './errors.ts'
 
-/** Builds the EFI image of GRUB with `grub.cfg` and every module it needs inside: nothing of GRUB is read from the disk. */
+/** Builds GRUB's image with `grub.cfg` and every module it needs inside: nothing of GRUB is read from the disk. */
+
+/** What GRUB is built for: UEFI, or the BIOS of a PC. */
+export const GRUB_PLATFORMS = ['x86_64-efi', 'arm64-efi', 'i386-pc'] as const
+export type GrubPlatform = (typeof GRUB_PLATFORMS)[number]
 
 export interface GrubImageOptions {
   /**
@@ -13,9 +17,13 @@ export interface GrubImageOptions {
    * production: no menu and no delay unless Shift is held, because noise on a serial line can press any other key.
    */
   readonly menuSeconds?: number
+  /** x86_64-efi without it. */
+  readonly platform?: GrubPlatform
+  /** GRUB's modules for that platform; without it where grub-mkimage looks itself (/usr/lib/grub/PLATFORM). */
+  readonly modules?: string
   /**
    * Drive the first UART (115200) besides the firmware's console. Only for firmware that does not mirror its console
-   * there: with one that does (OVMF, most servers) every line would come twice.
+   * there: with one that does (OVMF, most servers) every line would come twice. A PC's BIOS does not: true for i386-pc.
    */
   readonly serial?: boolean
   readonly signal?: AbortSignal
@@ -28,15 +36,24 @@ export const GRUB_CFG = new URL('./grub.cfg', import.meta.url)
 const MODULES = [
   ...['normal', 'configfile', 'loadenv', 'regexp', 'test', 'true', 'echo', 'sleep', 'keystatus', 'search', 'reboot'],
   ...['part_gpt', 'fat', 'ext2', 'tar', 'memdisk', 'linux', 'boot', 'halt', 'search_fs_file', 'minicmd', 'ls'],
-  ...['serial', 'terminal', 'all_video', 'efi_gop', 'gfxterm'],
+  ...['serial', 'terminal', 'all_video', 'gfxterm'],
 ]
+/** What reaches disk and screen. */
+const OF_PLATFORM = {
+  'x86_64-efi': ['efi_gop'],
+  'arm64-efi': ['efi_gop'],
+  'i386-pc': ['biosdisk'],
+} as const satisfies Record<GrubPlatform, readonly string[]>
 
 /**
- * Writes the UEFI x86-64 image (`EFI/BOOT/BOOTX64.EFI`) to `outPath`. Same GRUB package and options: same bytes.
- * Throws BOOT_TOOL_MISSING when `grub-mkimage` or its modules (Debian: grub-common, grub-efi-amd64-bin) are not there.
+ * Writes the image to `outPath`: for UEFI the program (`EFI/BOOT/BOOTX64.EFI`, `BOOTAA64.EFI`), for a BIOS `core.img`
+ * (grub-bios.ts puts it on a disk). Same GRUB package and options: same bytes.
+ * Throws BOOT_TOOL_MISSING when `grub-mkimage` or its modules are not there (Debian: grub-common, and grub-efi-amd64-bin,
+ * grub-efi-arm64-bin or grub-pc-bin).
  */
-export async function grubEfiImage(outPath: string, options: GrubImageOptions = {}): Promise<void> {
-  const menuSeconds = options.menuSeconds ?? 0
+export async function grubImage(outPath: string, options: GrubImageOptions = {}): Promise<void> {
+  const { menuSeconds = 0, platform = 'x86_64-efi', modules } = options
+  const serial = options.serial ?? platform === 'i386-pc'
   if (!Number.isInteger(menuSeconds) || menuSeconds < 0 || menuSeconds > 60)
     throw new RangeError(`menuSeconds must be 0 .. 60, not ${menuSeconds}`)
   const scratch = await mkdtemp(join(tmpdir(), 'bistable-grub-'))
@@ -46,15 +63,13 @@ export async function grubEfiImage(outPath: string, options: GrubImageOptions = 
       memdisk,
       await tarOf([
         ['grub.cfg', await readFile(GRUB_CFG)],
-        [
-          'options.cfg',
-          Buffer.from(`set bs_menu_seconds=${menuSeconds}\nset bs_serial=${options.serial === true ? 1 : 0}\n`),
-        ],
+        ['options.cfg', Buffer.from(`set bs_menu_seconds=${menuSeconds}\nset bs_serial=${serial ? 1 : 0}\n`)],
       ]),
     )
     // The prefix after the memory disk, whose option sets a prefix of its own (/boot/grub).
-    const args = ['-O', 'x86_64-efi', '-o', outPath, '-m', memdisk, '-p', '(memdisk)/', ...MODULES]
-    await run('grub-mkimage', args, options.signal)
+    const from = modules === undefined ? [] : ['-d', modules]
+    const args = ['-O', platform, ...from, '-o', outPath, '-m', memdisk, '-p', '(memdisk)/', ...MODULES]
+    await run('grub-mkimage', [...args, ...OF_PLATFORM[platform]], options.signal)
   } finally {
     await rm(scratch, { recursive: true, force: true })
   }

@@ -60,7 +60,7 @@ try {
   timeline.chapter('2. keys, release 1, a disk image, first boot')
   const bundle1 = await workshop.makeBundle(first, { version: '1.0.0', counter: 1 })
   const disk = join(work, 'disk.img')
-  await workshop.makeDisk(bundle1, disk, sizes, target.disk[place.bootloader ?? 'grub'] ?? [])
+  await workshop.makeDisk(bundle1, disk, sizes, (await target.disk[place.bootloader ?? 'grub']?.()) ?? [])
   await mkdir(workshop.site, { recursive: true })
   const server = await serveSite(workshop.site)
   closeServer = () => server.close()

@@ -1,3 +1,5 @@
+import { grubModules } from './grub-modules.ts'
+
 /** What the demo's and the test kit's systems are built for. */
 
 export type TargetName = 'x86' | 'arm64'
@@ -12,10 +14,10 @@ export interface Target {
   readonly tty: string
   readonly kernelArgs: readonly string[]
   /** Arguments of `bistable disk` for each bootloader. */
-  readonly disk: Readonly<Partial<Record<BootloaderName, readonly string[]>>>
+  readonly disk: Readonly<Partial<Record<BootloaderName, () => Promise<readonly string[]>>>>
 }
 
-export type BootloaderName = 'grub' | 'uboot'
+export type BootloaderName = 'grub' | 'grub-bios' | 'uboot'
 
 export const TARGETS: Readonly<Record<TargetName, Target>> = {
   x86: {
@@ -25,7 +27,11 @@ export const TARGETS: Readonly<Record<TargetName, Target>> = {
     tty: 'ttyS0',
     // On a busy host the emulated timer is late, and the kernel would take it for broken.
     kernelArgs: ['no_timer_check'],
-    disk: { grub: [], uboot: ['--bootloader', 'uboot', '--arch', 'x86_64'] },
+    disk: {
+      grub: async () => [],
+      'grub-bios': async () => ['--firmware', 'bios'],
+      uboot: async () => ['--bootloader', 'uboot', '--arch', 'x86_64'],
+    },
   },
   arm64: {
     arch: 'arm64',
@@ -33,6 +39,9 @@ export const TARGETS: Readonly<Record<TargetName, Target>> = {
     hardware: 'qemu-arm64',
     tty: 'ttyAMA0',
     kernelArgs: [],
-    disk: { uboot: ['--bootloader', 'uboot', '--arch', 'arm64'] },
+    disk: {
+      grub: async () => ['--arch', 'arm64', '--grub-modules', await grubModules('arm64')],
+      uboot: async () => ['--bootloader', 'uboot', '--arch', 'arm64'],
+    },
   },
 }

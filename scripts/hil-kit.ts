@@ -189,12 +189,15 @@ async function make(folder: string): Promise<void> {
     await own.bundle(image(good), 'rotated', 1)
   }
   const disks: Partial<Record<BootloaderName, string>> = {}
-  for (const [bootloader, options] of Object.entries(target.disk) as [BootloaderName, readonly string[]][]) {
+  for (const [bootloader, options] of Object.entries(target.disk) as [
+    BootloaderName,
+    () => Promise<readonly string[]>,
+  ][]) {
     const file = `disk-${bootloader}.img`
     disks[bootloader] = file
     await bistable([
       ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, file)],
-      ...['--slot-rootfs', '128M', '--slot-boot', SLOT_BOOT[name], '--data', '48M', ...options],
+      ...['--slot-rootfs', '128M', '--slot-boot', SLOT_BOOT[name], '--data', '48M', ...(await options())],
     ])
   }
   await rm(work, { recursive: true })

@@ -14,15 +14,15 @@ node_ok=$(node -p 'const [a,b]=process.versions.node.split(".").map(Number); a>2
 
 # What the product itself calls: the SquashFS builder, FAT, ext4 and GPT tools, GRUB, the emulator.
 packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
-  grub-common grub-efi-amd64-bin qemu-system-x86 ovmf
+  grub-common grub-efi-amd64-bin grub-pc-bin qemu-system-x86 ovmf
   mmdebstrap debian-archive-keyring uidmap umoci skopeo socat zstd xz-utils
   g++ make python3"
 case "${1:-}" in
   demo) ;;
-  # The places with U-Boot; the device's zstd addon for arm64 is compiled here.
-  uboot) packages="$packages u-boot-qemu qemu-system-arm g++-aarch64-linux-gnu" ;;
+  # The places with U-Boot and those of arm64; the device's zstd addon for arm64 is compiled here.
+  uboot) packages="$packages u-boot-qemu qemu-system-arm qemu-efi-aarch64 g++-aarch64-linux-gnu" ;;
   test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
-    u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm
+    u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm qemu-efi-aarch64
     busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
   *) stop "usage: scripts/setup.sh demo|uboot|test|bench" ;;

@@ -24,16 +24,20 @@ const OVMF = [
   { code: '/usr/share/OVMF/OVMF_CODE.fd', vars: '/usr/share/OVMF/OVMF_VARS.fd' },
 ]
 
-async function uefi(scratch: string): Promise<readonly string[]> {
-  const found = OVMF.find(({ code, vars }) => existsSync(code) && existsSync(vars))
-  if (found === undefined) throw new LabError('no UEFI firmware here: install the Debian package ovmf')
-  const vars = join(scratch, 'vars.fd')
-  await copyFile(found.vars, vars)
-  return [
-    ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${found.code}`],
-    ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],
-  ]
-}
+const AAVMF = [{ code: '/usr/share/AAVMF/AAVMF_CODE.fd', vars: '/usr/share/AAVMF/AAVMF_VARS.fd' }]
+
+const uefi =
+  (known: typeof OVMF, debianPackage: string) =>
+  async (scratch: string): Promise<readonly string[]> => {
+    const found = known.find(({ code, vars }) => existsSync(code) && existsSync(vars))
+    if (found === undefined) throw new LabError(`no UEFI firmware here: install the Debian package ${debianPackage}`)
+    const vars = join(scratch, 'vars.fd')
+    await copyFile(found.vars, vars)
+    return [
+      ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${found.code}`],
+      ...['-drive', `if=pflash,format=raw,unit=1,file=${vars}`],
+    ]
+  }
 
 const uboot = (file: string) => async (): Promise<readonly string[]> => {
   if (!existsSync(file)) throw new LabError(`no ${file} here: install the Debian package u-boot-qemu`)
@@ -48,7 +52,16 @@ export const MACHINES = {
     machine: 'q35',
     cpu: 'max',
     arch: 'x64',
-    firmware: uefi,
+    firmware: uefi(OVMF, 'ovmf'),
+    socket: PCIE_SOCKET,
+  },
+  'x86-bios': {
+    program: 'qemu-system-x86_64',
+    machine: 'q35',
+    cpu: 'max',
+    arch: 'x64',
+    // SeaBIOS, the emulator's own.
+    firmware: async () => [],
     socket: PCIE_SOCKET,
   },
   'x86-uboot': {
@@ -59,6 +72,14 @@ export const MACHINES = {
     arch: 'x64',
     firmware: uboot('/usr/lib/u-boot/qemu-x86/u-boot.rom'),
     socket: { bus: 'pci.0', args: [] },
+  },
+  'arm64-uefi': {
+    program: 'qemu-system-aarch64',
+    machine: 'virt',
+    cpu: 'cortex-a57',
+    arch: 'arm64',
+    firmware: uefi(AAVMF, 'qemu-efi-aarch64'),
+    socket: PCIE_SOCKET,
   },
   'arm64-uboot': {
     program: 'qemu-system-aarch64',

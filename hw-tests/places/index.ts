@@ -24,7 +24,7 @@ interface AnyPlace {
   /** Which test kit: what its bundles and its disk are built for (x86). */
   readonly kit?: 'x86' | 'arm64'
   /** Which of the kit's disks (grub). */
-  readonly bootloader?: 'grub' | 'uboot'
+  readonly bootloader?: 'grub' | 'grub-bios' | 'uboot'
   /** Programs of this machine that the place needs. */
   readonly tools: readonly string[]
   /** How the device reaches the test's web server. */
@@ -72,6 +72,17 @@ export const PLACES = {
     savedStates: true,
     features: ['live-medium', 'medium', 'stick', 'bad-medium'],
   },
+  'qemu-x86-bios': {
+    kind: 'qemu',
+    machine: 'x86-bios',
+    kit: 'x86',
+    bootloader: 'grub-bios',
+    memoryMiB: 512,
+    serverAddress: 'http://10.0.2.100',
+    tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+    savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium'],
+  },
   'qemu-x86-uboot': {
     kind: 'qemu',
     machine: 'x86-uboot',
@@ -80,6 +91,17 @@ export const PLACES = {
     memoryMiB: 512,
     serverAddress: 'http://10.0.2.100',
     tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+    savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium'],
+  },
+  'qemu-arm64-grub': {
+    kind: 'qemu',
+    machine: 'arm64-uefi',
+    kit: 'arm64',
+    bootloader: 'grub',
+    memoryMiB: 512,
+    serverAddress: 'http://10.0.2.100',
+    tools: ['qemu-system-aarch64', 'aarch64-linux-gnu-g++', 'socat', 'mke2fs'],
     savedStates: true,
     features: ['live-medium', 'medium', 'stick', 'bad-medium'],
   },

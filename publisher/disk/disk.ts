@@ -3,13 +3,14 @@ import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
+import type { BiosImages } from '../../bootloader/grub-bios.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
 import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { publisherErrors } from '../errors.ts'
 import { type FatFile, fatSize, makeFat } from '../fat.ts'
 import { runTool } from '../tools.ts'
 import { type DataFile, makeData } from './data.ts'
-import { type DiskPlan, type DiskSizes, derivedUuid, partition, planDisk } from './plan.ts'
+import { type DiskPlan, type DiskSizes, derivedUuid, type PartitionName, partition, planDisk } from './plan.ts'
 
 /** A flashable GPT image: a sparse file made as an ordinary user, without loop devices; equal bytes for equal input. */
 
@@ -29,6 +30,8 @@ export interface DiskParts {
   readonly firmware: (bootstateStart: number) => Promise<readonly FatFile[]>
   /** The content of partition 2. */
   readonly bootstate: Uint8Array
+  /** What a PC's BIOS starts: the program in the first sector, and the content of partition 8. */
+  readonly bios?: BiosImages
   /** Names the release; every GUID follows from it. */
   readonly identity: string
   /** Seconds since 1970. */
@@ -48,7 +51,8 @@ export async function makeDisk(
   output: string,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<DiskPlan> {
-  const needs = { boot: parts.images.boot.length, rootfs: parts.images.rootfs.length }
+  const { bios } = parts
+  const needs = { boot: parts.images.boot.length, rootfs: parts.images.rootfs.length, bios: bios !== undefined }
   // Refused before any work is done.
   planDisk({ ...needs, esp: ESP_SIZE, bootstate: parts.bootstate.length }, sizes)
   const work = await mkdtemp(join(dirname(output), '.disk-'))
@@ -69,6 +73,7 @@ export async function makeDisk(
       await writeGpt(image, plan, parts.identity, options.signal)
       await writeSparse(file, partition(plan, 'esp').start, createReadStream(esp))
       await writeSparse(file, partition(plan, 'bootstate').start, [parts.bootstate])
+      if (bios !== undefined) await writeBios(file, plan, bios)
       for (const name of IMAGE_NAMES)
         await writeSlot(file, partition(plan, `${name}-a`).start, name, parts.images[name])
       const data = partition(plan, 'data')
@@ -87,7 +92,16 @@ export async function makeDisk(
   }
 }
 
+async function writeBios(file: FileHandle, plan: DiskPlan, { code, core }: BiosImages): Promise<void> {
+  const { start, size } = partition(plan, 'bios')
+  if (core.length > size)
+    throw publisherErrors.IMAGE_TOO_LARGE(`GRUB's core image is ${core.length} bytes, its partition has ${size}`)
+  await writeAll(file, code, 0)
+  await writeAll(file, core, start)
+}
+
 const SECTOR = 512
+const TYPES: Partial<Record<PartitionName, string>> = { esp: 'EF00', bios: 'EF02' }
 
 async function writeGpt(
   image: string,
@@ -95,12 +109,13 @@ async function writeGpt(
   identity: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const args = ['--set-alignment=2048', `--disk-guid=${derivedUuid(identity, 'disk')}`]
+  const args = [`--disk-guid=${derivedUuid(identity, 'disk')}`]
   for (const { number, name, start, size } of plan.partitions)
     args.push(
+      `--set-alignment=${start % MiB === 0 ? 2048 : 1}`,
       `--new=${number}:${start / SECTOR}:${(start + size) / SECTOR - 1}`,
       `--change-name=${number}:${name}`,
-      `--typecode=${number}:${name === 'esp' ? 'EF00' : '8300'}`,
+      `--typecode=${number}:${TYPES[name] ?? '8300'}`,
       `--partition-guid=${number}:${derivedUuid(identity, name)}`,
     )
   await runTool('sgdisk', [...args, image], signal === undefined ? {} : { signal })

@@ -1,8 +1,9 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
-import { grubEfiImage } from '../../bootloader/grub-image.ts'
+import { biosImages } from '../../bootloader/grub-bios.ts'
+import { type GrubPlatform, grubImage } from '../../bootloader/grub-image.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { ubootBootstateImage } from '../../bootloader/uboot.ts'
 import { type UbootArch, ubootScript } from '../../bootloader/uboot-script.ts'
@@ -13,11 +14,17 @@ import { verifyBundle } from '../../bundle/verify.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { DataFile } from './data.ts'
 import { type DiskImage, type DiskParts, makeDisk } from './disk.ts'
-import type { DiskPlan, DiskSizes } from './plan.ts'
+import { BIOS_START, type DiskPlan, type DiskSizes } from './plan.ts'
 
 /** Which bootloader the disk is for. */
 export type DiskBootloader =
-  | { readonly kind: 'grub'; readonly menuSeconds?: number }
+  | {
+      readonly kind: 'grub'
+      readonly menuSeconds?: number
+      readonly platform?: GrubPlatform
+      /** GRUB's modules for that platform, where they are not where the system keeps them. */
+      readonly modules?: string
+    }
   | { readonly kind: 'uboot'; readonly arch: UbootArch; readonly memory?: number }
 
 /**
@@ -55,7 +62,7 @@ async function bootParts(
   work: string,
   time: number,
   signal: AbortSignal | undefined,
-): Promise<Pick<DiskParts, 'firmware' | 'bootstate'>> {
+): Promise<Pick<DiskParts, 'firmware' | 'bootstate' | 'bios'>> {
   if (bootloader.kind === 'uboot') {
     const script = join(work, 'boot.scr')
     return {
@@ -66,10 +73,16 @@ async function bootParts(
       },
     }
   }
-  const grub = join(work, 'grub.efi')
-  await grubEfiImage(grub, { ...bootloader, ...(signal === undefined ? {} : { signal }) })
+  const grub = join(work, 'grub.img')
+  const { platform = 'x86_64-efi', modules } = bootloader
+  await grubImage(grub, { ...bootloader, ...(signal === undefined ? {} : { signal }) })
   const bootstate = await bootstateImage(freshState('a'))
-  return { bootstate, firmware: async () => [{ name: 'EFI/BOOT/BOOTX64.EFI', source: grub }] }
+  if (platform === 'i386-pc') {
+    const bios = await biosImages(await readFile(grub), BIOS_START / 512, modules)
+    return { bootstate, bios, firmware: async () => [] }
+  }
+  const name = platform === 'arm64-efi' ? 'EFI/BOOT/BOOTAA64.EFI' : 'EFI/BOOT/BOOTX64.EFI'
+  return { bootstate, firmware: async () => [{ name, source: grub }] }
 }
 
 function imageOf(source: ByteSource, head: BundleHead, name: ImageName): DiskImage {

@@ -5,12 +5,12 @@ import { publisherErrors } from '../errors.ts'
 
 /** Where everything stands on a disk: pure arithmetic over the table of docs/architecture.md, "Disk layout". */
 
-export type PartitionName = 'esp' | 'bootstate' | 'boot-a' | 'rootfs-a' | 'boot-b' | 'rootfs-b' | 'data'
+export type PartitionName = 'esp' | 'bootstate' | 'boot-a' | 'rootfs-a' | 'boot-b' | 'rootfs-b' | 'data' | 'bios'
 
 export interface Partition {
   readonly number: number
   readonly name: PartitionName
-  /** Bytes, multiples of 1 MiB. */
+  /** Bytes, multiples of 1 MiB but for `bios`. */
   readonly start: number
   readonly size: number
 }
@@ -35,7 +35,12 @@ export interface DiskNeeds {
   readonly bootstate: number
   readonly boot: number
   readonly rootfs: number
+  /** Room for GRUB's core image behind the GPT, where a PC's BIOS is to start the disk. */
+  readonly bios?: boolean
 }
+
+/** Behind the GPT's first copy (34 sectors), in front of the first partition that is aligned. */
+export const BIOS_START = 34 * 512
 
 const DEFAULT_DATA = 512 * MiB
 /** ext4 with a journal and room for a release's records. */
@@ -75,6 +80,9 @@ export function planDisk(needs: DiskNeeds, sizes: DiskSizes): DiskPlan {
     partitions.push({ number: partitions.length + 1, name, start, size })
     start += size
   }
+  // The last number, so that those of the others are the same on every disk.
+  if (needs.bios === true)
+    partitions.push({ number: partitions.length + 1, name: 'bios', start: BIOS_START, size: MiB - BIOS_START })
   return { size: disk ?? start + MiB, partitions }
 }
 

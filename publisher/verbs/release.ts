@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { humanBytes } from '../../base/bytes.ts'
 import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } from '../../base/cli.ts'
+import type { GrubPlatform } from '../../bootloader/grub-image.ts'
 import { UBOOT_ARCHES } from '../../bootloader/uboot-script.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
@@ -106,8 +107,14 @@ export const diskVerb: Verb = {
     'slot-rootfs': { type: 'string', value: 'SIZE', help: 'each rootfs slot (twice what this release needs)' },
     'slot-boot': { type: 'string', value: 'SIZE', help: 'each boot slot (twice what this release needs)' },
     data: { type: 'string', value: 'SIZE', help: 'the data partition (512M)' },
-    bootloader: { type: 'string', value: 'NAME', help: 'grub (UEFI PCs) or uboot (grub)' },
-    arch: { type: 'string', value: 'NAME', help: 'with uboot: arm64, arm or x86_64 (arm64)' },
+    bootloader: { type: 'string', value: 'NAME', help: 'grub or uboot (grub)' },
+    arch: {
+      type: 'string',
+      value: 'NAME',
+      help: 'grub: x86_64 or arm64 (x86_64); uboot: arm64, arm or x86_64 (arm64)',
+    },
+    firmware: { type: 'string', value: 'NAME', help: 'with grub: uefi, or bios for a PC without it (uefi)' },
+    'grub-modules': { type: 'string', value: 'FOLDER', help: "GRUB's modules for that machine (/usr/lib/grub/…)" },
     'uboot-memory': { type: 'string', value: 'ADDRESS', help: "with uboot: free memory, the board's scriptaddr" },
     'menu-seconds': { type: 'string', value: 'N', help: 'boot menu that waits for a person, 1 to 60 (none)' },
   },
@@ -136,17 +143,30 @@ export const diskVerb: Verb = {
   },
 }
 
+/** By --arch and --firmware. */
+const GRUB_MACHINES: Readonly<Record<string, GrubPlatform>> = {
+  'x86_64 uefi': 'x86_64-efi',
+  'x86_64 bios': 'i386-pc',
+  'arm64 uefi': 'arm64-efi',
+}
+
 function diskBootloader(call: Invocation): DiskBootloader {
   const kind = stringOption(call, 'bootloader') ?? 'grub'
   const menuSeconds = numberOption(call, 'menu-seconds', 0, 0)
   const arch = stringOption(call, 'arch')
   const memory = stringOption(call, 'uboot-memory')
   if (menuSeconds > 60) throw cliErrors.USAGE(`--menu-seconds is at most 60, found ${menuSeconds}`)
+  const modules = stringOption(call, 'grub-modules')
+  const firmware = stringOption(call, 'firmware')
   if (kind === 'grub') {
-    if (arch !== undefined || memory !== undefined)
-      throw cliErrors.USAGE('--arch and --uboot-memory go with --bootloader uboot')
-    return { kind, menuSeconds }
+    if (memory !== undefined) throw cliErrors.USAGE('--uboot-memory goes with --bootloader uboot')
+    const platform = GRUB_MACHINES[`${arch ?? 'x86_64'} ${firmware ?? 'uefi'}`]
+    if (platform === undefined)
+      throw cliErrors.USAGE(`GRUB is made for x86_64 (uefi, bios) and arm64 (uefi), found '${arch}' and '${firmware}'`)
+    return { kind, menuSeconds, platform, ...(modules === undefined ? {} : { modules: resolve(modules) }) }
   }
+  if (firmware !== undefined || modules !== undefined)
+    throw cliErrors.USAGE('--firmware and --grub-modules go with --bootloader grub')
   if (kind !== 'uboot') throw cliErrors.USAGE(`--bootloader is grub or uboot, found '${kind}'`)
   if (menuSeconds !== 0) throw cliErrors.USAGE("--menu-seconds goes with GRUB; U-Boot has 'bootdelay'")
   const found = UBOOT_ARCHES.find((known) => known === (arch ?? 'arm64'))

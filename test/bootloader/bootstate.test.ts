@@ -3,8 +3,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { bootStateOn, bootstateImage, openBootState } from '../../bootloader/bootstate.ts'
+import { biosImages, placeOnDisk } from '../../bootloader/grub-bios.ts'
 import { encodeCopy } from '../../bootloader/grub-env.ts'
-import { grubEfiImage } from '../../bootloader/grub-image.ts'
+import { grubImage } from '../../bootloader/grub-image.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { arm, commit, freshState, renew } from '../../bootloader/machine.ts'
 import type { RawDevice } from '../../bootloader/raw-device.ts'
@@ -162,16 +163,30 @@ describe('the EFI image', () => {
   test.skipIf(!have('grub-mkimage'))('is the same bytes every time, and differs by its options', async () => {
     const paths = ['1.efi', '2.efi', 'menu.efi'].map((name) => join(dir, name))
     const [one = '', two = '', menu = ''] = paths
-    await grubEfiImage(one)
-    await grubEfiImage(two)
-    await grubEfiImage(menu, { menuSeconds: 5 })
+    await grubImage(one)
+    await grubImage(two)
+    await grubImage(menu, { menuSeconds: 5 })
     expect(readFileSync(one).equals(readFileSync(two))).toBe(true)
     expect(readFileSync(one).equals(readFileSync(menu))).toBe(false)
     expect(readFileSync(one).subarray(0, 2).toString()).toBe('MZ')
     expect(readFileSync(one).includes('set bs_menu_seconds=0')).toBe(true)
   })
 
+  test('core.img goes where boot.img looks for it; what is no image of GRUB is refused', () => {
+    const core = Buffer.alloc(3 * 512 - 100, 1)
+    core.writeUInt16LE(2, 508)
+    const placed = placeOnDisk(Buffer.alloc(512, 7), core, 34)
+    expect(placed.code.length).toBe(440)
+    expect(Buffer.from(placed.code).readBigUInt64LE(0x5c)).toBe(34n)
+    expect(placed.core.length).toBe(3 * 512)
+    expect(Buffer.from(placed.core).readBigUInt64LE(500)).toBe(35n)
+    core.writeUInt16LE(9, 508)
+    expect(() => placeOnDisk(Buffer.alloc(512), core, 34)).toThrow('another number of sectors')
+    expect(() => placeOnDisk(Buffer.alloc(511), core, 34)).toThrow('not boot.img')
+  })
+
   test('a missing tool has a name', async () => {
-    await expect(grubEfiImage(join(dir, 'no/such/folder.efi'))).rejects.toThrow(code('BOOT_TOOL_MISSING'))
+    await expect(biosImages(Buffer.alloc(1024), 34, dir)).rejects.toThrow(code('BOOT_TOOL_MISSING'))
+    await expect(grubImage(join(dir, 'no/such/folder.efi'))).rejects.toThrow(code('BOOT_TOOL_MISSING'))
   })
 })

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, expect, test } from 'vitest'
 import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
-import { grubEfiImage } from '../../bootloader/grub-image.ts'
+import { grubImage } from '../../bootloader/grub-image.ts'
 import { FILES, REASON } from '../../bootloader/layout.ts'
 import { arm, freshState } from '../../bootloader/machine.ts'
 import { decodeReason } from '../../bootloader/reason.ts'
@@ -90,7 +90,7 @@ async function makeDevice() {
   }
   const disk = makeDisk(join(dir, 'disk.img'), sizes)
   const at = (name: string) => join(dir, name)
-  await grubEfiImage(at('BOOTX64.EFI'))
+  await grubImage(at('BOOTX64.EFI'))
   run('mkfs.fat', ['-C', at('esp'), String(sizes.esp)])
   run('mmd', ['-i', at('esp'), '::EFI', '::EFI/BOOT'])
   run('mcopy', ['-i', at('esp'), at('BOOTX64.EFI'), '::EFI/BOOT/'])

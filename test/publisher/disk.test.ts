@@ -208,6 +208,23 @@ describe('disk image', () => {
     expect(await shaOf(again)).toBe(await shaOf(disk))
   })
 
+  it("for a PC's BIOS: the same numbers, and GRUB where the BIOS and its own first sectors look for it", async () => {
+    const image = join(work, 'bios.img')
+    const bootloader = { kind: 'grub', platform: 'i386-pc' } as const
+    const { plan } = await diskFromBundle(bundle.path, bundle.trusted, sizes, image, { bootloader })
+    expect(run('sgdisk', '--verify', image)).toContain('No problems found')
+    const { number, start, size } = partition(plan, 'bios')
+    expect([number, start / 512, (start + size) / MiB]).toEqual([8, 34, 1])
+    expect(run('sgdisk', '--info=8', image)).toContain('21686148-6449-6E6F-744E-656564454649')
+    const { partitions } = planDisk({ esp: 17 * MiB, bootstate: MiB, boot: 3 * MiB, rootfs: 5 * MiB }, sizes)
+    expect(plan.partitions.slice(0, 7)).toEqual(partitions)
+    const [sector, core] = [bytesAt(image, 0, 512), bytesAt(image, start, size)]
+    // The BIOS wants its signature and sgdisk its protective entry: boot.img may cover neither.
+    expect([sector.readUInt16LE(510), sector[450]]).toEqual([0xaa55, 0xee])
+    expect([sector.readBigUInt64LE(0x5c), core.readBigUInt64LE(500)]).toEqual([34n, 35n])
+    expect(core.subarray((core.readUInt16LE(508) + 1) * 512).every((byte) => byte === 0)).toBe(true)
+  })
+
   it.each(['arm64', 'x86_64'] as const)('for U-Boot on %s: boot.scr knows where its state is', async (arch) => {
     const image = join(work, `${arch}.img`)
     const bootloader = { kind: 'uboot', arch, memory: 0x4800_0000 } as const
