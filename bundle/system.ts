@@ -135,6 +135,8 @@ const schema = v.strictObject({
     {},
   ),
   agent: v.optional(agentSchema, {}),
+  /** The devices run under Secure Boot: the kernel takes no unsigned module. */
+  secureBoot: v.optional(v.boolean(), false),
   watchdog: v.optional(v.pipe(path, v.startsWith('/dev/'))),
   /** The hardware resets the device when it is not fed for this long. */
   watchdogSeconds: v.optional(seconds(5, 3600), 60),

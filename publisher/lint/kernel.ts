@@ -1,7 +1,7 @@
 import type { MergedTree, TreeEntry, TreeNode } from '../tree.ts'
 import type { Report } from './report.ts'
 
-/** The kernel of an image, and the modules that go with it. */
+/** The kernel of an image, and where its modules are. */
 
 export interface Kernel {
   /** "6.1.0-42-amd64": the name of its module folder. */
@@ -87,24 +87,8 @@ export function kernelRelease(head: Uint8Array): string | undefined {
   return bytes.toString('latin1', at, at + 256).split(/[\s\0]/)[0]
 }
 
-/** The value of `vermagic=` in the bytes of an uncompressed module. Pure. */
-export function vermagic(module: Uint8Array): string | undefined {
-  const bytes = Buffer.from(module.buffer, module.byteOffset, module.byteLength)
-  const at = bytes.indexOf('\0vermagic=')
-  if (at < 0) return undefined
-  const end = bytes.indexOf(0, at + 1)
-  return bytes.toString('latin1', at + '\0vermagic='.length, Math.min(end < 0 ? bytes.length : end, at + 512))
-}
-
-const MODULES_FILE_MAX = 16 * 1024 * 1024
-const MODULE_MAX = 64 * 1024 * 1024
-
-/** Reports what is wrong with the kernel and its modules; `needed` are the modules that the initramfs must load. */
-export async function lintKernel(
-  tree: MergedTree,
-  needed: readonly string[],
-  report: Report,
-): Promise<Kernel | undefined> {
+/** Reports what is wrong with the kernel. */
+export async function lintKernel(tree: MergedTree, report: Report): Promise<Kernel | undefined> {
   const kernels = findKernels(tree)
   const [kernel, second] = kernels
   if (kernel === undefined) {
@@ -129,61 +113,7 @@ export async function lintKernel(
       `/${kernel.entry.path}`,
       `the kernel is ${release}, its modules are ${kernel.version}`,
     )
-  await lintModules(tree, kernel.version, needed, report)
   return kernel
-}
-
-async function lintModules(
-  tree: MergedTree,
-  version: string,
-  needed: readonly string[],
-  report: Report,
-): Promise<void> {
-  const path = `lib/modules/${version}`
-  const folder = tree.resolve(path)
-  if (folder === undefined) {
-    report('error', 'modules-missing', `/${path}`, `the kernel's module folder is missing`)
-    return
-  }
-  const dep = tree.resolve(`${path}/modules.dep`)
-  if (!isFile(dep)) {
-    report('error', 'modules-dep-missing', `/${path}/modules.dep`, `missing; run depmod ${version} in the image`)
-    return
-  }
-  const modules = parseModulesDep(await text(tree, dep.node))
-  const builtinFile = tree.resolve(`${path}/modules.builtin`)
-  const builtin = new Set(
-    isFile(builtinFile) ? (await text(tree, builtinFile.node)).split('\n').map((line) => moduleOfPath(line)) : [],
-  )
-  const files = new Set<string>()
-  for (const name of new Set(needed.map(moduleName))) {
-    if (builtin.has(name)) continue
-    const own = modules.get(name)
-    if (own === undefined)
-      report('error', 'module-missing', `/${path}`, `module ${name}, needed to start, is neither there nor built in`)
-    for (const file of own ?? []) files.add(file)
-  }
-  for (const file of files) {
-    const entry = tree.resolve(file.startsWith('/') ? file : `${path}/${file}`)
-    if (!isFile(entry)) {
-      report('error', 'module-missing', `/${path}/${file}`, 'modules.dep lists it, but the file is missing')
-      continue
-    }
-    // Compressed modules are checked by the kernel only; distributions compress them in the build that made them.
-    if (!file.endsWith('.ko') || entry.node.size > MODULE_MAX) continue
-    const magic = vermagic(await tree.readSmall(entry.node, MODULE_MAX))
-    if (magic !== undefined && magic.split(' ')[0] !== version)
-      report(
-        'error',
-        'module-vermagic',
-        `/${entry.path}`,
-        `built for kernel ${magic.split(' ')[0]}, not for ${version}`,
-      )
-  }
-}
-
-async function text(tree: MergedTree, node: TreeNode & { type: 'file' }): Promise<string> {
-  return Buffer.from(await tree.readSmall(node, MODULES_FILE_MAX)).toString('utf8')
 }
 
 async function firstBytes(tree: MergedTree, node: TreeNode & { type: 'file' }, length: number): Promise<Uint8Array> {

@@ -5,6 +5,7 @@ import type { MergedTree } from '../tree.ts'
 import { lintRoot, lintSystem } from './declaration.ts'
 import { lintHealth } from './health.ts'
 import { isFile, type Kernel, lintKernel } from './kernel.ts'
+import { lintModules } from './modules.ts'
 import { lintPackages } from './packages.ts'
 import { type Problem, problemLine, type Report } from './report.ts'
 import { lintPasswd } from './users.ts'
@@ -36,7 +37,11 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
 
   const system = await lintSystem(tree, report)
   const root = await lintRoot(tree, system?.product, report)
-  const kernel = await lintKernel(tree, [...needs.modules, ...(system?.modules ?? [])], report)
+  const kernel = await lintKernel(tree, report)
+  if (kernel !== undefined) {
+    const needed = [...needs.modules, ...(system?.modules ?? [])]
+    await lintModules(tree, { version: kernel.version, needed, secureBoot: system?.secureBoot === true }, report)
+  }
   lintPrograms(tree, needs, report)
   lintFolders(tree, system, report)
   lintVar(tree, report)

@@ -86,9 +86,29 @@ export function memoryTree(specs: Readonly<Record<string, Spec>>): MergedTree {
 
 export const VERSION = '6.1.0-test'
 
-/** A module file as the fitness check sees it: only its vermagic matters. */
-export const fakeModule = (version: string): Uint8Array =>
-  Buffer.concat([Buffer.from('\x7fELF'), Buffer.alloc(60), Buffer.from(`\0vermagic=${version} SMP mod_unload \0`)])
+/** A module as the fitness check sees it: an ELF file of two sections, .modinfo and the names. */
+export function fakeModule(version: string, flags = 'SMP mod_unload ', inTree = true): Uint8Array {
+  const info = Buffer.from(`license=GPL\0${inTree ? 'intree=Y\0' : ''}vermagic=${version} ${flags}\0`)
+  const names = Buffer.from('\0.modinfo\0.names\0')
+  const head = Buffer.alloc(64)
+  head.write('\x7fELF\x02\x01\x01', 'latin1')
+  head.writeUInt16LE(1, 16)
+  head.writeUInt16LE(62, 18)
+  head.writeBigUInt64LE(BigInt(64 + info.length + names.length), 40)
+  head.writeUInt16LE(64, 58)
+  head.writeUInt16LE(3, 60)
+  head.writeUInt16LE(2, 62)
+  const section = (name: number, offset: number, length: number) => {
+    const header = Buffer.alloc(64)
+    header.writeUInt32LE(name, 0)
+    header.writeUInt32LE(1, 4)
+    header.writeBigUInt64LE(BigInt(offset), 24)
+    header.writeBigUInt64LE(BigInt(length), 32)
+    return header
+  }
+  const sections = [Buffer.alloc(64), section(1, 64, info.length), section(10, 64 + info.length, names.length)]
+  return Buffer.concat([head, info, names, ...sections])
+}
 
 /** An x86 kernel header that names `version`. */
 export function fakeKernel(version: string): Uint8Array {
