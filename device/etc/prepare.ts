@@ -7,6 +7,7 @@ import type { ReleaseNumber } from '../../bundle/types.ts'
 import { choicesOf, declaredBy, readDeviceRules } from './choices.ts'
 import { decideEtc, type EtcTrees } from './decide.ts'
 import { etcErrors } from './errors.ts'
+import { systemUserFindings } from './system-users.ts'
 import { folderTree, imageTree } from './trees.ts'
 import type { EtcFinding, EtcMode, EtcPlan } from './types.ts'
 import { writeEtc } from './write.ts'
@@ -70,7 +71,8 @@ export async function planEtc(around: EtcSurroundings, images: EtcImages, signal
     local: await folderTree(around.running, around.xattrs, signal),
     image: await imageTree(images.image, '/etc of the new image', signal),
   }
-  const plan = await decideEtc(trees, choices)
+  const decided = await decideEtc(trees, choices)
+  const plan = { ...decided, findings: [...decided.findings, ...(await systemUserFindings(images, trees, decided))] }
   const xattrs = trees.local.entries.get('')?.xattrs !== undefined
   return { plan, trees, report: reportOf(plan.findings, choices.mode, xattrs) }
 }

@@ -8,7 +8,7 @@ import { isFile, type Kernel, lintKernel } from './kernel.ts'
 import { lintModules } from './modules.ts'
 import { lintPackages } from './packages.ts'
 import { type Problem, problemLine, type Report } from './report.ts'
-import { lintPasswd } from './users.ts'
+import { lintUsers } from './users.ts'
 
 /** The fitness check: everything that would keep an image from working as a release, listed at once. */
 
@@ -47,15 +47,10 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   lintVar(tree, report)
   lintPackages(tree, report)
   await lintHealth(tree, system, report)
-  const passwd = tree.resolve('etc/passwd')
-  if (!isFile(passwd) || passwd.node.size > PASSWD_MAX)
-    report('error', 'users-missing', '/etc/passwd', 'missing, or too large')
-  else lintPasswd(Buffer.from(await tree.readSmall(passwd.node, PASSWD_MAX)).toString('utf8'), report)
+  await lintUsers(tree, report)
   for (const finding of tree.findings) report('fact', finding.kind, `/${finding.path}`, finding.detail)
   return { problems, kernel, system, root }
 }
-
-const PASSWD_MAX = 1024 * 1024
 
 /** The programs that the agent in the image consists of. */
 const AGENT_FILES = ['usr/lib/bistable/agent/bistable.mjs', 'usr/lib/bistable/agent/node', 'usr/bin/bistable'] as const

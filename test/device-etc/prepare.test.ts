@@ -109,6 +109,24 @@ describe('the /etc of the next slot', () => {
     expect(readFileSync(at('f/x'), 'utf8')).toBe('2')
   })
 
+  it('a system user that the image would make at boot with a number that is taken here is refused', async () => {
+    const bob = { passwd: `${PASSWD}bob:x:950:950::/:/bin/sh\n`, group: 'bob:x:950:\n' }
+    const tables = { passwd: PASSWD, group: '' }
+    const sysusers = { '/usr/lib/sysusers.d/svc.conf': '# a service\nu svc 950 "Service" /var/lib/svc\n' }
+    const first = await lab(tables, bob, { ...tables, ...sysusers })
+    await expect(first.prepare()).rejects.toMatchObject({
+      code: 'ETC_REFUSED',
+      message: expect.stringContaining('user svc is to be 950 by sysusers.d, but in passwd that is bob'),
+      details: { paths: ['/etc/group', '/etc/passwd'] },
+    })
+    // The same was so before: the device lives with it, and is told.
+    const known = await lab({ ...tables, ...sysusers }, bob, { ...tables, ...sysusers })
+    expect(await known.prepare()).toMatchObject({ refused: 0, conflicts: 2 })
+    // A number of its own harms nobody, and a file in /etc with the same name counts instead.
+    const other = { ...tables, ...sysusers, 'sysusers.d/svc.conf': 'u svc 951\n' }
+    expect(await (await lab(tables, bob, other)).prepare()).toMatchObject({ refused: 0, conflicts: 0 })
+  })
+
   it('users of the image and of the device with one number are refused', async () => {
     const { prepare } = await lab(
       { passwd: PASSWD },

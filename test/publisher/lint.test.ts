@@ -121,6 +121,33 @@ describe('lint', () => {
       ['error users-duplicate /etc/passwd', 'error users-malformed /etc/passwd'],
     ],
     [
+      'two groups with one gid',
+      (s) => {
+        s['etc/group'] = 'root:x:0:\napp:x:0:\nbroken\n'
+      },
+      ['error users-duplicate /etc/group', 'error users-malformed /etc/group'],
+    ],
+    [
+      'sysusers.d that agrees with the tables',
+      (s) => {
+        s['usr/lib/sysusers.d/app.conf'] =
+          '# c\nu root 0 - /root\nu app 1000:100 "An app" /opt/app\nm app audio\nu svc 900\n'
+      },
+      [],
+    ],
+    [
+      'sysusers.d against passwd, against itself, and without a number',
+      (s) => {
+        s['usr/lib/sysusers.d/a.conf'] = 'u! svc 1000\nu one 901\nu app 1001\nu any -\n'
+        s['usr/lib/sysusers.d/b.conf'] = 'u two 901:900\ng audio /dev/snd\n'
+        s['etc/sysusers.d/b.conf'] = 'u two 901:900\n'
+      },
+      [
+        ...['app is 1001', 'svc is to be 1000', 'one and two'].map(() => 'error users-collision /usr/lib/sysusers.d'),
+        ...['user any', 'group any'].map(() => 'warning users-unnumbered /usr/lib/sysusers.d'),
+      ],
+    ],
+    [
       'what /var holds',
       (s) => {
         s['var/lib/app/seed'] = 'x'
