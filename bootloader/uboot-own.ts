@@ -1,16 +1,14 @@
 import { systemReason } from '../base/errors.ts'
 import type { BackendReading, BootBackend } from './backend.ts'
 import { bootErrors } from './errors.ts'
-import { checkState, MAX_GENERATION } from './machine.ts'
+import { checkState } from './machine.ts'
 import type { RawDevice } from './raw-device.ts'
 import { type BootReason, NO_REASON } from './reason.ts'
-import { type BootState, DEFAULT_TRIES, MAX_TRIES, otherSlot, type Slot } from './state.ts'
+import { MAX_TRIES } from './state.ts'
 import { chooseEnv, decodeEnv, type Environment, encodeEnv, nextFlag } from './uboot-env.ts'
+import { fullTries, type OwnNames, ownState, withState } from './uboot-own-names.ts'
 
-/**
- * A board's own U-Boot environment, where its own script reads BOOT_ORDER and BOOT_x_LEFT as RAUC's example script does:
- * it boots the first slot of BOOT_ORDER that has tries left and takes one away, of a committed slot too.
- */
+/** A board's own U-Boot environment, with the variables that its own script reads already (uboot-own-names.ts). */
 
 export interface EnvPlace {
   readonly device: string
@@ -22,8 +20,7 @@ export interface EnvPlace {
 export interface OwnEnvironment {
   /** Two places on opened devices. */
   readonly copies: readonly [OwnCopy, OwnCopy]
-  /** What the board's script calls the slots. */
-  readonly names: Readonly<Record<Slot, string>>
+  readonly names: OwnNames
 }
 
 export interface OwnCopy {
@@ -72,50 +69,6 @@ function envPlace(line: string): EnvPlace {
   return place
 }
 
-/** The state in a board's variables; undefined when BOOT_ORDER names none of the two slots. */
-export function ownState(
-  variables: ReadonlyMap<string, string>,
-  names: OwnEnvironment['names'],
-): BootState | undefined {
-  const slotOf = (word: string | undefined): Slot | undefined =>
-    word === names.a ? 'a' : word === names.b ? 'b' : undefined
-  const order = (variables.get('BOOT_ORDER') ?? '').split(/\s+/).map(slotOf)
-  const first = order.find((slot) => slot !== undefined)
-  if (first === undefined) return undefined
-  const left = (slot: Slot): number => {
-    const text = variables.get(`BOOT_${names[slot]}_LEFT`) ?? ''
-    // Written with %x.
-    return /^(?:0x)?[0-9a-f]{1,2}$/i.test(text) ? Math.min(MAX_TRIES, Number.parseInt(text, 16)) : 0
-  }
-  const digits = variables.get('BISTABLE_GENERATION') ?? ''
-  const generation = /^\d{1,10}$/.test(digits) ? Math.min(Number(digits), MAX_GENERATION - 1) : 0
-  // A board that another updater brought up has no such note: what it boots first was committed.
-  const primary = slotOf(variables.get('BISTABLE_PRIMARY')) ?? first
-  if (first !== primary) return { generation, primary, trial: first, left: left(first), spare: false }
-  const other = otherSlot(primary)
-  return { generation, primary, trial: undefined, left: 0, spare: order.includes(other) && left(other) > 0 }
-}
-
-/** The board's variables with `state` put in; everything else stays. */
-export function withState(
-  variables: ReadonlyMap<string, string>,
-  state: BootState,
-  names: OwnEnvironment['names'],
-): ReadonlyMap<string, string> {
-  const { generation, primary, trial, left, spare } = checkState(state)
-  const other = otherSlot(primary)
-  const order = trial !== undefined ? [trial, primary] : spare ? [primary, other] : [primary]
-  const otherLeft = trial !== undefined ? left : spare ? DEFAULT_TRIES : 0
-  return new Map([
-    ...variables,
-    ['BOOT_ORDER', order.map((slot) => names[slot]).join(' ')],
-    [`BOOT_${names[primary]}_LEFT`, DEFAULT_TRIES.toString(16)],
-    [`BOOT_${names[other]}_LEFT`, otherLeft.toString(16)],
-    ['BISTABLE_PRIMARY', names[primary]],
-    ['BISTABLE_GENERATION', String(generation)],
-  ])
-}
-
 /** The backend over a board's own environment. `reasons` keeps what the initramfs leaves behind, where there is a place. */
 export function ownEnvironmentBackend(own: OwnEnvironment): BootBackend {
   const [first] = own.copies
@@ -135,12 +88,11 @@ export function ownEnvironmentBackend(own: OwnEnvironment): BootBackend {
       await storeOwn(own, source, withState(variables, state, own.names), flag)
     },
     reason: async (): Promise<BootReason> => NO_REASON,
-    // The board's script takes a try away at each boot, also of a committed slot: it gets them back here.
+    // The board may count starts of a committed slot too: it gets its tries back here.
     clearReason: async (up) => {
       const { reading, variables, source, flag } = await readOwn(own)
-      const key = `BOOT_${own.names[up]}_LEFT`
-      const full = DEFAULT_TRIES.toString(16)
-      if (reading.state?.trial === up || variables.get(key) === full || source === undefined) return
+      const [key, full] = fullTries(up, own.names)
+      if (reading.state?.trial === up || (variables.get(key) ?? full) === full || source === undefined) return
       await storeOwn(own, source, new Map([...variables, [key, full]]), flag)
     },
     close: async () => {

@@ -53,7 +53,8 @@ const OPENERS: Openers = {
   barebox: async (settings, { findBootstate }) => bareboxBackend({ ...settings, reasons: reasonPlace(findBootstate) }),
   tryboot: async (settings, { findBootstate }) =>
     trybootBackend({ ...settings, inTryboot: () => flagAt(TRYBOOT_FLAG), reasons: reasonPlace(findBootstate) }),
-  'uboot-environment': async ({ config, names }) => openOwnEnvironment(config, names),
+  'uboot-environment': async ({ config, names, slotVariable }) =>
+    openOwnEnvironment(config, { ...names, ...(slotVariable === undefined ? {} : { slotVariable }) }),
   command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 

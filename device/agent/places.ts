@@ -17,13 +17,21 @@ const part = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(255))
 const inState = v.pipe(offset, v.maxValue(4092))
 const target = v.strictObject({ attempts: inState, priority: inState })
 const slotName = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,32}$/, 'not a plain name'))
+/** U-Boot's counter and SWUpdate's state: none of them can be the board's name for the slot. */
+const TAKEN = ['upgrade_available', 'bootcount', 'bootlimit', 'ustate', 'bootcmd', 'altbootcmd']
 /** The bootloader's backend: one entry per kind (backends.ts opens them). */
 const boot = v.variant('kind', [
-  /** The board's own U-Boot environment, with the variables that RAUC's example script reads (bootloader/uboot-own.ts). */
+  /** The board's own U-Boot environment: RAUC's variables, or with `slotVariable` SWUpdate's (bootloader/uboot-own-names.ts). */
   v.strictObject({
     kind: v.literal('uboot-environment'),
     config: v.optional(path, '/etc/fw_env.config'),
     names: v.optional(v.strictObject({ a: slotName, b: slotName }), { a: 'A', b: 'B' }),
+    slotVariable: v.exactOptional(
+      v.pipe(
+        slotName,
+        v.check((name) => !TAKEN.includes(name), 'has another meaning'),
+      ),
+    ),
   }),
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
   v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),

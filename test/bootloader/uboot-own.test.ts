@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { arm, claim, commit, refuse } from '../../bootloader/machine.ts'
 import { encodeEnv } from '../../bootloader/uboot-env.ts'
-import { ownState, parseFwEnvConfig, withState } from '../../bootloader/uboot-own.ts'
+import { parseFwEnvConfig } from '../../bootloader/uboot-own.ts'
+import { ownState, withState } from '../../bootloader/uboot-own-names.ts'
 import { openBackend } from '../../device/agent/backends.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
 import { NO_EDGE } from '../helpers/backend-edge.ts'
@@ -108,11 +109,141 @@ describe.skipIf(!have('fw_printenv', 'fw_setenv'))('a board brought up for RAUC'
   })
 })
 
+const slots = { slotVariable: 'rootpart', a: '2', b: '3' }
+
+/** As SWUpdate leaves a board: the variable of the board's own script, U-Boot's counter, and the way back. */
+function swupdateBoard(name: string): {
+  readonly config: string
+  print(name: string): string
+  set(...words: string[]): void
+} {
+  const { medium, config } = board(name)
+  const variables = new Map([
+    ['rootpart', '2'],
+    ['bootcmd', 'run mmcboot'],
+    ['altbootcmd', 'setenv rootpart ${BISTABLE_PRIMARY}; setenv upgrade_available 0; setenv ustate 3; saveenv; boot'],
+    ['bootlimit', '1'],
+    ['ustate', '0'],
+  ])
+  const image = readFileSync(medium)
+  image.set(encodeEnv({ variables, flag: 1 }, SIZE), 0x400000)
+  image.set(encodeEnv({ variables, flag: 0 }, SIZE), 0x400000 + SIZE)
+  writeFileSync(medium, image)
+  return {
+    config,
+    print: (variable) => execFileSync('fw_printenv', ['-c', config, '-n', variable], { env, encoding: 'utf8' }).trim(),
+    set: (...words) => execFileSync('fw_setenv', ['-c', config, ...words], { env }),
+  }
+}
+
+/** What U-Boot does at a start (drivers/bootcount/bootcount_env.c, doc/api/bootcount.rst). @returns the slot's name */
+function ubootStarts({ print, set }: ReturnType<typeof swupdateBoard>): string {
+  if (print('upgrade_available') === '1') {
+    const count = Number(print('bootcount')) + 1
+    set('bootcount', String(count))
+    if (count > Number(print('bootlimit'))) {
+      set('rootpart', print('BISTABLE_PRIMARY'))
+      set('upgrade_available', '0')
+      set('ustate', '3')
+    }
+  }
+  return print('rootpart')
+}
+
+describe.skipIf(!have('fw_printenv', 'fw_setenv'))('a board brought up for SWUpdate', () => {
+  const openSlots = (config: string) =>
+    openBackend(
+      { boot: { kind: 'uboot-environment', config, names: { a: '2', b: '3' }, slotVariable: 'rootpart' } },
+      NO_EDGE,
+    )
+
+  test('is read, armed, tried as often as it was told, and falls back by its own script', async () => {
+    const device = swupdateBoard('swupdate')
+    const backend = await openSlots(device.config)
+    const { state } = await backend.read()
+    expect(state).toEqual({ generation: 0, primary: 'a', trial: undefined, left: 0, spare: false })
+    if (state === undefined) return
+    const armed = arm(claim(state), 'b', 2)
+    await backend.write(armed)
+    const said = ['rootpart', 'upgrade_available', 'bootcount', 'bootlimit', 'ustate'].map(device.print)
+    expect(said).toEqual(['3', '1', '0', '2', '1'])
+    for (const left of [1, 0]) {
+      expect(ubootStarts(device)).toBe('3')
+      expect((await backend.read()).state).toEqual({ ...armed, left })
+    }
+    expect(ubootStarts(device)).toBe('2')
+    expect((await backend.read()).state).toEqual({ ...armed, left: 0 })
+    // From now on it is the committed slot's turn, without end.
+    for (let start = 0; start < 5; start++) expect(ubootStarts(device)).toBe('2')
+    expect(device.print('bootcmd')).toBe('run mmcboot')
+    await backend.close()
+  })
+
+  test('a try is committed, the next one refused; a count that a committed slot has is taken back', async () => {
+    const device = swupdateBoard('swupdate-commit')
+    const backend = await openSlots(device.config)
+    const { state } = await backend.read()
+    if (state === undefined) throw new Error('no state')
+    const armed = arm(claim(state), 'b', 3)
+    await backend.write(armed)
+    ubootStarts(device)
+    await backend.clearReason('b')
+    expect(device.print('bootcount')).toBe('1')
+    const done = commit({ ...armed, left: 2 }, 'b')
+    await backend.write(done)
+    expect(await backend.read()).toEqual({ state: done, torn: false })
+    expect(['rootpart', 'upgrade_available', 'ustate'].map(device.print)).toEqual(['3', '0', '0'])
+    device.set('bootcount', '4')
+    await backend.clearReason('b')
+    expect([device.print('bootcount'), ubootStarts(device)]).toEqual(['0', '3'])
+    const again = arm(claim(done), 'a', 3)
+    await backend.write(again)
+    expect(ubootStarts(device)).toBe('2')
+    const given = refuse({ ...again, left: 2 }, 'a')
+    await backend.write(given)
+    expect((await backend.read()).state).toEqual(given)
+    expect([ubootStarts(device), device.print('ustate')]).toEqual(['3', '3'])
+    await backend.close()
+  })
+
+  test('what SWUpdate itself does meanwhile counts: a try of its own, a commit of its own', async () => {
+    const device = swupdateBoard('swupdate-both')
+    const backend = await openSlots(device.config)
+    device.set('rootpart', '3')
+    device.set('upgrade_available', '1')
+    device.set('bootcount', '0')
+    device.set('ustate', '1')
+    expect((await backend.read()).state).toMatchObject({ primary: 'a', trial: 'b', left: 1 })
+    device.set('upgrade_available', '0')
+    device.set('ustate', '0')
+    device.set('BISTABLE_PRIMARY', '2')
+    expect((await backend.read()).state).toMatchObject({ primary: 'b', trial: undefined, spare: false })
+    await backend.close()
+  })
+})
+
 describe('the mapping', () => {
   test('every state goes there and back, whatever the slots are called', () => {
     for (const state of allStates(41))
-      for (const called of [names, { a: 'system0', b: 'system1' }])
+      for (const called of [names, { a: 'system0', b: 'system1' }, slots])
         expect(ownState(withState(new Map(), state, called), called)).toEqual(state)
+  })
+
+  test("SWUpdate's: a slot of strangers is no state; counts are decimal and nothing else", () => {
+    expect(ownState(new Map([['rootpart', '7']]), slots)).toBeUndefined()
+    expect(ownState(new Map(), slots)).toBeUndefined()
+    const trial = { rootpart: '3', upgrade_available: '1', BISTABLE_PRIMARY: '2', bootlimit: '3' }
+    for (const [count, left] of [
+      ['0', 3],
+      ['3', 0],
+      ['10', 0],
+      ['0x2', 3],
+      ['-1', 3],
+      ['', 3],
+    ] as const)
+      expect(ownState(new Map(Object.entries({ ...trial, bootcount: count })), slots)?.left, count).toBe(left)
+    expect(ownState(new Map(Object.entries({ ...trial, bootlimit: 'x' })), slots)?.left).toBe(9)
+    expect(ownState(new Map(Object.entries({ ...trial, rootpart: '2' })), slots)?.trial).toBeUndefined()
   })
 
   test('an order of strangers is no state; tries are hexadecimal', () => {
