@@ -49,7 +49,7 @@ export async function benchPublish(workshop: Workshop, runs: number): Promise<Re
   }
 }
 
-/** Those of publisher/squashfs.ts, but for what only a tar stream needs. */
+/** Those of publisher/squashfs/mksquashfs.ts, but for what only a tar stream needs. */
 function mksquashfsOptions(level: number): string[] {
   const processors = String(availableParallelism())
   // biome-ignore format: option and value stand together

@@ -28,7 +28,7 @@ import {
   UNNAMED_BUILDER,
 } from './provenance.ts'
 import { type Distribution, makeSbom, parseOsRelease } from './sbom.ts'
-import { makeSquashfs } from './squashfs.ts'
+import { makeSquashfs } from './squashfs/mksquashfs.ts'
 import { cleanTar } from './tar/clean.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
 
@@ -202,7 +202,7 @@ async function buildRootfs(
 ): Promise<Rootfs> {
   // The boot image carries the kernel; a second copy in every slot and every download is of no use to anyone.
   const drop = (path: string): boolean => path.startsWith('boot/') || path === kernelPath
-  // What the SquashFS builder makes of the root directory (squashfs.ts), so that the comparison can be exact.
+  // What the SquashFS builder makes of the root directory (squashfs/mksquashfs.ts), so that the comparison can be exact.
   const rootMode = tree.get('')?.node.mode ?? 0o755
   const top: AddedFile = {
     path: '',

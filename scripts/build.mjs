@@ -1,5 +1,5 @@
-// Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the
-// native zstd addon beside it. usage: node scripts/build.mjs [FOLDER]
+// Makes dist/: bistable.mjs (the publisher's command line), squashfs-worker.mjs (its compression threads) and
+// device/bistable.mjs (the agent), each one file with the native zstd addon beside it. usage: node scripts/build.mjs [FOLDER]
 import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
@@ -40,12 +40,12 @@ const builtinsByRequire = {
   },
 }
 
-async function bundle(entry, folder) {
+async function bundle(entry, folder, name = 'bistable.mjs') {
   await mkdir(folder, { recursive: true })
   await build({
     absWorkingDir: root,
     entryPoints: [entry],
-    outfile: join(folder, 'bistable.mjs'),
+    outfile: join(folder, name),
     bundle: true,
     platform: 'node',
     format: 'esm',
@@ -65,12 +65,13 @@ async function bundle(entry, folder) {
       ].join('\n'),
     },
   })
-  await chmod(join(folder, 'bistable.mjs'), 0o755)
+  await chmod(join(folder, name), 0o755)
   await copyFile(addon, join(folder, 'binding.node'))
 }
 
 await rm(dist, { recursive: true, force: true })
 await bundle('main.ts', dist)
+await bundle('publisher/squashfs/worker.ts', dist, 'squashfs-worker.mjs')
 // Scripts that run elsewhere stand as files beside the code that packs them.
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))

@@ -21,7 +21,7 @@ case "${1:-}" in
   demo) ;;
   # The places with U-Boot and those of arm64; the device's zstd addon for arm64 is compiled here.
   uboot) packages="$packages u-boot-qemu qemu-system-arm qemu-efi-aarch64 g++-aarch64-linux-gnu" ;;
-  test) packages="$packages grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
+  test) packages="$packages squashfs-tools-ng squashfuse grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm qemu-efi-aarch64
     busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;

@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
-import { isBistableError } from '../base/errors.ts'
-import { publisherErrors } from './errors.ts'
-import { runTool, type ToolName } from './tools.ts'
+import { isBistableError } from '../../base/errors.ts'
+import { publisherErrors } from '../errors.ts'
+import { runTool, type ToolName } from '../tools.ts'
 
 /** Builds the SquashFS image from a clean tar stream. */
 
