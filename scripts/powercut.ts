@@ -8,6 +8,7 @@ import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 // with seconds, fewer where they take longer.
 // `npm run powercut -- --recorded [FOLDER]`: every cut of an update that an emulated device makes, from the writes that
 // the emulator records; with FOLDER the recording is kept there, and judged again when it is there already.
+// `npm run powercut -- --uboot [--sample]`: the cuts of U-Boot's boot state, decided by the real U-Boot.
 // Exit code 1 when one of them is lost.
 
 const args = process.argv.slice(2)
@@ -42,6 +43,9 @@ if (args.includes('--kill')) {
   ok = (await judgeRecording(recording, { ...RECORDED, seed: number('--seed', RECORDED.seed) }, console.log)).ok
   if (place !== folder && ok) rmSync(place, { recursive: true })
   else console.log(`the recording is in ${place}`)
+} else if (args.includes('--uboot')) {
+  const { UBOOT_FULL, UBOOT_SAMPLE, ubootCampaign } = await import('../test/powercut/uboot.ts')
+  ok = (await ubootCampaign(args.includes('--sample') ? UBOOT_SAMPLE : UBOOT_FULL, console.log)).ok
 } else {
   const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed) }
   ok = (await campaign(plan, console.log)).ok
