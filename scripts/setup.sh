@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes this machine ready for one of the README's commands: Debian packages and npm packages, only what is missing.
-# usage: scripts/setup.sh demo|uboot|test|bench
+# usage: scripts/setup.sh demo|uboot|test|bench|ostree
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -25,7 +25,8 @@ case "${1:-}" in
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm qemu-efi-aarch64
     busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto nginx-light exfatprogs" ;;
   bench) packages="$packages rauc dbus openssl cpio" ;;
-  *) stop "usage: scripts/setup.sh demo|uboot|test|bench" ;;
+  ostree) packages="$packages ostree attr acl" ;;
+  *) stop "usage: scripts/setup.sh demo|uboot|test|bench|ostree" ;;
 esac
 
 command -v dpkg-query >/dev/null || stop "this is not a Debian or Ubuntu machine; install what these Debian packages hold: $packages"

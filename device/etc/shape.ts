@@ -4,6 +4,7 @@ import type { EtcChoices, EtcFinding, EtcPlan, EtcPlanned, EtcTree } from './typ
 /** After each path was decided for itself: folders for what stays, nothing below what is no folder, hard links. */
 
 interface Trees {
+  readonly old: EtcTree
   readonly local: EtcTree
   readonly image: EtcTree
 }
@@ -98,17 +99,30 @@ function parentsOf(path: string): string[] {
   return parts.map((_, i) => parts.slice(0, i).join('/'))
 }
 
-/** Names of one file stay names of one file, when all that is left of them have one source and the same attributes. */
+/**
+ * Names of one file stay names of one file, when all that is left of them have one source and the same attributes. A link
+ * that was made here joins paths from either source.
+ */
 function withLinks(entries: readonly EtcPlanned[], trees: Trees): EtcPlanned[] {
   const first = new Map<string, EtcPlanned>()
+  const inodeIn = (side: keyof Trees, path: string) => trees[side].entries.get(path)?.inode
   return entries.map((entry) => {
     if (entry.type !== 'file' || entry.from === 'made') return entry
-    const inode = trees[entry.from].entries.get(entry.path)?.inode
-    if (inode === undefined) return entry
-    const known = first.get(`${entry.from} ${inode}`)
-    if (known === undefined) first.set(`${entry.from} ${inode}`, entry)
-    return known !== undefined && sameFile(known, entry) ? { ...entry, linkTo: known.path } : entry
+    for (const side of new Set([entry.from, 'local'] as const)) {
+      const inode = inodeIn(side, entry.path)
+      if (inode === undefined || trees[side].entries.get(entry.path)?.digest !== entry.digest) continue
+      const known = first.get(`${side} ${inode}`)
+      if (known === undefined) first.set(`${side} ${inode}`, entry)
+      else if (sameFile(known, entry) && ((side === entry.from && side === known.from) || madeHere(known, entry)))
+        return { ...entry, linkTo: known.path }
+    }
+    return entry
   })
+
+  function madeHere(one: EtcPlanned, other: EtcPlanned): boolean {
+    const was = inodeIn('old', one.path)
+    return was === undefined || was !== inodeIn('old', other.path)
+  }
 }
 
 function sameFile(one: EtcPlanned, other: EtcPlanned): boolean {

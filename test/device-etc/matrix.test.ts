@@ -312,13 +312,20 @@ describe('the merge of /etc, row by row', () => {
 
   it('25 an ACL set here stays; hard links stay links', async () => {
     const { result } = await mergeTrees(
-      { f: '1', h1: 'h' },
-      { f: { text: '1', acl: 'u:1234:rw' }, h1: 'h', m1: 'mine', m2: { hardlink: 'm1' } },
-      { f: '2', h1: 'h2', h2: { hardlink: 'h1' } },
+      { f: '1', h1: 'h', o: 'o', p: 'p', q: { hardlink: 'p' } },
+      {
+        ...{ f: { text: '1', acl: 'u:1234:rw' }, h1: 'h', m1: 'mine', m2: { hardlink: 'm1' } },
+        ...{ o: 'o', o2: { hardlink: 'o' }, p: 'p', q: { hardlink: 'p' } },
+      },
+      { f: '2', h1: 'h2', h2: { hardlink: 'h1' }, o: 'o', p: 'p', q: 'p' },
     )
     expect([...(result.entries.get('f')?.xattrs?.keys() ?? [])]).toContain('system.posix_acl_access')
     expect(result.entries.get('h1')?.inode).toBeDefined()
     expect(result.entries.get('h1')?.inode).toBe(result.entries.get('h2')?.inode)
     expect(result.entries.get('m1')?.inode).toBe(result.entries.get('m2')?.inode)
+    // Made here, to a file that the image has as well; and one that the image took apart stays apart.
+    expect(result.entries.get('o')?.inode).toBeDefined()
+    expect(result.entries.get('o')?.inode).toBe(result.entries.get('o2')?.inode)
+    expect(result.entries.get('p')?.inode).toBeUndefined()
   })
 })
