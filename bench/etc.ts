@@ -1,0 +1,68 @@
+import { execFileSync } from 'node:child_process'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { tool } from './measure.ts'
+import { goal, type Report, rowOf } from './report.ts'
+import type { Workshop } from './workshop.ts'
+
+/** The merge of /etc as an install does it, in a process of its own each time: nothing is warm but the page cache. */
+
+const FILES = 2000
+const FOLDERS = 50
+const LINES = 60
+const program = resolve(import.meta.dirname, 'etc-once.ts')
+
+export interface EtcOnce {
+  readonly seconds: number
+  readonly cpuSeconds: number
+  readonly peakMiB: number
+  readonly conflicts: number
+  readonly notes: number
+}
+
+export async function benchEtc(workshop: Workshop, runs: number): Promise<Report> {
+  const folder = join(workshop.folder, 'etc')
+  // Every 20th file is changed here, every 3rd in the new image; every 60th in both, in different lines.
+  await makeTree(join(folder, 'old/etc'), () => [])
+  await makeTree(join(folder, 'running'), (n) => (n % 20 === 0 ? [0] : []))
+  await makeTree(join(folder, 'image/etc'), (n) => (n % 3 === 0 ? [LINES - 1] : []))
+  for (const name of ['old', 'image'])
+    await tool('mksquashfs', [
+      join(folder, name),
+      join(folder, `${name}.squashfs`),
+      '-comp',
+      'zstd',
+      '-quiet',
+      '-no-progress',
+    ])
+  const measured: EtcOnce[] = []
+  for (let run = 0; run < runs; run++) {
+    workshop.say(`etc: run ${run + 1} of ${runs}`)
+    await rm(join(folder, 'data'), { recursive: true, force: true })
+    await mkdir(join(folder, 'data'))
+    const args = ['--import', 'tsx', program, folder]
+    measured.push(JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })) as EtcOnce)
+  }
+  const row = rowOf(`merge of ${FILES} files`, measured)
+  const { conflicts = 0, notes = 0 } = measured[0] ?? {}
+  return {
+    name: 'etc',
+    runs,
+    rows: [row],
+    goals: [goal('merge, median', row.seconds?.median ?? 0, 's', 1)],
+    notes: [
+      `${FILES} files of ${LINES} lines in ${FOLDERS} folders; ${conflicts} conflicts, ${notes} notes`,
+      'both images read from SquashFS, extended attributes compared, the new folder written, flushed and read back',
+    ],
+  }
+}
+
+async function makeTree(top: string, changedLines: (n: number) => readonly number[]): Promise<void> {
+  for (let n = 0; n < FILES; n++) {
+    const folder = join(top, `part${n % FOLDERS}`)
+    await mkdir(folder, { recursive: true })
+    const changed = changedLines(n)
+    const lines = Array.from({ length: LINES }, (_, i) => `option${i} = ${changed.includes(i) ? top.length : n}`)
+    await writeFile(join(folder, `file${n}.conf`), `${lines.join('\n')}\n`)
+  }
+}
