@@ -1,6 +1,9 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs'
 
 const PIECE = 16 * 1024
+/** Between two files: a new one for each of thousands is most of what the garbage collector has to do then. */
+const MAX_IDLE = 4
+const idle: Buffer[] = []
 
 /**
  * The content of a regular file in pieces, each valid until the next one is asked for. Read by calls that wait: for many
@@ -10,7 +13,7 @@ const PIECE = 16 * 1024
 export function* filePieces(path: string, atMost: number): Generator<Uint8Array> {
   // Non-blocking: a fifo put in the place of a file must not stop the reader for ever.
   const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-  const piece = Buffer.allocUnsafe(PIECE)
+  const piece = idle.pop() ?? Buffer.allocUnsafeSlow(PIECE)
   try {
     for (let left = atMost, read = 1; read > 0 && left > 0; left -= read) {
       read = readSync(file, piece, 0, Math.min(piece.length, left), null)
@@ -18,5 +21,6 @@ export function* filePieces(path: string, atMost: number): Generator<Uint8Array>
     }
   } finally {
     closeSync(file)
+    if (idle.length < MAX_IDLE) idle.push(piece)
   }
 }
