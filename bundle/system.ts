@@ -110,6 +110,8 @@ export const agentSchema = v.strictObject({
   /** An install that makes no progress for this long is stopped. */
   stallSeconds: v.optional(seconds(10, 86_400), 120),
   policy: v.optional(policySchema, {}),
+  /** Between two counts of what differs from the release; 0: never by itself. */
+  driftHours: v.optional(seconds(0, 720), 24),
   /** How lines are written: with a priority in front for the journal, or as they are. `auto`: as systemd's environment says. */
   log: v.optional(v.picklist(['auto', 'journal', 'plain']), 'auto'),
 })

@@ -1,5 +1,6 @@
 import { deviceErrors } from '../errors.ts'
 import type { Wait } from '../policy/gate.ts'
+import type { DriftSeen } from './drift-watch.ts'
 import type { Clock, Ports } from './ports.ts'
 
 /** What the agent is at, in memory only: the one operation that may run, whether it moves, and what it waits for. */
@@ -47,6 +48,8 @@ export class Activity {
   readonly #wanted = new Map<string, { readonly what: string; readonly since: number }>()
   /** Why the next step by policy is not taken yet. */
   waiting: Wait | Held | undefined
+  /** The last count of what differs from the release. */
+  drift: DriftSeen | undefined
   /** The last such reason that was said. */
   told: string | undefined
   /** The place in every spread of a device that has no id, 0 <= value < 1; drawn anew when the agent starts. */

@@ -9,6 +9,7 @@ import { diffLines, MAX_DIFF_BYTES } from '../drift/lines.ts'
 import { liveInventory } from '../drift/live.ts'
 import { attrTools } from '../etc/xattrs.ts'
 import type { Core } from './core.ts'
+import { keepDrift } from './drift-watch.ts'
 import { INVENTORY, slotFolder } from './slot-files.ts'
 
 /** `bistable drift`: the running system against the inventory of its release. */
@@ -22,17 +23,20 @@ export interface DriftAnswer extends Drift {
 }
 
 /** @throws DRIFT_*, INVENTORY_INVALID, BUNDLE_DIGEST when the record of the release is damaged */
-export async function operateDrift(core: Core, withLines: boolean, signal: AbortSignal): Promise<DriftAnswer> {
+export async function operateDrift(core: Core, signal: AbortSignal, withLines = false): Promise<DriftAnswer> {
   const { config, root = '' } = core.ports
+  // First: without it there is nothing to be looked at.
+  const release = await releaseInventory(core)
   const tools = (await attrTools.read(`${root}/etc`)) === undefined ? undefined : attrTools
   const folders = ['/etc', ...config.writable]
   const drift = await findDrift({
     folders,
     owned: config.owned,
     xattrs: tools !== undefined,
-    release: await releaseInventory(core),
+    release,
     device: liveInventory(root, folders, tools, signal),
   })
+  await keepDrift(core, drift)
   return withLines ? { ...drift, diffs: await linesOf(core, drift.entries, root) } : drift
 }
 

@@ -6,6 +6,7 @@ import type { PolicyStep, Wait } from '../policy/gate.ts'
 import { firstPause, pollPause, retryPause } from '../policy/spread.ts'
 import { watchSticks } from '../usb/watch.ts'
 import { type Core, failureFrom } from './core.ts'
+import { watchDrift } from './drift-watch.ts'
 import { guarded, noteCheck, noteFailure } from './guarded.ts'
 import { after, before } from './hooks.ts'
 import { keepAsking, waitFor } from './may.ts'
@@ -25,7 +26,9 @@ const WEDGED_MS = 300_000
 const STUCK_MS = 120_000
 /** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
-  await Promise.all([ticker(core, signal), main(core, signal), watchSticks(core, signal), runSession(core, signal)])
+  const drift = watchDrift(core, signal, async (...asked) => (await import('./drift-verb.ts')).operateDrift(...asked))
+  const loops = [ticker(core, signal), main(core, signal), watchSticks(core, signal), runSession(core, signal), drift]
+  await Promise.all(loops)
 }
 
 async function main(core: Core, signal: AbortSignal): Promise<void> {

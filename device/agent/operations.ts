@@ -78,7 +78,7 @@ export async function operate(
     case 'health':
       return alone((signal) => runChecks(core.ports, healthConfig(core.ports), signal))
     case 'drift':
-      return (await import('./drift-verb.ts')).operateDrift(core, args['diff'] === true, outer)
+      return (await import('./drift-verb.ts')).operateDrift(core, outer, args['diff'] === true)
     case 'etc':
       return alone(async (signal) => (await import('./etc-verbs.ts')).operateEtc(core, args, signal))
     default:

@@ -113,8 +113,9 @@ export async function runSession(core: Core, signal: AbortSignal): Promise<void>
 }
 
 /** What the fleet is told: small, and nothing that status does not show to everyone. Pure. */
-export function stateReport(core: Pick<Core, 'body' | 'line'> & { readonly ports: Core['ports'] }): StateReport {
+export function stateReport(core: Pick<Core, 'body' | 'line' | 'activity' | 'ports'>): StateReport {
   const { body, line } = core
+  const { drift } = core.activity
   const version = body.slots[line.slot]?.version
   const outcome = body.outcomes.at(-1)
   const job = 'job' in body.state ? body.state.job : undefined
@@ -128,6 +129,7 @@ export function stateReport(core: Pick<Core, 'body' | 'line'> & { readonly ports
       ...(version === undefined ? {} : { version: version.slice(0, 128) }),
     },
     job: job === undefined ? null : { release: formatNumber(job.number), digest: job.digest },
+    ...(drift === undefined ? {} : { drift: { at: drift.at, count: drift.count, owned: drift.owned } }),
     outcome:
       outcome === undefined
         ? null

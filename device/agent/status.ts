@@ -8,6 +8,7 @@ import type { Assigned, Outcome } from '../records/record.ts'
 import { type AssignedState, assignedState, clockFacts } from './assignment.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
+import { driftSeen } from './drift-watch.ts'
 import { isFresh } from './time.ts'
 import { type KeptHealth, lastHealth } from './verdict.ts'
 
@@ -75,6 +76,8 @@ export async function statusOf(core: Core) {
     lastFailure: shown(lastFailure),
     /** Every check of the last try, with its times. */
     health: (await lastHealth(ports.data, ports.files)) ?? null,
+    /** The last count of what differs from the running release; `bistable drift` lists it. */
+    drift: core.activity.drift ?? (await driftSeen(core)) ?? null,
     blocked: body.blocked.map((entry) => ({
       ...entry,
       number: entry.number === undefined ? null : formatNumber(entry.number),
@@ -196,6 +199,10 @@ export function statusText(status: Status): string {
   show('last outcome', status.lastOutcome)
   show('last failure', status.lastFailure)
   if (status.health !== null) lines.push(healthLine(status.health))
+  if (status.drift !== null)
+    lines.push(
+      `drift  ${status.drift.count} paths, ${status.drift.owned} of them the device's own, at ${status.drift.at}`,
+    )
   for (const b of status.blocked)
     lines.push(`blocked ${b.number ?? '?'} ${b.digest.slice(0, 12)} since ${b.at}: ${b.reason}`)
   for (const problem of status.problems) lines.push(`problem: ${problem}`)
