@@ -180,13 +180,13 @@ function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<str
     writable: ['/opt/app/logs'],
     owned: ['/etc/machine-id', '/etc/hostname'],
     health: {
-      deadlineSeconds: flavour === 'fast' ? 20 : 240,
+      deadlineSeconds: flavour === 'fast' ? 12 : 120,
       required: ['/usr/lib/bistable/health.d/required/*'],
       wanted: [],
     },
     agent: {
       channel: 'http://10.0.2.100/channels/stable.json',
-      pollSeconds: 5,
+      pollSeconds: flavour === 'fast' ? 2 : 5,
       apply: 'reboot',
       // busybox init gives the agent the console as its output; systemd gives it the journal.
       ...(flavour === 'debian' ? { console: '/dev/console' } : {}),
