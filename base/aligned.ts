@@ -5,7 +5,11 @@
 
 // Node.js has it; its type declarations leave it to the DOM's.
 declare const WebAssembly: {
-  readonly Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
+  readonly Memory: new (size: {
+    initial: number
+    maximum: number
+    shared?: boolean
+  }) => { readonly buffer: ArrayBufferLike }
 }
 
 const WASM_PAGE = 64 * 1024
@@ -20,6 +24,14 @@ export function pageAligned(bytes: number): Uint8Array {
   const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
   made.add(buffer)
   return new Uint8Array(buffer)
+}
+
+/** The same for more than one thread. */
+export function pageAlignedShared(bytes: number): SharedArrayBuffer {
+  const pages = Math.ceil(bytes / WASM_PAGE)
+  const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true })
+  made.add(buffer)
+  return buffer as SharedArrayBuffer
 }
 
 /** True for a view that starts on a 4096-byte step of memory from `pageAligned`. */

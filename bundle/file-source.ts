@@ -2,6 +2,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { MiB } from '../base/bytes.ts'
 import { systemReason } from '../base/errors.ts'
+import { crewBuffer, giveBack } from '../base/hash-crew.ts'
 import type { ByteSource } from '../base/source.ts'
 import { bundleErrors } from './errors.ts'
 
@@ -40,7 +41,7 @@ class FileSource implements ByteSource {
   readonly size: number
   readonly #file: FileHandle
   /** Buffers of 1 MiB for the next read: fresh memory for each piece costs more than reading it. */
-  readonly #spare: Buffer[] = []
+  readonly #spare: Uint8Array[] = []
 
   constructor(name: string, file: FileHandle, size: number) {
     this.name = name
@@ -75,16 +76,17 @@ class FileSource implements ByteSource {
       // Left early: the file must not be closed under a read, nor a buffer be used again.
       await ahead.catch(() => undefined)
       for (const buffer of [present, other])
-        if (buffer.length === MiB && this.#spare.length < SPARE) this.#spare.push(buffer)
+        if (!giveBack(buffer) && buffer.length === MiB && this.#spare.length < SPARE) this.#spare.push(buffer)
     }
   }
 
   /** A buffer for a piece of what is left: 1 MiB, or less for less. */
-  #take(left: number): Buffer {
-    return left >= MiB ? (this.#spare.pop() ?? Buffer.allocUnsafeSlow(MiB)) : Buffer.allocUnsafeSlow(Math.max(0, left))
+  #take(left: number): Uint8Array {
+    if (left < MiB) return Buffer.allocUnsafeSlow(Math.max(0, left))
+    return crewBuffer() ?? this.#spare.pop() ?? Buffer.allocUnsafeSlow(MiB)
   }
 
-  async #piece(into: Buffer, position: number, left: number): Promise<Uint8Array> {
+  async #piece(into: Uint8Array, position: number, left: number): Promise<Uint8Array> {
     const length = Math.min(into.length, left)
     if (length <= 0) return into.subarray(0, 0)
     try {

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto'
 import { hex, type Sha256 } from '../base/bytes.ts'
+import { type Span, spanDigests } from '../base/hash-crew.ts'
 
 /**
  * The one tree: SHA-256 over 4096-byte blocks, no salt, last block zero padded. dm-verity (hash type 1) and fs-verity
@@ -90,6 +91,10 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
     const state = levelAt(level)
     // latin1 through a string is the fastest way out of the one-shot hash (measured against 'buffer' and 'hex').
     state.page.write(hash('sha256', block, 'binary'), state.used, DIGEST, 'latin1')
+    added(level, state)
+  }
+
+  function added(level: number, state: LevelState): void {
     state.used += DIGEST
     if (state.used === BLOCK) closePage(level, state)
   }
@@ -105,9 +110,28 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
   }
 
   function addBlock(block: Uint8Array): void {
-    leaves++
     add(0, block)
+    leafAdded()
+  }
+
+  function leafAdded(): void {
+    leaves++
     if (leaves === 1) onlyLeaf = Buffer.from(levelAt(0).page.subarray(0, DIGEST))
+  }
+
+  /** Whole blocks; two threads share them when they stand where both can see them. */
+  function addBlocks(bytes: Uint8Array): void {
+    const blocks = bytes.length / BLOCK
+    const digests = blocks > PAGES_PER_PIECE ? undefined : spanDigests(bytes, blockSpans(blocks))
+    for (let i = 0; i < blocks; i++) {
+      if (digests === undefined) addBlock(bytes.subarray(i * BLOCK, (i + 1) * BLOCK))
+      else {
+        const state = levelAt(0)
+        digests.copy(state.page, state.used, i * DIGEST, (i + 1) * DIGEST)
+        added(0, state)
+        leafAdded()
+      }
+    }
   }
 
   function update(bytes: Uint8Array): void {
@@ -121,7 +145,9 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
       addBlock(carry)
       carried = 0
     }
-    for (; at + BLOCK <= bytes.length; at += BLOCK) addBlock(bytes.subarray(at, at + BLOCK))
+    const whole = at + Math.floor((bytes.length - at) / BLOCK) * BLOCK
+    addBlocks(bytes.subarray(at, whole))
+    at = whole
     if (at < bytes.length) {
       carry.set(bytes.subarray(at))
       carried = bytes.length - at
@@ -158,6 +184,13 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
   }
 
   return { update, finish }
+}
+
+const spans: Span[] = []
+
+function blockSpans(blocks: number): readonly Span[] {
+  while (spans.length < blocks) spans.push({ offset: spans.length * BLOCK, length: BLOCK })
+  return blocks === spans.length ? spans : spans.slice(0, blocks)
 }
 
 interface LevelState {

@@ -143,9 +143,9 @@ async function verifyImage(
   // Only the root is wanted: the pages of the tree are dropped as they are done.
   const tree = options.storedOnly === true ? undefined : createTreeHasher({ onPage: () => undefined })
   let told = 0
-  for await (const [chunk, stored] of readChunks(source, start, head.indexes[image.name].chunks, options)) {
-    if (tree === undefined) checkStored(chunk, stored)
-    else tree.update(unpackChunk(chunk, stored))
+  for await (const [chunk, stored, digest] of readChunks(source, start, head.indexes[image.name].chunks, options)) {
+    if (tree === undefined) checkStored(chunk, stored, digest)
+    else tree.update(unpackChunk(chunk, stored, digest))
     if (chunk.storedOffset - told >= 4 * MiB) {
       told = chunk.storedOffset
       options.onProgress?.(start + told, head.size)

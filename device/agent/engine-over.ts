@@ -2,6 +2,7 @@ import { isAddress } from '../../base/address.ts'
 import { humanBytes, KiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
+import { useHashCrew } from '../../base/hash-crew.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
@@ -69,7 +70,7 @@ export function engineOver(
     await openHttpDoor(address, { ...options, ...(await reach()) })
   return {
     open: async (source, signal) => {
-      if (!isAddress(source)) return await openFileDoor(source)
+      if (!isAddress(source)) return await openWithCrew(source)
       return await (isBroker(source) ? openMqttDoor(brokers, source, { signal }) : openWeb(source, { signal }))
     },
     head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
@@ -79,6 +80,7 @@ export function engineOver(
     install: async (call) => {
       await requireSpace(data, call.head, space)
       return await withOpened(async (opened) => {
+        opened.push(crew())
         const target = otherSlot(call.running)
         const slot = {
           boot: kept(opened, await slots.forWriting(target, 'boot')),
@@ -99,6 +101,7 @@ export function engineOver(
       }),
     slotFault: (slot, statement, signal) =>
       withOpened(async (opened) => {
+        opened.push(crew())
         for (const image of statement.images) {
           const fault = await slotFault(kept(opened, await slots.forVerifying(slot, image.name)), image, { signal })
           if (fault !== undefined) return `${image.name}: ${fault}`
@@ -203,6 +206,24 @@ async function bundleReuse({ opened }: Around, path: string, signal: AbortSignal
 const kept = <T extends { close(): Promise<void> }>(opened: { close(): Promise<void> }[], one: T): T => {
   opened.push(one)
   return one
+}
+
+/** The second thread for hashing, until it is closed. */
+function crew(): { close(): Promise<void> } {
+  const giveBack = useHashCrew()
+  return { close: async () => giveBack() }
+}
+
+/** A file gives its bytes as fast as they can be hashed. */
+async function openWithCrew(path: string): Promise<ByteSource> {
+  const held = crew()
+  try {
+    const source = await openFileDoor(path)
+    return { ...source, close: () => source.close().finally(held.close) }
+  } catch (error) {
+    await held.close()
+    throw error
+  }
 }
 
 async function withOpened<T>(work: (opened: { close(): Promise<void> }[]) => Promise<T>): Promise<T> {

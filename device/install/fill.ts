@@ -1,7 +1,7 @@
 import { MiB } from '../../base/bytes.ts'
 import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { splitChunks, storedRanges, unpackChunk } from '../../bundle/stored.ts'
+import { type StoredChunk, splitChunks, storedRanges, unpackChunk } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
@@ -120,7 +120,7 @@ async function claimedBytes(
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-type Coming = AsyncGenerator<readonly [Chunk, Uint8Array]>
+type Coming = AsyncGenerator<StoredChunk>
 
 function fetchChunks(job: FillJob, chunks: readonly Chunk[]): Coming {
   const ranges = storedRanges(job.dataOffset, chunks)
@@ -131,9 +131,9 @@ async function takeNext(job: FillJob, coming: Coming): Promise<void> {
   const next = await coming.next()
   // `splitChunks` refuses a stream that is too short.
   if (next.done === true) throw new RangeError('a chunk was not asked for')
-  const [chunk, stored] = next.value
+  const [chunk, stored, digest] = next.value
   job.counts.stored += stored.length
-  await job.writer.write(chunk.offset, unpackChunk(chunk, stored))
+  await job.writer.write(chunk.offset, unpackChunk(chunk, stored, digest))
   job.counts.fetched += chunk.length
   job.onChunk()
   throwIfCancelled(job.signal)

@@ -1,5 +1,6 @@
 import { pageAligned } from '../../base/aligned.ts'
 import { MiB } from '../../base/bytes.ts'
+import { crewBuffer, giveBack } from '../../base/hash-crew.ts'
 import type { SlotDevice } from '../slots/types.ts'
 import { installErrors } from './errors.ts'
 
@@ -7,7 +8,7 @@ const PIECE = MiB
 /** Kept for the next range: two buffers serve a whole install. Aligned, so that fresh reads go straight into them. */
 const SPARE = 2
 const spare: Uint8Array[] = []
-const take = (): Uint8Array => spare.pop() ?? pageAligned(PIECE)
+const take = (): Uint8Array => crewBuffer() ?? spare.pop() ?? pageAligned(PIECE)
 
 /**
  * Reads `length` bytes of a device in order, in pieces of 1 MiB that start on 1 MiB steps from `offset`; the next piece
@@ -43,7 +44,7 @@ export async function* devicePieces(
     }
   } finally {
     await next.catch(() => undefined)
-    spare.push(...[present, other].slice(0, SPARE - spare.length))
+    for (const buffer of [present, other]) if (!giveBack(buffer) && spare.length < SPARE) spare.push(buffer)
   }
 }
 
