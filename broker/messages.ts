@@ -19,6 +19,8 @@ export const MAX_RANGES = 64
 export const MAX_ASKED = 128
 
 const file = v.pipe(v.string(), v.check(isSafePath))
+/** What publishers write into marks is their own affair. */
+const mark = v.pipe(v.string(), v.maxLength(40))
 const range = v.strictTuple([count, positive])
 
 const askSchema = v.union([
@@ -28,8 +30,10 @@ const askSchema = v.union([
     bundle: digest,
     /** All pieces that the device waits for now: [first, how many], in order, not touching. Empty: none any more. */
     pieces: v.pipe(v.array(range), v.maxLength(MAX_RANGES)),
-    /** True when they were asked for before and did not come. */
+    /** True when they were asked for before and did not come: a mark is wanted. */
     again: v.exactOptional(v.literal(true)),
+    /** The last mark that the device heard. */
+    mark: v.exactOptional(mark),
   }),
 ])
 /** device -> publisher: "is there such a file?", or "these pieces, please". */
@@ -39,8 +43,12 @@ const answerSchema = v.union([
   v.strictObject({ v: v.literal(1), file, size: positive, digest }),
   v.strictObject({ v: v.literal(1), file, missing: v.literal(true) }),
   v.strictObject({ v: v.literal(1), bundle: digest, gone: v.literal(true) }),
+  v.strictObject({ v: v.literal(1), bundle: digest, mark }),
 ])
-/** publisher -> device: what a file is, that there is none, or that no file with this digest is here (any more). */
+/**
+ * publisher -> device: what a file is, that there is none, that no file with this digest is here (any more), or a mark:
+ * what was sent before it and has not arrived when it does is lost, because a broker keeps the order.
+ */
 export type Answer = v.InferOutput<typeof answerSchema>
 
 const text = (most: number) => v.pipe(v.string(), v.maxLength(most))

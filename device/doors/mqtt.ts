@@ -21,6 +21,9 @@ const MAX_SIZE = 1024 ** 4
 /** A broker that was asked and says nothing at all for so long is not there any more. */
 const DEAD_MS = 20_000
 
+/** Marks that come faster are not answered. */
+const MARK_MS = 250
+
 export interface MqttDoorOptions {
   readonly signal?: AbortSignal
   /** How long a broker and a publisher may take to say what a file is. Milliseconds; default 30 s. */
@@ -83,6 +86,9 @@ class MqttDoor implements ByteSource {
   #ends = 0
   /** What was sent meanwhile went past. */
   #reconnected = false
+  /** The last mark, and when it came: what was asked for before and is still missing is lost. */
+  #mark: string | undefined
+  #markedAt = Number.NEGATIVE_INFINITY
 
   constructor(lease: Lease, clock: DoorClock, options: MqttDoorOptions) {
     this.name = `${lease.link.name}/${lease.file}`
@@ -237,9 +243,10 @@ class MqttDoor implements ByteSource {
   async #askWhatIsNew(): Promise<void> {
     if (!this.#askNow) return
     this.#askNow = false
-    const again = this.#reconnected
+    // What was sent to the connection before is not on its way any more.
+    if (this.#reconnected) await this.#askForNothing()
     this.#reconnected = false
-    await this.#ask(again)
+    await this.#ask(false)
   }
 
   async #ask(again: boolean): Promise<void> {
@@ -251,7 +258,8 @@ class MqttDoor implements ByteSource {
     if (again)
       for (const segment of this.#segments) link.want(this.#listener, piecesTopic(root, bundle.digest, segment))
     const pieces = toRanges([...this.#missing].sort((a, b) => a - b))
-    const ask: Ask = { v: 1, bundle: bundle.digest, pieces, ...(again ? { again: true as const } : {}) }
+    const mark = this.#mark === undefined ? {} : { mark: this.#mark }
+    const ask: Ask = { v: 1, bundle: bundle.digest, pieces, ...(again ? { again: true as const } : {}), ...mark }
     await this.#lease.link.publish(askMessage(this.#lease, ask))
   }
 
@@ -279,6 +287,7 @@ class MqttDoor implements ByteSource {
     const answer = retained ? undefined : readAnswer(payload)
     if (answer === undefined) return false
     const { file } = this.#lease
+    if ('mark' in answer) return this.#hearMark(answer.bundle, answer.mark)
     if ('gone' in answer) {
       if (answer.bundle !== this.#bundle?.digest) return false
       this.#fail(doorErrors.TRANSPORT_CHANGED(`${this.name} is not what it was when it was opened`))
@@ -291,6 +300,16 @@ class MqttDoor implements ByteSource {
         this.#fail(doorErrors.TRANSPORT_TOO_LARGE(`${this.name} is said to have ${answer.size} bytes`))
       else this.#bundle = { size: answer.size, digest: answer.digest }
     } else return answer.digest === this.#bundle.digest
+    this.#waiter.ring()
+    return true
+  }
+
+  #hearMark(bundle: Sha256, mark: string): boolean {
+    const now = this.#clock.now()
+    if (bundle !== this.#bundle?.digest || mark === this.#mark || now - this.#markedAt < MARK_MS) return false
+    this.#mark = mark
+    this.#markedAt = now
+    if (this.#missing.size > 0) this.#askNow = true
     this.#waiter.ring()
     return true
   }

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { type FSWatcher, watch } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -50,6 +51,8 @@ export interface SentCounts {
 }
 
 const MAX_PACKET = 64 * KiB
+/** How long one device may keep the others waiting before its pace counts. */
+export const GATHER_MS = 10_000
 /** Pieces on their way to the broker's socket. */
 const IN_FLIGHT = 4
 const SCAN_MS = 10_000
@@ -78,6 +81,10 @@ export class MqttPublisher {
   readonly #stop = new AbortController()
   readonly #ended: Promise<unknown>
   readonly #words = new Map<string, number>()
+  /** Numbers of the pieces that the broker's socket has not taken yet. */
+  readonly #flying = new Set<number>()
+  /** Marks of one that ran before mean nothing. */
+  readonly #run = randomBytes(6).toString('hex')
   #wake: () => void = () => undefined
   #rescan: () => void = () => undefined
 
@@ -85,7 +92,7 @@ export class MqttPublisher {
     this.#options = options
     this.#root = root
     this.#catalog = catalog
-    this.#schedule = new Schedule({ gatherMs: options.gatherMs ?? 3000, present: () => this.fleet.online })
+    this.#schedule = new Schedule({ gatherMs: options.gatherMs ?? GATHER_MS, present: () => this.fleet.online })
     this.#log = options.reports === undefined ? undefined : new ReportLog(options.reports)
     const { broker, tls, backoff } = options
     this.#link = new BrokerLink({
@@ -169,6 +176,8 @@ export class MqttPublisher {
     if ('file' in ask) {
       const found = this.#catalog.find(ask.file)
       const { file } = ask
+      const of = found === undefined ? undefined : this.#catalog.bundle(found.digest)
+      if (of !== undefined) this.#schedule.expect(device, of.digest, clock.now())
       this.#reply(
         device,
         found === undefined ? { v: 1, file, missing: true } : { v: 1, file, size: found.size, digest: found.digest },
@@ -182,9 +191,21 @@ export class MqttPublisher {
       return true
     }
     const pieces = fromRanges(ask.pieces, pieceCount(bundle.size))
-    this.#schedule.ask(device, bundle.digest, pieces, ask.again === true, clock.now())
+    const heard = { again: ask.again === true, mark: this.#readMark(ask.mark) }
+    if (this.#schedule.ask(device, bundle.digest, pieces, heard, clock.now()))
+      this.#reply(device, { v: 1, bundle: bundle.digest, mark: this.#mark() })
     this.#wake()
     return true
+  }
+
+  /** All pieces up to this number were said before what is said now. */
+  #mark(): string {
+    return `${this.#run}.${Math.min(this.#schedule.sent, ...[...this.#flying].map((number) => number - 1))}`
+  }
+
+  #readMark(mark = ''): number {
+    const [run, number] = mark.split('.')
+    return run === this.#run && /^[0-9]{1,15}$/.test(number ?? '') ? Number(number) : 0
   }
 
   #reply(device: string, answer: Answer): void {
@@ -219,9 +240,10 @@ export class MqttPublisher {
     await Promise.all(flights)
   }
 
-  async #send({ bundle: digest, index, devices }: Job): Promise<void> {
+  async #send({ bundle: digest, index, number, devices }: Job): Promise<void> {
     const bundle = this.#catalog.bundle(digest)
     if (bundle === undefined) return
+    this.#flying.add(number)
     try {
       const data = await this.#catalog.piece(bundle, index)
       const topic = piecesTopic(this.#root, digest, Math.floor(index / SEGMENT_PIECES))
@@ -232,6 +254,8 @@ export class MqttPublisher {
       this.#options.say(`mqtt: ${bundle.file}: ${error instanceof Error ? error.message : error}`)
       // They need not wait for what cannot be read any more.
       for (const device of devices) this.#reply(device, { v: 1, bundle: digest, gone: true })
+    } finally {
+      this.#flying.delete(number)
     }
   }
 

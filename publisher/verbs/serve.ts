@@ -11,7 +11,7 @@ import { readRequired } from '../../keys/files.ts'
 import { publisherErrors } from '../errors.ts'
 import { type EmbeddedBroker, startBroker } from '../mqtt/embedded.ts'
 import { fleetTable } from '../mqtt/fleet.ts'
-import { MqttPublisher } from '../mqtt/publisher.ts'
+import { GATHER_MS, MqttPublisher } from '../mqtt/publisher.ts'
 import { Screen } from '../mqtt/screen.ts'
 import { serveFolder } from '../serve.ts'
 import { numberOption, onePositional } from './options.ts'
@@ -39,7 +39,11 @@ export const serveVerb: Verb = {
     cert: { type: 'string', value: 'FILE', help: 'PEM file: our certificate for the broker' },
     key: { type: 'string', value: 'FILE', help: 'PEM file: its key' },
     'no-mqtt': { type: 'boolean', help: 'HTTP only' },
-    gather: { type: 'string', value: 'MS', help: 'how long the fast wait for the slow (3000)' },
+    gather: {
+      type: 'string',
+      value: 'MS',
+      help: `how long a slow device may keep the others waiting, at first (${GATHER_MS})`,
+    },
     reports: { type: 'string', value: 'DIR', help: 'where device reports are kept (DIR/.reports)' },
     quiet: { type: 'boolean', help: 'print no line per request, and no table' },
   },
@@ -113,7 +117,7 @@ async function startMqtt(call: Invocation, folder: string, host: string, say: (l
   const common = {
     folder,
     reports: stringOption(call, 'reports') ?? join(folder, '.reports'),
-    gatherMs: numberOption(call, 'gather', 0, 3000),
+    gatherMs: numberOption(call, 'gather', 0, GATHER_MS),
     say,
   }
   const given = stringOption(call, 'broker')
