@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises'
+import { basename, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
 import { bistable } from '../demo/publisher.ts'
@@ -51,9 +51,13 @@ const SYSTEM = {
   agent: { apply: 'manual' },
 }
 
-/** `HIL_KIT_BUNDLES=next,old`: only these, and `base`; for kits that one test needs once. */
-const ONLY = process.env['HIL_KIT_BUNDLES']?.split(',')
-const isWanted = (name: string) => ONLY === undefined || name === 'base' || ONLY.includes(name)
+/**
+ * For a kit that differs from another in little: `HIL_KIT_FROM=FOLDER` is that other one, and only the bundles and disks
+ * named in `HIL_KIT_ONLY` (such as `base,disk-grub.img`) are made, with its keys; all else is linked.
+ */
+const FROM = process.env['HIL_KIT_FROM']
+const ONLY = FROM === undefined ? undefined : (process.env['HIL_KIT_ONLY'] ?? '').split(',')
+const isWanted = (name: string) => ONLY?.includes(name) ?? true
 
 const HANGING_CHECK = '#!/bin/sh\nexec sleep 3600\n'
 
@@ -76,7 +80,7 @@ const RELEASES: readonly KitRelease[] = [
 async function inputDigest(): Promise<string> {
   const hash = createHash('sha256')
     .update(process.arch)
-    .update(ONLY?.join() ?? '')
+    .update(FROM === undefined ? '' : `${basename(FROM)} ${ONLY}`)
   for (const input of INPUTS) {
     const path = join(root, input)
     const names = (await stat(path)).isDirectory()
@@ -95,10 +99,17 @@ async function inputDigest(): Promise<string> {
   return hash.digest('hex').slice(0, 16)
 }
 
+type Signer = Awaited<ReturnType<typeof signer>>
+
 /** A key folder, and the steps from an image to a bundle that is signed with it. */
 async function signer(folder: string, product: string, passphrase: string) {
   const keys = join(folder, `keys-${product}`)
-  await bistable(['keys', 'init', keys, '--product', product, '--passphrase-file', passphrase])
+  if (FROM === undefined) await bistable(['keys', 'init', keys, '--product', product, '--passphrase-file', passphrase])
+  else {
+    await cp(join(FROM, basename(keys)), keys, { recursive: true })
+    // As before the rotation, which comes last.
+    await rm(join(keys, 'roots', '2.json'), { force: true })
+  }
   const rootStatement = join(keys, 'root.json')
   const signKey = (number: number) => ['--key', join(keys, `release-${number}.key`), '--passphrase-file', passphrase]
   let signing = 1
@@ -142,15 +153,10 @@ async function signer(folder: string, product: string, passphrase: string) {
   }
 }
 
-async function make(folder: string): Promise<void> {
+/** Images and bundles, all those that are wanted. */
+async function makeBundles(folder: string, work: string, passphrase: string, own: Signer): Promise<void> {
   // What goes into the images is built from the sources that the digest names.
   await run(process.execPath, [join(root, 'scripts', 'build.mjs')])
-  const work = join(folder, 'work')
-  await mkdir(work)
-  const passphrase = join(work, 'passphrase')
-  await writeFile(passphrase, 'a passphrase for tests\n', { mode: 0o600 })
-  const own = await signer(folder, 'hil-appliance', passphrase)
-  const foreign = await signer(folder, 'other-appliance', passphrase)
   const images = await imageFactory({
     flavour: 'fast',
     target,
@@ -176,7 +182,10 @@ async function make(folder: string): Promise<void> {
       () =>
         own.bundle(image(spec), name, counter),
   )
-  if (isWanted('foreign')) jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+  if (isWanted('foreign')) {
+    const foreign = await signer(folder, 'other-appliance', passphrase)
+    jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+  }
   if (isWanted('board')) jobs.push(() => own.bundle(image(good), 'board', 9, ['another-board']))
   // Two at a time: a build is partly one thread.
   const workers = [0, 1].map(async () => {
@@ -188,13 +197,24 @@ async function make(folder: string): Promise<void> {
     await own.rotate()
     await own.bundle(image(good), 'rotated', 1)
   }
+}
+
+async function make(folder: string): Promise<void> {
+  const work = join(folder, 'work')
+  await mkdir(work)
+  const passphrase = join(work, 'passphrase')
+  await writeFile(passphrase, 'a passphrase for tests\n', { mode: 0o600 })
+  const own = await signer(folder, 'hil-appliance', passphrase)
+  if (ONLY?.every((part) => part.startsWith('disk-')) !== true) await makeBundles(folder, work, passphrase, own)
   const disks: Partial<Record<BootloaderName, string>> = {}
+  if (FROM !== undefined) await linkTheRest(FROM, folder)
   for (const [bootloader, options] of Object.entries(target.disk) as [
     BootloaderName,
     () => Promise<readonly string[]>,
   ][]) {
     const file = `disk-${bootloader}.img`
     disks[bootloader] = file
+    if (!isWanted(file)) continue
     await bistable([
       ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, file)],
       ...['--slot-rootfs', '128M', '--slot-boot', SLOT_BOOT[name], '--data', '48M', ...(await options())],
@@ -207,6 +227,17 @@ async function make(folder: string): Promise<void> {
     ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
   ])
   await writeFile(join(folder, 'kit.json'), `${JSON.stringify({ disks, product: SYSTEM.product, bundles }, null, 2)}\n`)
+}
+
+/** What was not made here is the other kit's; its saved devices too, unless a disk is another. */
+async function linkTheRest(from: string, folder: string): Promise<void> {
+  const made = new Set(await readdir(folder))
+  const otherDisk = ONLY?.some((name) => name.startsWith('disk-'))
+  for (const name of await readdir(from)) {
+    const saved = /^(?:running|armed)-/.test(name)
+    if (made.has(name) || isWanted(name) || (saved && otherDisk) || /^(?:saving|kit\.json)/.test(name)) continue
+    await symlink(join(from, name), join(folder, name))
+  }
 }
 
 async function dropOldKits(): Promise<void> {

@@ -4,8 +4,8 @@ import { DutError } from './lab-error.ts'
 
 /**
  * Commands over a console that kernel messages share: the output is spooled on the target and sent as base64 lines,
- * each with index, total and the start of a SHA-256; lines that do not check are asked for again. Needs sh, base64, sed, wc,
- * cut and sha256sum on the target (busybox has them).
+ * each with index, total and the start of a SHA-256; lines that do not check are asked for again. Needs sh, base64, sed, wc
+ * and sha256sum on the target (busybox has them).
  */
 
 export interface CommandResult {
@@ -43,12 +43,14 @@ export function readFrames(text: string, tag: string): { frames: Map<number, str
 
 function sendFunction(tag: string): string {
   // Frame 0 holds the exit code, frames 1..n the output. The tag is written in two halves so that the echo of this
-  // very text never looks like a frame. `s` sends the frames whose numbers it is given, or all.
+  // very text never looks like a frame. `s` sends the frames whose numbers it is given, or all. A status has 50 of them, so a
+  // frame costs one program and no more: an emulated processor needs 10 ms to start one.
   const [left, right] = [tag.slice(0, 4), tag.slice(4)]
   return [
-    `s(){ n=$(wc -l </tmp/${tag}.64);n=$((n+0));for i in \${1:-$(seq 0 $n)};do `,
-    `if [ $i = 0 ];then p=$(printf %s "$r"|base64);else p=$(sed -n "\${i}p" /tmp/${tag}.64);fi;`,
-    `k=$(printf %s "$i/$n $p"|sha256sum|cut -c 1-8);printf '<%s%s %s %s>\\n' ${left} ${right} "$i/$n $p" "$k";done;}`,
+    `e(){ k=$(printf %s "$1/$n $2"|sha256sum);printf '<%s%s %s %s>\\n' ${left} ${right} "$1/$n $2" "\${k%"\${k#????????}"}";};`,
+    `s(){ n=$(wc -l </tmp/${tag}.64);n=$((n+0));for i in \${1:-0};do `,
+    `if [ $i = 0 ];then p=$(printf %s "$r"|base64);else p=$(sed -n "\${i}p" /tmp/${tag}.64);fi;e $i "$p";done;`,
+    `if [ $# = 0 ];then i=0;while read -r p;do i=$((i+1));e $i "$p";done </tmp/${tag}.64;fi;}`,
   ].join('')
 }
 

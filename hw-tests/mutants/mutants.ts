@@ -7,14 +7,17 @@ export interface Mutant {
   readonly file: string
   readonly from: string
   readonly to: string
-  /** Bundles of the kit that the test needs, besides `base`. */
-  readonly bundles: readonly string[]
+  /** What of the kit is made with the fault in it: bundles, disks. All else is the good kit's. */
+  readonly makes: readonly string[]
   /** The test that is meant to catch it: the file in hw-tests/suites, and the beginning of a name in it. */
   readonly suite: string
   readonly test: string
   /** Found in the failure: it is caught for this reason, not by chance. */
   readonly because: RegExp
 }
+
+/** The agent that runs when the test begins. */
+const AGENT = ['base', 'disk-grub.img']
 
 export const MUTANTS: readonly Mutant[] = [
   {
@@ -23,7 +26,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'bootloader/grub.cfg',
     from: '      bs_count_down\n      if [ "$bs_written" = 1 ]; then',
     to: '      set bs_written=1\n      if [ "$bs_written" = 1 ]; then',
-    bundles: ['panics'],
+    makes: ['disk-grub.img'],
     suite: 'fall-back.hil.ts',
     test: 'a release whose init panics the kernel is given up after three tries',
     because: /4 tries, 3 were wanted/,
@@ -34,7 +37,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'initramfs/init',
     from: '  echo "0 $((length / 512)) verity 1 $1 $1 4096 4096 $blocks $blocks sha256 $roothash - ${2:+1 $2}"',
     to: '  echo "0 $((length / 512)) linear $1 0"',
-    bundles: ['next'],
+    makes: ['next'],
     suite: 'verity.hil.ts',
     test: 'one flipped bit in the armed slot',
     because: /it was committed|fell-back|reason/,
@@ -45,7 +48,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'device/health/health.ts',
     from: '  const checks = [...results.values()]\n  return { ok: healthy(checks), checks }',
     to: '  const checks = [...results.values()]\n  return { ok: true, checks }',
-    bundles: ['unhealthy'],
+    makes: ['unhealthy'],
     suite: 'fall-back.hil.ts',
     test: 'an unhealthy release is given up after one try',
     because: /it was committed/,
@@ -56,7 +59,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'bundle/policy.ts',
     from: 'if (options.allowDowngrade !== true && compareNumbers(number, device.installFloor) < 0)',
     to: 'if (options.allowDowngrade === undefined && compareNumbers(number, device.installFloor) < 0)',
-    bundles: ['old'],
+    makes: AGENT,
     suite: 'bad-input.hil.ts',
     test: 'an older release is refused as RELEASE_BELOW_FLOOR',
     because: /RELEASE_BELOW_FLOOR/,
@@ -67,7 +70,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'bundle/policy.ts',
     from: 'if (!release.hardware.includes(device.hardware))',
     to: 'if (release.hardware.length === 0)',
-    bundles: ['board'],
+    makes: AGENT,
     suite: 'bad-input.hil.ts',
     test: 'a bundle for other hardware is refused as RELEASE_WRONG_HARDWARE',
     because: /RELEASE_WRONG_HARDWARE/,
@@ -78,7 +81,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'device/agent/work.ts',
     from: '      await boot.write(arm(await core.bootState(), slot, await triesOf(boot)))\n',
     to: '      arm(await core.bootState(), slot, await triesOf(boot))\n',
-    bundles: ['next'],
+    makes: AGENT,
     suite: 'install.hil.ts',
     test: 'a release from a stick is installed, tried and committed',
     because: /trial|slot is a, b was wanted/,
@@ -89,7 +92,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'device/agent/work.ts',
     from: '  if (blocked !== undefined && !options.force) {',
     to: '  if (blocked !== undefined && options.force) {',
-    bundles: ['unhealthy'],
+    makes: AGENT,
     suite: 'fall-back.hil.ts',
     test: 'an unhealthy release is given up after one try',
     because: /RELEASE_BLOCKED/,
