@@ -42,6 +42,7 @@ export async function converse(patient: Patient, { input, output }: Terminal, lo
             .catch((error: unknown) => say(error instanceof Error ? error.message : ''))
       })
       input.on('end', () => queue.finally(resolve))
+      patient.onEnd((why) => say(why))
       lost.addEventListener('abort', () => {
         say(lost.reason instanceof Error ? lost.reason.message : 'the lease is lost')
         resolve()

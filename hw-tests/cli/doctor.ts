@@ -12,7 +12,7 @@ import type { Patient } from './patient.ts'
 export interface Facts {
   /** Programs of this machine that are not here. */
   readonly missing: readonly string[]
-  /** Undefined when it went well; else what the driver said. */
+  /** Undefined when it went well; else what the driver said, or how the console went away while the board was on. */
   readonly consoleError: string | undefined
   readonly powerError: string | undefined
   /** Bytes on the console in the last moment of the time without power. */
@@ -38,8 +38,11 @@ const GOAL: readonly BootState[] = ['bootloader', 'kernel', 'userspace']
 export function diagnose(facts: Facts): readonly Finding[] {
   const findings: Finding[] = []
   const tell = (part: Finding['part'], ok: boolean, text: string) => findings.push({ part, ok, text })
-  if (facts.missing.length > 0) tell('tools', false, `not here: ${facts.missing.join(', ')}`)
-  else tell('tools', true, 'all programs are here')
+  if (facts.missing.length > 0) {
+    tell('tools', false, `not here: ${facts.missing.join(', ')}; nothing else was looked at`)
+    return findings
+  }
+  tell('tools', true, 'all programs are here')
   if (facts.consoleError !== undefined) tell('console', false, facts.consoleError)
   if (facts.powerError !== undefined) tell('power', false, facts.powerError)
   if (facts.consoleError !== undefined || facts.powerError !== undefined) return findings
@@ -100,10 +103,11 @@ export async function examine(place: Place, open: () => Promise<Patient>, times:
     bytesOff,
     ...seen.facts(),
   })
-  if (missing.length > 0) return facts({ consoleError: 'not looked at', powerError: 'not looked at' }, 0)
+  if (missing.length > 0) return facts({}, 0)
   const patient = await open()
   try {
     patient.onData((bytes) => seen.take(bytes))
+    patient.onEnd((why) => seen.end(why))
     try {
       await patient.open()
     } catch (error) {
@@ -120,8 +124,9 @@ export async function examine(place: Place, open: () => Promise<Patient>, times:
       await patient.on()
       const deadline = Date.now() + times.bootMs
       while (Date.now() < deadline && !seen.done) await sleep(50)
+      const consoleError = seen.ended
       await patient.off()
-      return facts({}, bytesOff)
+      return facts(consoleError === undefined ? {} : { consoleError }, bytesOff)
     } catch (error) {
       return facts({ powerError: message(error) }, 0)
     }
@@ -144,9 +149,22 @@ class Observation {
   #states: BootState[] = []
   #last = ''
   #decoder = new Decoder()
+  #ended: string | undefined
 
-  /** Nothing more is to be learnt: the system is up, or has given up. */
+  /** How the console went away, and what it had said by then. */
+  get ended(): string | undefined {
+    return this.#ended
+  }
+
+  end(why: string): void {
+    const at = ((Date.now() - this.#since) / 1000).toFixed(1)
+    const last = this.#last === '' ? 'it had said nothing' : `its last line: ${this.#last}`
+    this.#ended ??= `${why}, ${at} s after power-on; ${last}`
+  }
+
+  /** Nothing more is to be learnt: the system is up, has given up, or cannot be heard any more. */
   get done(): boolean {
+    if (this.#ended !== undefined) return true
     return ['userspace', 'panic', 'emergency', 'initramfs-failed'].includes(this.#states.at(-1) ?? '')
   }
 

@@ -17,6 +17,8 @@ export interface Patient {
   open(): Promise<void>
   /** What the console says from now on. */
   onData(take: (bytes: Buffer) => void): void
+  /** Told when the console goes away by itself, in words for a person. */
+  onEnd(tell: (why: string) => void): void
   write(bytes: Buffer): void
   readonly modem: Modem | undefined
   state(): Promise<boolean | undefined>
@@ -45,6 +47,7 @@ async function emulated(place: Extract<Place, { kind: 'qemu' }>): Promise<Patien
   await copyImage(kit.disk, disk)
   let machine: Machine | undefined
   let take: (bytes: Buffer) => void = () => {}
+  let tell: (why: string) => void = () => {}
   const off = async () => {
     const running = machine
     machine = undefined
@@ -58,14 +61,22 @@ async function emulated(place: Extract<Place, { kind: 'qemu' }>): Promise<Patien
     onData: (to) => {
       take = to
     },
+    onEnd: (to) => {
+      tell = to
+    },
     write: (bytes) => {
       machine?.port.write(bytes)
     },
     state: async () => machine !== undefined,
     on: async () => {
-      machine ??= await startQemu({ disk, profile: place.machine, memoryMiB: place.memoryMiB })
-      machine.port.on('data', (bytes: Buffer) => take(bytes))
-      machine.port.on('error', () => {})
+      if (machine !== undefined) return
+      const started = await startQemu({ disk, profile: place.machine, memoryMiB: place.memoryMiB })
+      machine = started
+      started.port.on('data', (bytes: Buffer) => take(bytes))
+      started.port.on('error', () => {})
+      started.port.on('close', () => {
+        if (machine === started) tell("the console went away: the emulator or socat, the console's bridge, ended")
+      })
     },
     off,
     close: async () => {
@@ -81,6 +92,8 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
   const power = openPower(place.power)
   let console: Awaited<ReturnType<typeof openConsolePort>> | undefined
   let take: (bytes: Buffer) => void = () => {}
+  let tell: (why: string) => void = () => {}
+  let closing = false
   const order = (act: () => Promise<void>) => async () => {
     lease.check()
     await act()
@@ -94,9 +107,15 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
       console ??= await openConsolePort(place.console)
       console.port.on('data', (bytes: Buffer) => take(bytes))
       console.port.on('error', () => {})
+      console.port.on('close', () => {
+        if (!closing) tell('the console went away: is its adapter still plugged in, its server still up?')
+      })
     },
     onData: (to) => {
       take = to
+    },
+    onEnd: (to) => {
+      tell = to
     },
     write: (bytes) => {
       if (console === undefined) throw new LabError('the console is not open')
@@ -106,6 +125,7 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
     on: order(() => power.on()),
     off: order(() => power.off()),
     close: async () => {
+      closing = true
       console?.port.destroy()
       await power.close()
       await lease.release()

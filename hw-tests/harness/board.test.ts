@@ -190,7 +190,14 @@ describe('doctor', () => {
       '',
       /^console: no console at 127.0.0.1:9: .*REFUSED/,
     ],
-    ['a missing program', 'good', { tools: ['no-such-tool'] }, '', /^tools: not here: no-such-tool/],
+    ['a missing program', 'good', { tools: ['no-such-tool'] }, '', /^tools: not here: no-such-tool; nothing else/],
+    [
+      'a console that dies during the boot',
+      'dies',
+      {},
+      '',
+      /^console: the console went away: .*, \d+\.\d s after power-on; its last line: .*Linux version/,
+    ],
   ]
   for (const [what, health, more, script, words] of SICK)
     it(`says what is wrong: ${what}`, async () => {

@@ -1,0 +1,87 @@
+import { findIn, wipe } from '../harness/disk.ts'
+import type { Dut } from '../harness/dut.ts'
+import { expect, hil } from '../harness/hil.ts'
+import type { Kit } from '../harness/kit.ts'
+import type { TestServer } from '../harness/server.ts'
+
+// What can be broken between the boot loader and the first program. Each ends at home by itself.
+
+hil.override('needs', ['medium'])
+
+async function armNext(dut: Dut, kit: Kit, server: TestServer): Promise<string> {
+  const { path, release } = kit.bundle('next')
+  expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`)).toMatchObject({ code: 0 })
+  await dut.powerCut()
+  return release
+}
+
+async function isHome(dut: Dut, from: string): Promise<void> {
+  const status = await dut.status()
+  expect(status).toMatchObject({
+    state: 'fallen-back',
+    running: { slot: 'a', release: '1.2' },
+    slots: { a: { role: 'primary' }, b: { release: from } },
+    blocked: [{ number: from }],
+  })
+}
+
+hil('a boot partition that the boot loader cannot read', async ({ dut, kit, server }) => {
+  const from = await armNext(dut, kit, server)
+  await dut.withMedium((disk) => wipe(disk, 'boot-b', 0, 64 * 1024))
+  await dut.powerOn()
+  await expect(dut).toFallBack({ to: 'a', from })
+  await isHome(dut, from)
+})
+
+hil('a kernel that is no kernel', async ({ dut, kit, server }) => {
+  const from = await armNext(dut, kit, server)
+  await dut.withMedium(async (disk) => {
+    // The boot protocol's magic, at 0x202 of the kernel.
+    const at = await findIn(disk, 'boot-b', Buffer.from('HdrS'))
+    await wipe(disk, 'boot-b', at, 4)
+  })
+  await dut.powerOn()
+  await expect(dut).toFallBack({ to: 'a', from })
+  await isHome(dut, from)
+})
+
+hil.describe('without an initramfs', () => {
+  hil.override('allow', ['panic'])
+
+  hil('the kernel finds no first program, panics, and the tries run out', async ({ dut, kit, server }) => {
+    const from = await armNext(dut, kit, server)
+    await dut.withMedium(async (disk) => {
+      // zstd, gzip or plain cpio: whichever the kit's initramfs is.
+      const magics = [Buffer.from('28b52ffd', 'hex'), Buffer.from('1f8b08', 'hex'), Buffer.from('070701')]
+      const kernel = await findIn(disk, 'boot-b', Buffer.from('HdrS'))
+      const found: number[] = []
+      for (const magic of magics) found.push(await findIn(disk, 'boot-b', magic).catch(() => -1))
+      const candidates = found.filter((at) => at > 0 && (at < kernel - 0x202 || at > kernel + 4 * 1024 * 1024))
+      expect(candidates.length, `an initramfs at none of ${found}, kernel at ${kernel}`).toBeGreaterThan(0)
+      for (const at of candidates) await wipe(disk, 'boot-b', at, 64 * 1024)
+    })
+    await dut.powerOn()
+    await expect(dut).toFallBack({ to: 'a', from, tries: 3, within: 600_000 })
+    await isHome(dut, from)
+  })
+})
+
+hil.describe('repair', () => {
+  hil(
+    'a boot state that was lost boots the committed slot, and is made whole from the running system',
+    async ({ dut }) => {
+      await dut.powerCut()
+      await dut.withMedium(async (disk) => {
+        for (const sector of [512, 1024]) await wipe(disk, 'bootstate', sector * 512, 1024)
+      })
+      await dut.powerOn()
+      expect(await dut.nextBoot(300_000)).toMatchObject({ slot: 'a' })
+      await expect(dut).toRun({ slot: 'a', release: '1.2' })
+      expect(await dut.bistable('repair')).toMatchObject({ code: 0 })
+      expect(await dut.status()).toMatchObject({ boot: { problem: null }, slots: { a: { role: 'primary' } } })
+      await dut.reboot()
+      await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
+      await expect(dut).toRun({ slot: 'a', release: '1.2' })
+    },
+  )
+})
