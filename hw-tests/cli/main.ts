@@ -1,23 +1,26 @@
 import { spawn } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
+import { campaign } from '../harness/random.ts'
 import { runFolder } from '../harness/report.ts'
 import { chooseStore } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
 import { lockFolder } from '../lease/store.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
-import type { Outcome } from '../report/outcome.ts'
+import { type Outcome, tally } from '../report/outcome.ts'
 import { converse } from './console.ts'
 import { diagnose, examine } from './doctor.ts'
 import { openPatient } from './patient.ts'
+import { flakeText, type Repetition, repetitionText } from './repeat.ts'
 
 // npm run hil -- …: runs the suites, or one of the commands below.
 
 const USAGE = `usage: npm run hil                          every suite on HIL_PLACE (an emulated PC unless told)
        npm run hil -- [run] VITEST-ARGUMENTS  some of them, as in: npm run hil -- hw-tests/suites/install
+       npm run hil -- repeat N VITEST-ARGUMENTS   N times, each with a seed of its own (first: HIL_SEED): which fail now and then
        npm run hil -- places                  what there is, and who has it
        npm run hil -- console PLACE           its console at this terminal
        npm run hil -- doctor PLACE            wiring, power, console, boot; lifts a quarantine when all is well
@@ -48,6 +51,8 @@ async function main(args: readonly string[]): Promise<number> {
       return 0
     case 'run':
       return run(args.slice(1))
+    case 'repeat':
+      return repeat(Number(name), args.slice(2))
     default:
       return run(args)
   }
@@ -55,23 +60,55 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** The suites. A run in which only the lab failed ends with another code than one that found something. */
 async function run(args: readonly string[]): Promise<number> {
-  const folder = runFolder(root, process.env)
+  const { code, outcomes } = await suites(runFolder(root, process.env), args)
+  if (code === 0) return 0
+  const { lab, failed } = tally(outcomes)
+  return lab > 0 && failed === 0 ? LAB_BROKEN : 1
+}
+
+/** The suites once, into this folder. */
+async function suites(folder: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
   const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
   // Everything, the long ones too; `npm test` runs the short ones only.
-  const env = { ...process.env, HIL_LONG: process.env['HIL_LONG'] ?? '1' }
+  const env = { ...process.env, HIL_LONG: process.env['HIL_LONG'] ?? '1', HIL_RUN: folder, ...more }
   const child = spawn(process.execPath, [vitest, 'run', '--project', 'hw', ...args], {
     cwd: root,
     stdio: 'inherit',
     env,
   })
   const code = await new Promise<number>((done) => child.on('close', (status) => done(status ?? 1)))
-  if (code === 0) return 0
-  const lines = (await readFile(join(folder, 'run.jsonl'), 'utf8').catch(() => ''))
-    .split('\n')
-    .filter((line) => line !== '')
-  const outcomes = lines.map((line) => JSON.parse(line) as Outcome)
-  const lab = outcomes.some(({ verdict }) => verdict === 'lab')
-  return lab && !outcomes.some(({ verdict }) => verdict === 'failed') ? LAB_BROKEN : 1
+  return { code, outcomes: await readOutcomes(folder) }
+}
+
+async function readOutcomes(folder: string): Promise<readonly Outcome[]> {
+  const text = await readFile(join(folder, 'run.jsonl'), 'utf8').catch(() => '')
+  const lines = text.split('\n').filter((line) => line !== '')
+  return lines.map((line) => JSON.parse(line) as Outcome)
+}
+
+async function repeat(times: number, args: readonly string[]): Promise<number> {
+  if (!Number.isInteger(times) || times < 1) {
+    console.error('hil: how many times?')
+    return 2
+  }
+  const { seed } = campaign(process.env, Date.now(), 0)
+  const folder = runFolder(root, process.env)
+  const runs: Repetition[] = []
+  const said: string[] = []
+  let code = 0
+  for (let number = 1; number <= times; number++) {
+    const own = join(folder, `${number}`)
+    await mkdir(own, { recursive: true })
+    const began = Date.now()
+    const one = await suites(own, args, { HIL_SEED: `${seed + number - 1}` })
+    if (one.code !== 0) code = 1
+    runs.push({ seed: seed + number - 1, ms: Date.now() - began, outcomes: one.outcomes })
+    said.push(repetitionText(runs[number - 1] as Repetition, number, times))
+    console.log(said.at(-1))
+  }
+  const { good, lines } = flakeText(runs)
+  for (const line of [...said, ...lines]) console.log(line)
+  return good ? code : 1
 }
 
 async function places(): Promise<number> {
