@@ -25,6 +25,8 @@ export interface HoldOptions {
   readonly ttlMs?: number
   /** How long to wait for a place that somebody has (0). */
   readonly waitMs?: number
+  /** Pause between two questions while waiting (2000). */
+  readonly askMs?: number
   readonly steal?: boolean
   readonly say?: (line: string) => void
 }
@@ -62,7 +64,7 @@ export async function hold(store: LeaseStore, place: string, options: HoldOption
     if (Date.now() >= deadline) throw new LabError(who)
     if (!told) options.say?.(`lease: waiting: ${who}`)
     told = true
-    await sleep(Math.min(ASK_MS, Math.max(1, deadline - Date.now())))
+    await sleep(Math.min(options.askMs ?? ASK_MS, Math.max(1, deadline - Date.now())))
   }
   return { ...keep(store, place, token, ttlMs), token }
 }

@@ -107,7 +107,12 @@ for (const [name, make] of Object.entries(STORES))
       const store = await make()
       const first = await hold(store, 'board', { owner: 'first' })
       const said: string[] = []
-      const second = hold(store, 'board', { owner: 'second', waitMs: 20_000, say: (line) => said.push(line) })
+      const second = hold(store, 'board', {
+        owner: 'second',
+        waitMs: 20_000,
+        askMs: 50,
+        say: (line) => said.push(line),
+      })
       await expect.poll(() => said.join()).toMatch(/waiting: board is leased by first/)
       await first.release()
       await (await second).release()
@@ -136,7 +141,7 @@ for (const [name, make] of Object.entries(STORES))
       lease.check()
       await lease.release()
       await store.acquire({ place: 'board', owner: 'silent', token: '0123456789abcdef', ttlMs: 1000 })
-      const next = await hold(store, 'board', { waitMs: 20_000 })
+      const next = await hold(store, 'board', { waitMs: 20_000, askMs: 50 })
       await next.release()
     })
   })
