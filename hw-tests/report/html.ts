@@ -11,7 +11,7 @@ const STYLE = `
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 0; }
 table { border-collapse: collapse; margin: 1rem 0; } td { padding: .1rem .8rem .1rem 0; vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .passed { color: var(--good); } .failed { color: var(--bad); } .lab { color: var(--lab); } .skipped { color: var(--dim); }
 section { border-top: 1px solid var(--line); padding: 1rem 0; }
 .both { display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 9fr); gap: 1.2rem; margin-top: .6rem; }
@@ -26,10 +26,14 @@ svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: 
 /** `transcripts`: the text of each test's transcript by its path; a missing one is said to be missing. */
 export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): string {
   const { boots, cuts } = countsOf(run.outcomes.flatMap(({ record }) => record ?? []))
-  const rows = run.outcomes.map(
-    ({ verdict, file, name, ms, note }, index) =>
-      `<tr><td class="${verdict}">${verdict}</td><td class="n">${seconds(ms)} s</td><td><a href="#t${index}">${escaped(name)}</a> <span class="dim">${escaped([file.split('/').at(-1), note].filter((text) => text !== undefined).join(': '))}</span></td></tr>`,
-  )
+  // One that never ran, or keeps no record, has nothing to show but its row.
+  const shown = (outcome: Outcome) => outcome.record !== undefined || outcome.errors.length > 0
+  const title = (outcome: Outcome, index: number) =>
+    shown(outcome) ? `<a href="#t${index}">${escaped(outcome.name)}</a>` : escaped(outcome.name)
+  const rows = run.outcomes.map((outcome, index) => {
+    const { verdict, file, ms, note } = outcome
+    return `<tr><td class="${verdict}">${verdict}</td><td class="n">${seconds(ms)} s</td><td>${title(outcome, index)} <span class="dim">${escaped([file.split('/').at(-1), note].filter((text) => text !== undefined).join(': '))}</span></td></tr>`
+  })
   return [
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
     `<title>${escaped(run.place)}: ${escaped(tallyText(run.outcomes))}</title><style>${STYLE}</style>`,
@@ -37,10 +41,7 @@ export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): st
     `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began)}, ${seconds(run.ms)} s; ${boots} boots, ${cuts} power cuts</div>`,
     ...run.stray.map((text) => `<pre class="error">${escaped(text)}</pre>`),
     `<table>${rows.join('\n')}</table>`,
-    ...run.outcomes.map((outcome, index) =>
-      // One that never ran has nothing to show but its row.
-      outcome.record === undefined && outcome.errors.length === 0 ? '' : section(outcome, index, transcripts),
-    ),
+    ...run.outcomes.map((outcome, index) => (shown(outcome) ? section(outcome, index, transcripts) : '')),
     '</html>\n',
   ].join('\n')
 }

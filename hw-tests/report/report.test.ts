@@ -141,6 +141,8 @@ print(json.dumps({
     const marks = [...page.matchAll(/<a href="#(t1-\d+)">/g)].map(([, id]) => id)
     expect(marks).toEqual(TOLD.map((_, at) => `t1-${at + 1}`))
     for (const id of marks) expect(page).toContain(`<span id="${id}">`)
+    // No link leads nowhere.
+    for (const [, id] of page.matchAll(/<a href="#([^"]+)">/g)) expect(page).toContain(` id="${id}"`)
     expect(page).toContain('(2 frames of commands&#39; answers)')
     expect(page).toContain('UEFI &lt;disk&gt; &amp; more')
     expect(page).not.toMatch(/<(line|no|disk)>|\x1b|\x07/)
