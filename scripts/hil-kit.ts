@@ -155,8 +155,8 @@ async function signer(folder: string, product: string, passphrase: string) {
 
 /** Images and bundles, all those that are wanted. */
 async function makeBundles(folder: string, work: string, passphrase: string, own: Signer): Promise<void> {
-  // What goes into the images is built from the sources that the digest names.
-  await run(process.execPath, [join(root, 'scripts', 'build.mjs')])
+  // What goes into the images is built from the sources that the digest names, unless it just was.
+  if (process.env['HIL_KIT_BUILT'] === undefined) await run(process.execPath, [join(root, 'scripts', 'build.mjs')])
   const images = await imageFactory({
     flavour: 'fast',
     target,

@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
 import { campaign } from '../harness/random.ts'
 import { runFolder } from '../harness/report.ts'
+import { savedState } from '../harness/warm.ts'
 import { chooseStore } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
@@ -20,6 +22,7 @@ import { flakeText, type Repetition, repetitionText } from './repeat.ts'
 
 const USAGE = `usage: npm run hil                          every suite on HIL_PLACE (an emulated PC unless told)
        npm run hil -- [run] VITEST-ARGUMENTS  some of them, as in: npm run hil -- hw-tests/suites/install
+       npm run hil -- prepare [PLACE]         the test kit and the saved device, made ahead of a run
        npm run hil -- repeat N VITEST-ARGUMENTS   N times, each with a seed of its own (first: HIL_SEED): which fail now and then
        npm run hil -- places                  what there is, and who has it
        npm run hil -- console PLACE           its console at this terminal
@@ -35,6 +38,8 @@ const DOCTOR = { silenceMs: 2_000, bootMs: 300_000 }
 async function main(args: readonly string[]): Promise<number> {
   const [verb, name, more] = args
   switch (verb) {
+    case 'prepare':
+      return prepare(name)
     case 'places':
       return places()
     case 'console':
@@ -109,6 +114,15 @@ async function repeat(times: number, args: readonly string[]): Promise<number> {
   const { good, lines } = flakeText(runs)
   for (const line of [...said, ...lines]) console.log(line)
   return good ? code : 1
+}
+
+/** What a run would make first: so that it can be made ahead, and kept in a cache. */
+async function prepare(name: string | undefined): Promise<number> {
+  const place = choosePlace(name ?? process.env['HIL_PLACE'], await allPlaces(process.env))
+  const kit = await openKit(place)
+  if (place.kind === 'qemu' && place.savedStates) await savedState(kit, place)
+  console.log(kit.folder)
+  return 0
 }
 
 async function places(): Promise<number> {
