@@ -51,9 +51,10 @@ export class DataPartition {
   #look(bytes: Buffer): DataFiles | string {
     this.#write(bytes)
     const repaired = this.#run('e2fsck', ['-p', this.#image])
-    // 1: something was set right, as after every cut. 4 and more: a person would have to.
-    if ((repaired.status ?? 8) > 1 && !this.#repairFromCopy(bytes.length))
-      return `e2fsck -p ended with ${repaired.status}: ${repaired.stdout}`
+    // 1: something was set right, as after every cut. 4: a person would have to. 8: there was no superblock to begin with.
+    const status = repaired.status ?? 8
+    if (status > 1 && !(status >= 8 && this.#repairFromCopy(bytes.length)))
+      return `e2fsck -p ended with ${status}: ${repaired.stdout}`
     const checked = this.#run('e2fsck', ['-fn', this.#image])
     if (checked.status !== 0) return `after the journal was replayed, e2fsck -fn finds: ${checked.stdout}`
     const out = join(this.#dir, 'out')
