@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 
-// `npm run powercut [-- --sample] [-- --seed N]`: every power cut of whole updates on a model of the disk.
+// `npm run powercut [-- --sample] [-- --seed N] [-- --part K/N]`: every power cut of whole updates on a model of the disk;
+// with a part, only each Nth story and broken writer, for runs side by side.
 // `npm run powercut -- --kill N [--seed N] [--seconds N]`: N cuts of an emulated device (`HIL_PLACE`) at random moments;
 // with seconds, fewer where they take longer.
 // `npm run powercut -- --recorded [FOLDER]`: every cut of an update that an emulated device makes, from the writes that
@@ -47,7 +48,10 @@ if (args.includes('--kill')) {
   const { UBOOT_FULL, UBOOT_SAMPLE, ubootCampaign } = await import('../test/powercut/uboot.ts')
   ok = (await ubootCampaign(args.includes('--sample') ? UBOOT_SAMPLE : UBOOT_FULL, console.log)).ok
 } else {
-  const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed) }
+  const [k = 1, n = 1] = args.includes('--part') ? (args[args.indexOf('--part') + 1] ?? '').split('/').map(Number) : []
+  if (!(Number.isSafeInteger(n) && k >= 1 && k <= n)) throw new RangeError('--part takes K/N, as in 2/4')
+  const part = { first: k - 1, step: n }
+  const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed), part }
   ok = (await campaign(plan, console.log)).ok
 }
 console.error(`${Math.round((performance.now() - began) / 1000)} s`)

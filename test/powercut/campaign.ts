@@ -19,6 +19,8 @@ export interface CampaignPlan extends CutPlan {
   readonly secondUpdates: number
   /** Disks after a cut from which the device is followed on, each cut again wherever it can be. */
   readonly cutAgain: number
+  /** Each so-manyth story and broken writer, from this one on: for several runs side by side. */
+  readonly part: { readonly first: number; readonly step: number }
 }
 
 export const FULL: CampaignPlan = {
@@ -31,6 +33,7 @@ export const FULL: CampaignPlan = {
   pageSubsets: 500,
   secondUpdates: 0.003,
   cutAgain: 4,
+  part: { first: 0, step: 1 },
 }
 /** What the unit tests run. */
 export const SAMPLE: CampaignPlan = {
@@ -99,6 +102,10 @@ const part = (share: number, seed: number): (() => boolean) => {
   return () => random() < share
 }
 
+function inPart<T>({ part: { first, step } }: CampaignPlan, all: readonly T[]): T[] {
+  return all.filter((_, n) => n % step === first)
+}
+
 class Bench {
   readonly #grub: Grub
   readonly #product: Product
@@ -145,12 +152,12 @@ class Bench {
       return drawn
     }
     const drawn: Drawn[] = []
-    for (const story of await record(this.#parts(judge))) {
+    for (const story of inPart(plan, await record(this.#parts(judge)))) {
       const one = await live(story)
       if (one !== undefined) drawn.push(one)
     }
     drawn.sort((x, y) => x.lot - y.lot)
-    for (const { start, told, what } of drawn.slice(0, plan.cutAgain))
+    for (const { start, told, what } of drawn.slice(0, Math.ceil(plan.cutAgain / plan.part.step)))
       await live({ ...(await judge.follow(start, told)), name: `cut again after a cut in ${what}` })
     const { asked } = this.#grub
     this.#say(
@@ -176,7 +183,7 @@ class Bench {
 
   async mutants(plan: CampaignPlan): Promise<Map<string, string | undefined>> {
     const caught = new Map<string, string | undefined>()
-    for (const [name, doubles] of Object.entries(BROKEN)) {
+    for (const [name, doubles] of inPart(plan, Object.entries(BROKEN))) {
       const why = await this.#catches(
         { ...plan, keep: Math.min(plan.keep, 0.2), keepBoot: Math.min(plan.keepBoot, 0.1) },
         doubles,
