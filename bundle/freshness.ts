@@ -26,12 +26,30 @@ export interface FreshnessStatement {
   readonly rootVersion: number
   readonly issued: string
   readonly expires: string
+  /** Patches that lead to this release, at most 8; absent when there are none. */
+  readonly deltas?: readonly AnnouncedDelta[]
 }
+
+/** A patch file beside the bundle. It is named so that damage is found early; what it yields is checked anyway. */
+export interface AnnouncedDelta {
+  /** Digest of the release that it starts from. */
+  readonly from: Sha256
+  /** Relative to the publish directory, as `path` above. */
+  readonly path: string
+  readonly size: number
+  /** Its first `length` bytes, which hold the digests of all others. */
+  readonly head: { readonly length: number; readonly sha256: Sha256 }
+}
+
+/** As many as fit a signed statement. */
+export const MAX_DELTAS = 8
 
 /** A path that stays below the place it is joined to, in any URL or file system: plain names, no dots-only parts. */
 export function isSafePath(path: string): boolean {
   return path.length <= 255 && /^[A-Za-z0-9_][A-Za-z0-9._-]*(?:\/[A-Za-z0-9_][A-Za-z0-9._-]*)*$/.test(path)
 }
+
+const safePath = v.pipe(v.string(), v.check(isSafePath, 'wanted a relative path of plain names'))
 
 const statement = v.pipe(
   v.object({
@@ -40,11 +58,24 @@ const statement = v.pipe(
     channel: name,
     number: releaseNumber,
     release: digest,
-    path: v.pipe(v.string(), v.check(isSafePath, 'wanted a relative path of plain names')),
+    path: safePath,
     size: positive,
     rootVersion: positive,
     issued: time,
     expires: time,
+    deltas: v.exactOptional(
+      v.pipe(
+        v.array(
+          v.object({
+            from: digest,
+            path: safePath,
+            size: positive,
+            head: v.object({ length: positive, sha256: digest }),
+          }),
+        ),
+        v.maxLength(MAX_DELTAS),
+      ),
+    ),
   }),
   v.check(({ issued, expires }) => issued < expires, 'expires is not after issued'),
 )
@@ -60,9 +91,16 @@ export function parseFreshness(payload: Uint8Array): FreshnessStatement {
 
 /** The payload bytes of a freshness statement, fields in fixed order. @throws FRESHNESS_INVALID */
 export function encodeFreshness(freshness: FreshnessStatement): Uint8Array {
-  const { type, product, channel, number, release, path, size, rootVersion, issued, expires } = validate(freshness)
+  const { type, product, channel, number, release, path, size, rootVersion, issued, expires, deltas } =
+    validate(freshness)
   const { epoch, counter } = number
-  const text = { type, product, channel, number: { epoch, counter }, release, path, size, rootVersion, issued, expires }
+  const named = deltas?.map(({ from, path, size, head: { length, sha256 } }) => {
+    return { from, path, size, head: { length, sha256 } }
+  })
+  const text = {
+    ...{ type, product, channel, number: { epoch, counter }, release, path, size, rootVersion, issued, expires },
+    ...(named === undefined ? {} : { deltas: named }),
+  }
   return new Uint8Array(Buffer.from(JSON.stringify(text)))
 }
 

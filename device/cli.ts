@@ -80,6 +80,7 @@ export const deviceVerbs: readonly Verb[] = [
       plan: { type: 'boolean', help: 'say what would be fetched from where, and how many bytes; changes nothing' },
       'max-bytes': { type: 'string', value: 'SIZE', help: 'fail rather than fetch more, like 20M' },
       reuse: { type: 'string', multiple: true, value: 'BUNDLE', help: 'a bundle file whose chunks may serve' },
+      delta: { type: 'string', value: 'FILE|URL', help: 'a patch from the running release to this one' },
       force: { type: 'boolean', help: 'take a release that failed here before' },
       hold: { type: 'boolean', help: "when it is healthy, wait for 'bistable commit'" },
     },
@@ -88,13 +89,16 @@ export const deviceVerbs: readonly Verb[] = [
       if (given === undefined) throw cliErrors.USAGE('there is no file or address to install')
       const { resolve } = await import('node:path')
       const maxBytes = sizeOption(call, 'max-bytes')
+      const delta = stringOption(call, 'delta')
+      // The agent has another working directory.
+      const at = (place: string): string => (isAddress(place) ? place : resolve(place))
       const args = {
-        // The agent has another working directory.
-        source: isAddress(given) ? given : resolve(given),
+        source: at(given),
         force: call.options['force'] === true,
         hold: call.options['hold'] === true,
         reuse: listOption(call, 'reuse').map((path) => resolve(path)),
         ...(maxBytes === undefined ? {} : { maxBytes }),
+        ...(delta === undefined ? {} : { patch: at(delta) }),
       }
       if (call.options['plan'] !== true) return perform(call, 'install', args, (r: Said) => r.message)
       const { planText } = await import('./install/plan.ts')
@@ -223,6 +227,7 @@ interface Checked extends Said {
   readonly decision: string
   readonly apply: string
   readonly bundle?: string
+  readonly patch?: { readonly from: string }
   readonly freshness: { readonly clock: string; readonly expires: string }
 }
 
@@ -292,7 +297,7 @@ function checkText(found: Checked): string {
     armed: found.apply === 'reboot' ? 'the agent would reboot' : "'bistable reboot' tries it",
     update:
       found.apply === 'manual'
-        ? `'bistable install ${found.bundle}' installs it`
+        ? `'bistable install ${found.bundle}${found.patch === undefined ? '' : ` --delta ${found.patch.from}`}' installs it`
         : `the agent would install it${found.apply === 'reboot' ? ' and reboot' : ''}`,
   }[found.decision]
   const clock =

@@ -1,5 +1,6 @@
 import type { Verb } from '../base/cli.ts'
 import { assignVerb } from './verbs/assign.ts'
+import { deltaVerb } from './verbs/delta.ts'
 import { buildVerb, lintVerb } from './verbs/image.ts'
 import { diskVerb, packVerb, publishVerb, signVerb } from './verbs/release.ts'
 import { serveVerb } from './verbs/serve.ts'
@@ -10,6 +11,7 @@ export const publisherVerbs: readonly Verb[] = [
   buildVerb,
   signVerb,
   packVerb,
+  deltaVerb,
   publishVerb,
   assignVerb,
   serveVerb,

@@ -2,6 +2,11 @@ import { defineErrors } from '../base/errors.ts'
 
 /** What lint, build, sign, publish and disk refuse. Reading OCI images has its own table in publisher/oci. */
 export const publisherErrors = defineErrors({
+  DELTA_RELEASES: {
+    family: 'usage',
+    meaning: 'A patch was asked for between releases that no device moves between: of two products, or the same one.',
+    next: 'Give an older and a newer release of one product.',
+  },
   TOOL_MISSING: {
     family: 'environment',
     meaning: 'A program that this command runs is not installed.',

@@ -7,6 +7,7 @@ import { isBistableError } from '../base/errors.ts'
 import { compareNumbers, formatNumber } from '../bundle/fields.ts'
 import { fileSource } from '../bundle/file-source.ts'
 import {
+  type AnnouncedDelta,
   encodeFreshness,
   FRESHNESS_PAYLOAD_TYPE,
   type FreshnessStatement,
@@ -19,6 +20,7 @@ import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse
 import { signStatement } from '../keys/statement.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
 import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
+import { publishDeltas } from './delta/published.ts'
 import { publisherErrors } from './errors.ts'
 import { checkProvenance } from './provenance.ts'
 import { publishRoots } from './roots.ts'
@@ -37,6 +39,8 @@ export interface PublishRequest {
   readonly now: number
   /** How long devices may believe this statement. */
   readonly validSeconds: number
+  /** Patches to the newest release from so many before it; none unless told. */
+  readonly deltas?: number
 }
 
 export interface PublishEdge {
@@ -69,7 +73,10 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
   const channelFile = join(request.to, 'channels', `${request.channel}.json`)
   const present = await readChannel(channelFile, newest.trusted)
   if (present !== undefined) checkSuccessor(present, newest, request.channel)
-  const statement = freshness(newest, request)
+  const to = request.to
+  const bundle = join(folder, bundleName(newest))
+  const deltas = await publishDeltas({ to, count: request.deltas ?? 0, bundle, head: newest }, edge)
+  const statement = freshness(newest, request, deltas)
   const payload = encodeFreshness(statement)
   const envelope = await signAsFleet(FRESHNESS_PAYLOAD_TYPE, payload, request.signers, newest.trusted)
   // Before the channel file: a device that cannot verify it any more finds the root that lists its key.
@@ -100,7 +107,11 @@ export async function signAsFleet(
 export const isoTime = (ms: number): string => new Date(ms).toISOString().replace(/\.\d{3}Z$/, 'Z')
 
 /** What the channel will say. Pure. */
-export function freshness(head: BundleHead, request: PublishRequest): FreshnessStatement {
+export function freshness(
+  head: BundleHead,
+  request: PublishRequest,
+  deltas: readonly AnnouncedDelta[] = [],
+): FreshnessStatement {
   return {
     type: 'freshness',
     product: head.statement.product,
@@ -112,6 +123,7 @@ export function freshness(head: BundleHead, request: PublishRequest): FreshnessS
     rootVersion: head.trusted.current.version,
     issued: isoTime(request.now),
     expires: isoTime(request.now + request.validSeconds * 1000),
+    ...(deltas.length === 0 ? {} : { deltas }),
   }
 }
 

@@ -126,14 +126,20 @@ export class Content {
     return { at, length, plain: (word & PLAIN) !== 0 }
   }
 
-  /** Where the stored blocks of a file start. */
-  async *starts(inode: Inode): AsyncGenerator<number> {
-    for await (const batch of this.#blocks(inode)) for (const block of batch) if (block.length > 0) yield block.at
+  /** The stored blocks of a file, those of zeros aside. */
+  async *stored(inode: Inode): AsyncGenerator<StoredBlock> {
+    for await (const batch of this.#blocks(inode)) for (const block of batch) if (block.length > 0) yield block
   }
 
-  /** Where the fragment blocks start. */
-  async *fragmentStarts(): AsyncGenerator<number> {
-    for (let index = 0; index < this.#parts.fragments.count; index++) yield (await this.#fragmentBlock(index)).at
+  /** The fragment block with the last part of a file, if it has one. */
+  async tail(inode: Inode): Promise<StoredBlock | undefined> {
+    const fragment = inode.file?.fragment
+    return fragment === undefined ? undefined : this.#fragmentBlock(fragment.index)
+  }
+
+  /** The fragment blocks. */
+  async *storedFragments(): AsyncGenerator<StoredBlock> {
+    for (let index = 0; index < this.#parts.fragments.count; index++) yield await this.#fragmentBlock(index)
   }
 }
 

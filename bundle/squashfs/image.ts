@@ -1,5 +1,5 @@
 import { unpacker } from './codec.ts'
-import { Boundaries, Content } from './content.ts'
+import { Boundaries, Content, type StoredBlock } from './content.ts'
 import { type EntryType, type Inode, readInode } from './inode.ts'
 import { Cursor, IndexedTable, Metadata } from './metadata.ts'
 import { type BlockReader, Window } from './reader.ts'
@@ -49,6 +49,12 @@ export interface Squashfs {
   names(entry: SquashEntry): Promise<readonly string[]>
   /** Offsets in the image, ascending, each once, where a stored data or fragment block or a metadata table starts. */
   contentBoundaries(): Promise<number[]>
+  /** Every stored data and fragment block; one that several files share comes several times. */
+  storedBlocks(): AsyncIterable<StoredBlock>
+  /** Those with the content of one file; the last may be a fragment block. */
+  storedOf(entry: SquashEntry): AsyncIterable<StoredBlock>
+  /** Bytes behind the data area as they are: `at` is not in front of the inode table, `length` is at most 64 KiB. */
+  raw(at: number, length: number): Promise<Uint8Array>
 }
 
 /**
@@ -109,10 +115,14 @@ export async function openSquashfs(reader: BlockReader, size: number): Promise<S
 
   const parts: WalkParts = { superblock, metadata, inodeAt }
 
+  async function* storedBlocks(): AsyncGenerator<StoredBlock> {
+    for await (const { inode } of walkImage(parts)) yield* content.stored(inode)
+    yield* content.storedFragments()
+  }
+
   async function contentBoundaries(): Promise<number[]> {
     const found = new Boundaries()
-    for await (const { inode } of walkImage(parts)) for await (const at of content.starts(inode)) found.add(at)
-    for await (const at of content.fragmentStarts()) found.add(at)
+    for await (const { at } of storedBlocks()) found.add(at)
     const tables = [
       inodeTable.start,
       directoryTable.start,
@@ -136,6 +146,13 @@ export async function openSquashfs(reader: BlockReader, size: number): Promise<S
     },
     names: (entry) => listNames(parts, inodeOf(entry)),
     contentBoundaries,
+    storedBlocks,
+    async *storedOf(entry) {
+      yield* content.stored(inodeOf(entry))
+      const tail = await content.tail(inodeOf(entry))
+      if (tail !== undefined) yield tail
+    },
+    raw: (at, length) => metadata.raw(at, length),
   }
 }
 

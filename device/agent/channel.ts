@@ -1,6 +1,11 @@
 import { KiB, type Sha256 } from '../../base/bytes.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
-import { FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement, parseFreshness } from '../../bundle/freshness.ts'
+import {
+  type AnnouncedDelta,
+  FRESHNESS_PAYLOAD_TYPE,
+  type FreshnessStatement,
+  parseFreshness,
+} from '../../bundle/freshness.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
 import { decodeEnvelope } from '../../keys/dsse.ts'
 import { verifyEnvelope } from '../../keys/threshold.ts'
@@ -28,6 +33,10 @@ export interface CheckResult {
   /** Where the bundle is, and its bytes. */
   readonly bundle: string | undefined
   readonly size: number | undefined
+  /** The patch from the running release to this one, if the channel names one. */
+  readonly patch:
+    | { readonly from: string; readonly size: number; readonly announced: AnnouncedDelta['head'] }
+    | undefined
   /** Sequence of the assignment that chose this release; undefined: the channel did. */
   readonly assigned: number | undefined
   readonly freshness: FreshnessSeen
@@ -152,6 +161,10 @@ export async function checkChannel(core: Core, address: string | undefined, oute
         : statement.issued,
   }))
   const at = (path: string): string => new URL(`../${path}`, url).href
+  const here =
+    core.body.slots[core.line.slot]?.digest ?? (await ports.engine.storedRelease(core.line.slot))?.facts.digest
+  const named = statement.deltas?.find(({ from }) => from === here)
+  const patch = named && { from: at(named.path), size: named.size, announced: named.head }
   const { slot, release: number } = core.line
   const { assignment } = core.body
   const state = assignment === undefined ? 'expired' : assignedState(assignment, core.body, clock)
@@ -162,6 +175,7 @@ export async function checkChannel(core: Core, address: string | undefined, oute
       digest: statement.release,
       bundle: at(statement.path),
       size: statement.size,
+      patch,
       assigned: undefined,
       freshness,
     }
@@ -174,6 +188,7 @@ export async function checkChannel(core: Core, address: string | undefined, oute
     digest: assignment.release,
     bundle: place === undefined ? undefined : at(place.path),
     size: place?.size,
+    patch: statement.release === assignment.release ? patch : undefined,
     assigned: assignment.sequence,
     freshness,
   }

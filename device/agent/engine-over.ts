@@ -7,32 +7,22 @@ import { type ByteSource, readExactly } from '../../base/source.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
-import { chunkImage } from '../../bundle/chunk-image.ts'
-import { inspectBundle, openBundle } from '../../bundle/reader.ts'
-import { type BundleHead, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
+import { openBundle } from '../../bundle/reader.ts'
+import type { BundleHead, ImageName } from '../../bundle/types.ts'
 import { verifyBehindHead } from '../../bundle/verify.ts'
 import { Brokers } from '../doors/brokers.ts'
 import type { Reach } from '../doors/connect.ts'
-import { exact } from '../doors/exact.ts'
 import { openFileDoor } from '../doors/file.ts'
 import type { HttpDoorOptions } from '../doors/http.ts'
 import { openMqttDoor } from '../doors/mqtt.ts'
 import { fetchRetained } from '../doors/retained.ts'
 import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
-import type { ReuseSource } from '../install/types.ts'
 import { slotFault } from '../install/verify.ts'
 import type { SlotDevice } from '../slots/types.ts'
 import type { BootPort, Engine, InstallCall } from './ports.ts'
-import {
-  forgetSlot,
-  readEarlierIndex,
-  readSlotIndex,
-  readSlotRelease,
-  slotFilesSize,
-  slotFolder,
-  storeSlot,
-} from './slot-files.ts'
+import { placesFor } from './reuse-from.ts'
+import { forgetSlot, readSlotRelease, slotFilesSize, slotFolder, storeSlot } from './slot-files.ts'
 
 /** Opens the places of a slot's images; who opens one closes it. */
 export interface Slots {
@@ -86,8 +76,9 @@ export function engineOver(
           boot: kept(opened, await slots.forWriting(target, 'boot')),
           rootfs: kept(opened, await slots.forWriting(target, 'rootfs')),
         }
-        const reuse = await reuseFrom({ files, data, slots, opened }, call)
-        return await install({ ...call, slot, reuse, ...steps(files, slotFolder(data, target), call) })
+        const { patch: _, ...rest } = call
+        const given = await placesFor({ files, data, slots, opened }, call)
+        return await install({ ...rest, slot, ...given, ...steps(files, slotFolder(data, target), call) })
       })
     },
     plan: (call) =>
@@ -97,7 +88,8 @@ export function engineOver(
           boot: kept(opened, await slots.forReuse(target, 'boot')),
           rootfs: kept(opened, await slots.forReuse(target, 'rootfs')),
         }
-        return await previewInstall({ ...call, slot, reuse: await reuseFrom({ files, data, slots, opened }, call) })
+        const { patch: _, ...rest } = call
+        return await previewInstall({ ...rest, slot, ...(await placesFor({ files, data, slots, opened }, call)) })
       }),
     slotFault: (slot, statement, signal) =>
       withOpened(async (opened) => {
@@ -149,58 +141,6 @@ function steps(files: Files, folder: string, call: InstallCall): Pick<InstallCal
       await call.beforeArm()
     },
   }
-}
-
-interface Around {
-  readonly files: Files
-  readonly data: string
-  readonly slots: Slots
-  readonly opened: { close(): Promise<void> }[]
-}
-
-/** Places whose chunks may serve, best first: the running slot, the other one as it was, bundles that were named. */
-async function reuseFrom(
-  around: Around,
-  { running, reuse = [], signal }: Pick<InstallCall, 'running' | 'reuse' | 'signal'>,
-): Promise<readonly ReuseSource[]> {
-  const target = otherSlot(running)
-  const sources = [...(await slotReuse(around, running)), ...(await slotReuse(around, target, true))]
-  for (const path of reuse) sources.push(...(await bundleReuse(around, path, signal)))
-  return sources
-}
-
-async function slotReuse(
-  { files, data, slots, opened }: Around,
-  slot: Slot,
-  overwritten = false,
-): Promise<readonly ReuseSource[]> {
-  const folder = slotFolder(data, slot)
-  const stored = await readSlotRelease(files, folder)
-  const sources: ReuseSource[] = []
-  for (const name of IMAGE_NAMES) {
-    const known = stored === undefined ? undefined : await readSlotIndex(files, folder, stored, name)
-    const index = known ?? (overwritten ? await readEarlierIndex(files, folder, name) : undefined)
-    if (index === undefined) continue
-    const device = kept(opened, await slots.forReuse(slot, name))
-    const moved = overwritten ? { name: `${device.name} (moved)`, overwrittenBy: name } : { name: device.name }
-    sources.push({ ...moved, index, device })
-  }
-  return sources
-}
-
-/** A bundle file as a place to find chunks. Its release need not be trusted: every chunk is checked by the new one's. */
-async function bundleReuse({ opened }: Around, path: string, signal: AbortSignal): Promise<readonly ReuseSource[]> {
-  const source = kept(opened, exact(await openFileDoor(path)))
-  const { head } = await inspectBundle(source, { signal })
-  return IMAGE_NAMES.map((image) => {
-    const index = head.indexes[image]
-    const { read } = chunkImage(source, head.offsets.data[image], index)
-    const device: ReuseSource['device'] = {
-      size: index.imageLength,
-      read: async (offset, into) => into.set(await read(offset, into.length)),
-    }
-    return { name: path, index, device }
-  })
 }
 
 const kept = <T extends { close(): Promise<void> }>(opened: { close(): Promise<void> }[], one: T): T => {

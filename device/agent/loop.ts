@@ -5,6 +5,7 @@ import { deviceErrors } from '../errors.ts'
 import type { PolicyStep, Wait } from '../policy/gate.ts'
 import { firstPause, pollPause, retryPause } from '../policy/spread.ts'
 import { watchSticks } from '../usb/watch.ts'
+import type { CheckResult } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { watchDrift } from './drift-watch.ts'
 import { guarded, noteCheck, noteFailure } from './guarded.ts'
@@ -85,10 +86,10 @@ export async function poll(core: Core, signal: AbortSignal): Promise<void> {
 
 async function installByPolicy(
   core: Core,
-  found: { readonly digest: Sha256; readonly bundle: string },
+  found: { readonly digest: Sha256; readonly bundle: string; readonly patch: CheckResult['patch'] },
   signal: AbortSignal,
 ): Promise<void> {
-  const { digest, bundle } = found
+  const { digest, bundle, patch } = found
   const { maxBytes } = core.ports.config.agent.policy.download
   const notYet = await waitFor(core, 'apply', digest)
   // Verified in the slot already: only arming is left, and nothing is fetched for it.
@@ -103,6 +104,7 @@ async function installByPolicy(
       onProgress: progressLines(core),
       mayArm: () => waitFor(core, 'apply', digest),
       ...(maxBytes === undefined ? {} : { maxBytes }),
+      ...(patch === undefined ? {} : { patch }),
     }
     const result = await installAnywhere(core, bundle, options, signal)
     core.say(`bistable: ${result.message} fetched=${result.fetched}`)

@@ -27,7 +27,18 @@ export function installAnywhere(
   signal: AbortSignal,
 ): Promise<InstallDone> {
   const known = channelPlaces(core).filter((place) => place !== undefined)
-  return inTurn(core, samePath(bundle, known), signal, (place) => installFrom(core, place, options, signal))
+  const { patch } = options
+  const patches = patch === undefined ? [] : samePath(patch.from, known)
+  return inTurn(core, samePath(bundle, known), signal, (place, i) => {
+    // The patch comes from where the bundle comes from.
+    const from = patches[i]
+    return installFrom(
+      core,
+      place,
+      patch === undefined || from === undefined ? options : { ...options, patch: { ...patch, from } },
+      signal,
+    )
+  })
 }
 
 /**
@@ -46,12 +57,12 @@ async function inTurn<Place, T>(
   core: Core,
   places: readonly Place[],
   signal: AbortSignal,
-  attempt: (place: Place) => Promise<T>,
+  attempt: (place: Place, i: number) => Promise<T>,
 ): Promise<T> {
   let first: unknown
   for (const [i, place] of places.entries()) {
     try {
-      return await attempt(place)
+      return await attempt(place, i)
     } catch (error) {
       first ??= error
       if (signal.aborted || !mayBeThePlace(error)) throw error

@@ -10,6 +10,7 @@ import { type Core, failureFrom } from './core.ts'
 import { noteCheck } from './guarded.ts'
 import { after, before } from './hooks.ts'
 import { checkAnywhere } from './mirrors.ts'
+import type { PatchPlace } from './patch-offer.ts'
 import { planFrom } from './plan-verb.ts'
 import { statusOf } from './status.ts'
 import { healthConfig } from './verdict.ts'
@@ -102,14 +103,16 @@ async function check(core: Core, url: string | undefined, signal: AbortSignal) {
 }
 
 /** What a person lets an install fetch, and where else chunks may be found. */
-function limitsOf({ maxBytes, reuse }: Readonly<Record<string, unknown>>): {
+function limitsOf({ maxBytes, reuse, patch }: Readonly<Record<string, unknown>>): {
   readonly maxBytes?: number
   readonly reuse?: readonly string[]
+  readonly patch?: PatchPlace
 } {
   const paths = Array.isArray(reuse) ? reuse.filter((path) => typeof path === 'string') : []
   return {
     ...(typeof maxBytes === 'number' && maxBytes >= 0 ? { maxBytes } : {}),
     ...(paths.length > 0 ? { reuse: paths } : {}),
+    ...(typeof patch === 'string' ? { patch: { from: patch } } : {}),
   }
 }
 

@@ -2,6 +2,7 @@ import { exact } from '../doors/exact.ts'
 import type { InstallPlan } from '../install/plan.ts'
 import { assignedNow } from './assignment.ts'
 import type { Core } from './core.ts'
+import { openPatch } from './patch-offer.ts'
 import { checkAllowed, type InstallOptions } from './work.ts'
 
 /**
@@ -12,11 +13,12 @@ import { checkAllowed, type InstallOptions } from './work.ts'
 export async function planFrom(
   core: Core,
   from: string,
-  { force, onProgress, maxBytes, reuse }: InstallOptions,
+  { force, onProgress, maxBytes, reuse, patch: place }: InstallOptions,
   signal: AbortSignal,
 ): Promise<InstallPlan> {
   const { engine } = core.ports
   const source = exact(await engine.open(from, signal))
+  const patch = await openPatch(core, place, signal)
   try {
     const head = await engine.head(source, core.trusted, signal)
     const assigned = await assignedNow(core)
@@ -32,8 +34,10 @@ export async function planFrom(
       },
       ...(maxBytes === undefined ? {} : { maxBytes }),
       ...(reuse === undefined ? {} : { reuse }),
+      ...(patch === undefined ? {} : { patch }),
     })
   } finally {
+    await patch?.close()
     await source.close()
   }
 }

@@ -5,6 +5,7 @@ import type { BootReason } from '../../bootloader/reason.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
+import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import type { HealthPlan } from '../../bundle/health-plan.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
@@ -93,12 +94,25 @@ export interface InstallCall {
   readonly maxBytes?: number
   /** Paths of bundles whose chunks may serve. */
   readonly reuse?: readonly string[]
+  readonly patch?: OfferedPatch
   readonly invalidate: () => Promise<void>
   readonly beforeArm: () => Promise<void>
   readonly arm: () => Promise<void>
 }
 
-export type PlanCall = Pick<InstallCall, 'source' | 'head' | 'running' | 'signal' | 'onProgress' | 'maxBytes' | 'reuse'>
+/** A patch file that may lead from the running release to the wanted one. */
+export interface OfferedPatch {
+  readonly source: ByteSource
+  /** What the channel says of its head; undefined: nobody vouches for it. */
+  readonly announced: AnnouncedDelta['head'] | undefined
+  /** Told why it, or a part of it, is not used. */
+  readonly onRefused: (error: Error) => void
+}
+
+export type PlanCall = Pick<
+  InstallCall,
+  'source' | 'head' | 'running' | 'signal' | 'onProgress' | 'maxBytes' | 'reuse' | 'patch'
+>
 
 /** Bundles and slots: the rooms that move bytes. */
 export interface Engine {

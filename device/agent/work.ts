@@ -18,6 +18,7 @@ import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
+import { openPatch, type PatchPlace } from './patch-offer.ts'
 import type { BootPort } from './ports.ts'
 
 /** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
@@ -37,6 +38,7 @@ export interface InstallOptions {
   readonly maxBytes?: number
   /** Paths of bundles whose chunks may serve. */
   readonly reuse?: readonly string[]
+  readonly patch?: PatchPlace
 }
 
 export interface Progress extends Omit<InstallProgress, 'phase'> {
@@ -159,6 +161,7 @@ async function fillAndArm(
   await before(core, 'install', job, signal)
   await core.apply({ kind: 'begin', job })
   const done = { slot, number, version, digest: head.digest }
+  const patch = await openPatch(core, options.patch, signal)
   let fetched = 0
   const steps = {
     source,
@@ -169,6 +172,7 @@ async function fillAndArm(
     ...(options.journal === undefined ? {} : { journal: options.journal }),
     ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
     ...(options.reuse === undefined ? {} : { reuse: options.reuse }),
+    ...(patch === undefined ? {} : { patch }),
     onProgress: (progress: InstallProgress) => {
       core.activity.beat({ ...progress })
       // Only moves the deadline in memory: nothing is written for it.
@@ -204,6 +208,8 @@ async function fillAndArm(
       waits: error.wait,
       message: `${named} is verified in slot ${slot}; ${error.wait.message}`,
     }
+  } finally {
+    await patch?.close()
   }
 }
 

@@ -5,6 +5,7 @@ import { type StoredChunk, splitChunks, storedRanges, unpackChunk } from '../../
 import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
+import type { PatchedChunks } from './patch.ts'
 import { throwIfCancelled } from './pieces.ts'
 import type { ReuseSource } from './types.ts'
 
@@ -35,6 +36,8 @@ export interface FillCounts {
   reused: number
   fetched: number
   stored: number
+  /** Image bytes that a patch rebuilt. */
+  patched: number
 }
 
 export interface FillJob {
@@ -46,6 +49,7 @@ export interface FillJob {
   /** From `scanSlot`. */
   readonly held: Uint8Array
   readonly reuse: ReuseMap
+  readonly patched: PatchedChunks | undefined
   readonly writer: SlotWriter
   readonly signal: AbortSignal | undefined
   /** Counted up while the work goes on. */
@@ -58,13 +62,16 @@ export interface FillJob {
 
 /**
  * Makes every chunk that the slot does not hold true, in image order. What must come through the door is asked for in
- * one go, so that the door can plan its requests. A chunk whose reuse failed is fetched behind all others.
+ * one go, so that the door can plan its requests. A chunk whose reuse or patch failed is fetched behind all others.
  * `unpackChunk` checks a chunk's stored digest before unpacking and its content digest after: nothing unchecked is written.
  */
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
   const scratch = new Uint8Array(MiB)
-  const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && claimFor(job.reuse, job.image, chunk) === undefined)
+  const lacking = chunks.filter(
+    (chunk, i) =>
+      job.held[i] === 0 && claimFor(job.reuse, job.image, chunk) === undefined && job.patched?.covers(i) !== true,
+  )
   const failed = new Set<number>()
   const coming = fetchChunks(job, lacking)
   try {
@@ -79,6 +86,15 @@ export async function fillSlot(job: FillJob): Promise<void> {
           await job.writer.write(chunk.offset, bytes)
           job.counts.reused += chunk.length
           job.journal.add(i, 'reuse')
+          job.onChunk()
+        }
+      } else if (job.patched?.covers(i) === true) {
+        const bytes = await job.patched.take(i)
+        if (bytes === undefined) failed.add(i)
+        else {
+          await job.writer.write(chunk.offset, bytes)
+          job.counts.patched += chunk.length
+          job.journal.add(i, 'patch')
           job.onChunk()
         }
       } else {

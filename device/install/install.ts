@@ -1,3 +1,4 @@
+import type { DeltaUnit } from '../../bundle/delta/head.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
 import { checkFraming } from '../../bundle/verify.ts'
@@ -6,8 +7,9 @@ import type { Freshness, SlotDevice } from '../slots/types.ts'
 import { createSlotWriter } from '../slots/writer.ts'
 import { type FillCounts, type FillJob, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
 import { ChunkJournal } from './journal.ts'
+import { PatchedChunks } from './patch.ts'
 import { throwIfCancelled } from './pieces.ts'
-import { checkBudget, type InstallPlan, planInstall } from './plan.ts'
+import { checkBudget, type InstallPlan, planInstall, unitsFor } from './plan.ts'
 import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
 import { slotFault, writeTreeAndVerify } from './verify.ts'
@@ -39,14 +41,20 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
       boot: await heldChunks(request, images.boot),
       rootfs: await heldChunks(request, images.rootfs),
     }
-    const plan = planInstall({ source: request.source.name, head, held, reuse })
+    const parts = { head, held, reuse, patch: request.patch }
+    const plan = planInstall({ source: request.source.name, ...parts })
     checkBudget(plan, request.maxBytes)
     const mayFetch = budget(plan, request.maxBytes)
     const filled: Filled[] = []
     try {
       for (const name of IMAGE_NAMES)
         filled.push(
-          await fillImage(request, images[name], guard(request.slot[name]), held[name], { reuse, mayFetch, totals }),
+          await fillImage(request, images[name], guard(request.slot[name]), held[name], {
+            reuse,
+            units: unitsFor(name, parts),
+            mayFetch,
+            totals,
+          }),
         )
       for (const { verify } of filled) await verify()
     } finally {
@@ -79,9 +87,11 @@ interface Filled {
   readonly verify: () => Promise<void>
 }
 
-/** What the images of one install have in common. */
+/** What an image is filled with. */
 interface Shared {
   readonly reuse: ReuseMap
+  /** Of the patch, for this image. */
+  readonly units: readonly DeltaUnit[]
   readonly mayFetch: FillJob['mayFetch']
   readonly totals: { stored: number }
 }
@@ -91,7 +101,7 @@ async function fillImage(
   image: ImageEntry,
   device: SlotDevice,
   held: Uint8Array,
-  { reuse, mayFetch, totals }: Shared,
+  { reuse, units, mayFetch, totals }: Shared,
 ): Promise<Filled> {
   const { head, signal } = request
   const now = request.now ?? (() => performance.now())
@@ -110,7 +120,14 @@ async function fillImage(
     return { result: { kept, reused: 0, fetched: 0 }, flushed: done, verify: () => done }
   }
 
-  const counts: FillCounts = { reused: 0, fetched: 0, stored: 0 }
+  const counts: FillCounts = { reused: 0, fetched: 0, stored: 0, patched: 0 }
+  const onFetched = (bytes: number): void => {
+    counts.stored += bytes
+  }
+  const patched =
+    request.patch === undefined || units.length === 0
+      ? undefined
+      : new PatchedChunks(request.patch, image.name, { index, units, signal, onFetched })
   const before = totals.stored
   const writer = createSlotWriter(device, now)
   try {
@@ -121,6 +138,7 @@ async function fillImage(
       index,
       held,
       reuse,
+      patched,
       writer,
       signal,
       counts,
@@ -128,7 +146,7 @@ async function fillImage(
       mayFetch,
       onChunk: () => {
         totals.stored = before + counts.stored
-        report('fill', kept + counts.reused + counts.fetched)
+        report('fill', kept + counts.reused + counts.patched + counts.fetched)
       },
     })
   } catch (error) {
@@ -140,7 +158,12 @@ async function fillImage(
   // Its failure is met in `verify`; until then it must not count as unhandled.
   flushed.catch(() => undefined)
   return {
-    result: { kept, reused: counts.reused, fetched: counts.fetched },
+    result: {
+      kept,
+      reused: counts.reused,
+      fetched: counts.fetched,
+      ...(patched === undefined ? {} : { patched: counts.patched }),
+    },
     flushed,
     verify: async () => {
       await flushed
@@ -156,7 +179,7 @@ async function fillImage(
  * @throws SLOT_TOO_SMALL, INSTALL_BUDGET, INSTALL_CANCELLED, and what reading the slot throws
  */
 export async function previewInstall(
-  request: Pick<InstallRequest, 'source' | 'head' | 'reuse' | 'signal' | 'maxBytes' | 'onProgress'> & {
+  request: Pick<InstallRequest, 'source' | 'head' | 'reuse' | 'patch' | 'signal' | 'maxBytes' | 'onProgress'> & {
     readonly slot: Readonly<Record<ImageName, Pick<SlotDevice, 'name' | 'size' | 'read'>>>
   },
 ): Promise<InstallPlan> {
@@ -168,7 +191,7 @@ export async function previewInstall(
     rootfs: await heldChunks(request, images.rootfs),
   }
   const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
-  const plan = planInstall({ source: source.name, head, held, reuse })
+  const plan = planInstall({ source: source.name, head, held, reuse, patch: request.patch })
   checkBudget(plan, request.maxBytes)
   return plan
 }

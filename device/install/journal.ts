@@ -9,7 +9,9 @@ export type ChunkFate =
   | 'keep'
   /** From another place on the device. */
   | 'reuse'
-  /** That place had other bytes than it claimed: through the door, behind all others. */
+  /** Rebuilt by a patch. */
+  | 'patch'
+  /** That place, or the patch, had other bytes than it claimed: through the door, behind all others. */
   | 'refetch'
   | 'fetch'
 

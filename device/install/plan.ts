@@ -1,8 +1,10 @@
 import { humanBytes } from '../../base/bytes.ts'
+import type { DeltaUnit } from '../../bundle/delta/head.ts'
 import { storedRanges } from '../../bundle/stored.ts'
 import { type BundleHead, type Chunk, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { installErrors } from './errors.ts'
 import { claimFor, type ReuseMap } from './fill.ts'
+import { chunksOf, type Patch, worthwhile } from './patch.ts'
 
 /** What an install would do, before it does anything: where each byte of the images comes from. Pure. */
 
@@ -13,6 +15,8 @@ export interface ImagePlan {
   readonly kept: number
   /** Image bytes that other places on the device claim to have; each claim is checked when it is used. */
   readonly reused: readonly { readonly from: string; readonly bytes: number }[]
+  /** Image bytes that a patch rebuilds from the running slot, and the bytes of it that this takes. */
+  readonly patched: { readonly bytes: number; readonly stored: number; readonly units: number }
   /** Image bytes that come through the door, the bytes that this takes, and in how many ranges of the bundle. */
   readonly fetched: {
     readonly chunks: number
@@ -30,6 +34,8 @@ export interface InstallPlan {
   readonly head: number
   /** Bytes of attachments that the device keeps. */
   readonly attachments: number
+  /** Bytes of the patch's head; 0 without one. */
+  readonly patch: number
   /** All that comes through the door, in bytes. */
   readonly total: number
 }
@@ -40,32 +46,58 @@ export interface PlanParts {
   /** From `scanSlot`. */
   readonly held: Readonly<Record<ImageName, Uint8Array>>
   readonly reuse: ReuseMap
+  readonly patch?: Pick<Patch, 'head'> | undefined
 }
 
-export function planInstall({ source, head, held, reuse }: PlanParts): InstallPlan {
-  const images = IMAGE_NAMES.map((image) => planImage(image, head, held[image], reuse))
+/** The patch's units that are worth their bytes, for one image. Pure. */
+export function unitsFor(
+  image: ImageName,
+  { head, held, reuse, patch }: Omit<PlanParts, 'source'>,
+): readonly DeltaUnit[] {
+  const index = head.indexes[image]
+  if (patch === undefined) return []
+  const lacking = (n: number): boolean => {
+    const chunk = index.chunks[n]
+    return chunk !== undefined && held[image][n] === 0 && claimFor(reuse, image, chunk) === undefined
+  }
+  return worthwhile(patch.head, image, index, lacking)
+}
+
+export function planInstall(parts: PlanParts): InstallPlan {
+  const { source, head, patch } = parts
+  const images = IMAGE_NAMES.map((image) => planImage(image, parts))
+  const patchHead = patch?.head.length ?? 0
   const inventory = head.statement.attachments.find(({ name }) => name === 'inventory')?.length ?? 0
   const first = Math.min(head.offsets.data.boot, ...Object.values(head.offsets.attachments))
-  const stored = images.reduce((sum, { fetched }) => sum + fetched.stored, 0)
-  return { source, images, head: first, attachments: inventory, total: first + inventory + stored }
+  const stored = images.reduce((sum, { fetched, patched }) => sum + fetched.stored + patched.stored, 0)
+  const total = first + inventory + patchHead + stored
+  return { source, images, head: first, attachments: inventory, patch: patchHead, total }
 }
 
-function planImage(image: ImageName, head: BundleHead, held: Uint8Array, reuse: ReuseMap): ImagePlan {
+function planImage(image: ImageName, parts: PlanParts): ImagePlan {
+  const { head, reuse } = parts
+  const held = parts.held[image]
   const { chunks, imageLength } = head.indexes[image]
+  const units = unitsFor(image, parts)
+  const covered = chunksOf(units)
+  let rebuilt = 0
   const reused = new Map<string, number>()
   const lacking: Chunk[] = []
   let kept = 0
   for (const [i, chunk] of chunks.entries()) {
     const claim = claimFor(reuse, image, chunk)
     if (held[i] === 1) kept += chunk.length
-    else if (claim === undefined) lacking.push(chunk)
-    else reused.set(claim.from.name, (reused.get(claim.from.name) ?? 0) + chunk.length)
+    else if (claim === undefined) {
+      if (covered.has(i)) rebuilt += chunk.length
+      else lacking.push(chunk)
+    } else reused.set(claim.from.name, (reused.get(claim.from.name) ?? 0) + chunk.length)
   }
   return {
     image,
     length: imageLength,
     kept,
     reused: [...reused].map(([from, bytes]) => ({ from, bytes })),
+    patched: { bytes: rebuilt, stored: units.reduce((sum, { stored }) => sum + stored, 0), units: units.length },
     fetched: {
       chunks: lacking.length,
       bytes: lacking.reduce((sum, { length }) => sum + length, 0),
@@ -79,7 +111,7 @@ function planImage(image: ImageName, head: BundleHead, held: Uint8Array, reuse: 
 export function checkBudget({ total, images }: InstallPlan, maxBytes: number | undefined): void {
   if (maxBytes === undefined || total <= maxBytes) return
   const reused = images.reduce((sum, image) => sum + image.reused.reduce((part, { bytes }) => part + bytes, 0), 0)
-  const kept = images.reduce((sum, image) => sum + image.kept, 0)
+  const kept = images.reduce((sum, image) => sum + image.kept + image.patched.bytes, 0)
   throw installErrors.INSTALL_BUDGET(
     `${total} bytes (${humanBytes(total)}) would be fetched, at most ${maxBytes} are allowed; ${humanBytes(kept + reused)} of the images are on the device`,
     { details: { total, maxBytes, kept, reused } },
@@ -87,11 +119,14 @@ export function checkBudget({ total, images }: InstallPlan, maxBytes: number | u
 }
 
 /** The plan for people, line by line. */
-export function planText({ source, images, head, attachments, total }: InstallPlan): string {
-  const lines = images.flatMap(({ image, length, kept, reused, fetched }) => [
+export function planText({ source, images, head, attachments, patch, total }: InstallPlan): string {
+  const lines = images.flatMap(({ image, length, kept, reused, patched, fetched }) => [
     `${image}: ${humanBytes(length)}`,
     ...(kept > 0 ? [`  ${humanBytes(kept).padStart(9)}  in the slot already`] : []),
     ...reused.map(({ from, bytes }) => `  ${humanBytes(bytes).padStart(9)}  from ${from}`),
+    ...(patched.units > 0
+      ? [`  ${humanBytes(patched.bytes).padStart(9)}  rebuilt by a patch of ${patched.stored} bytes`]
+      : []),
     ...(fetched.chunks > 0
       ? [
           `  ${humanBytes(fetched.bytes).padStart(9)}  to fetch: ${fetched.stored} bytes, ${fetched.chunks} chunks in ${fetched.ranges} ranges`,
@@ -100,7 +135,7 @@ export function planText({ source, images, head, attachments, total }: InstallPl
   ])
   return [
     ...lines,
-    `statement and indexes: ${head} bytes; inventory: ${attachments} bytes`,
+    `statement and indexes: ${head} bytes; inventory: ${attachments} bytes${patch > 0 ? `; head of the patch: ${patch} bytes` : ''}`,
     `in all ${total} bytes (${humanBytes(total)}) from ${source}`,
   ].join('\n')
 }

@@ -2,6 +2,7 @@ import type { ByteSource } from '../../base/source.ts'
 import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { Freshness, SlotDevice } from '../slots/types.ts'
 import type { Journal } from './journal.ts'
+import type { Patch } from './patch.ts'
 
 /**
  * Another place whose bytes may serve, with the index of what it is said to hold: the active slot, an earlier content of
@@ -42,6 +43,8 @@ export interface InstallRequest {
   readonly cheapSource?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: InstallProgress) => void
+  /** Checked by `checkPatch`; used for what is lacking, as far as it takes fewer bytes than chunks. */
+  readonly patch?: Patch
   /** Fail with INSTALL_BUDGET rather than take more bytes through the door; see plan.ts for what counts. */
   readonly maxBytes?: number
   /** What the install decides and does, line by line; see journal.ts. */
@@ -64,11 +67,13 @@ export interface ImageResult {
   readonly kept: number
   readonly reused: number
   readonly fetched: number
+  /** Image bytes that a patch rebuilt; absent without one. */
+  readonly patched?: number
 }
 
 export interface InstallResult {
   readonly images: Readonly<Record<ImageName, ImageResult>>
-  /** Stored bytes of chunks that came through the door (headers and indexes, read by `openBundle`, aside). */
+  /** Stored bytes of chunks and of patches that came through the door (headers and indexes, read by `openBundle`, aside). */
   readonly fetched: number
   /** The weaker of the two devices: what reading back proves. */
   readonly freshness: Freshness

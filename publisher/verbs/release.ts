@@ -5,6 +5,7 @@ import { cliErrors, type Invocation, requiredOption, stringOption, type Verb } f
 import type { GrubPlatform } from '../../bootloader/grub-image.ts'
 import { UBOOT_ARCHES } from '../../bootloader/uboot-script.ts'
 import { formatNumber } from '../../bundle/fields.ts'
+import { MAX_DELTAS } from '../../bundle/freshness.ts'
 import { MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
 import { readRequired } from '../../keys/files.ts'
 import { trustAnchor } from '../../keys/root.ts'
@@ -73,6 +74,7 @@ export const publishVerb: Verb = {
     to: { type: 'string', value: 'DIR', help: 'the publish folder' },
     channel: { type: 'string', value: 'NAME', help: 'the channel (stable)' },
     ...trustOptions,
+    deltas: { type: 'string', value: 'K', help: 'patches from so many releases before it, 0 to 8 (2)' },
     days: { type: 'string', value: 'N', help: 'how long the channel file is fresh (30)' },
   },
   run: async (call) => {
@@ -87,6 +89,7 @@ export const publishVerb: Verb = {
       signers: await signersFrom(call),
       now: Date.now(),
       validSeconds: numberOption(call, 'days', 1, 30) * 86_400,
+      deltas: deltaCount(call),
       ...(trusted === undefined ? {} : { trusted }),
     }
     const say = (line: string): void => (call.json ? undefined : call.terminal.out(line))
@@ -94,6 +97,12 @@ export const publishVerb: Verb = {
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, ...statement }))
     return 0
   },
+}
+
+function deltaCount(call: Invocation): number {
+  const count = numberOption(call, 'deltas', 0, 2)
+  if (count > MAX_DELTAS) throw cliErrors.USAGE(`--deltas is at most ${MAX_DELTAS}, found ${count}`)
+  return count
 }
 
 export const diskVerb: Verb = {

@@ -1,0 +1,142 @@
+import { isBistableError } from '../../base/errors.ts'
+import { type ByteSource, readExactly } from '../../base/source.ts'
+import { UnitReader } from '../../bundle/delta/apply.ts'
+import { deltaErrors } from '../../bundle/delta/errors.ts'
+import { checkUnits, type DeltaHead, type DeltaUnit } from '../../bundle/delta/head.ts'
+import { type OldImage, openOldImage } from '../../bundle/delta/old.ts'
+import { sha256 } from '../../bundle/digest.ts'
+import { blockLibrary } from '../../bundle/squashfs/block-codec.ts'
+import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
+import type { SlotDevice } from '../slots/types.ts'
+
+/**
+ * A patch as a source of chunks. It is never believed: each unit is compared with its announced digest before it is
+ * unpacked, and each chunk with the signed one before it is written. Whatever a patch does not give is fetched as chunks.
+ */
+
+export interface Patch {
+  readonly source: ByteSource
+  readonly head: DeltaHead
+  /** The running slot: what the patch starts from, and how long its images are. */
+  readonly from: Readonly<Record<ImageName, { readonly device: Pick<SlotDevice, 'read'>; readonly length: number }>>
+  /** Told once for each reason why it, or a part of it, is not used. */
+  readonly onRefused: (error: Error) => void
+}
+
+/**
+ * Refuses a patch that cannot lead from what runs to what is to be installed.
+ * @param running digest of the running release's statement
+ * @throws DELTA_WRONG_RELEASE, DELTA_CODEC, DELTA_INVALID
+ */
+export function checkPatch(head: DeltaHead, running: string, wanted: BundleHead): void {
+  if (head.from !== running || head.to !== wanted.digest)
+    throw deltaErrors.DELTA_WRONG_RELEASE(
+      `a patch leads from ${head.from} to ${head.to}; wanted is one from ${running} to ${wanted.digest}`,
+    )
+  if (head.library !== blockLibrary)
+    throw deltaErrors.DELTA_CODEC(`a patch was made with ${head.library}, this is ${blockLibrary}`)
+  checkUnits(head.units, wanted.indexes)
+}
+
+/** Units that take fewer bytes than the chunks they stand for, of those that are lacking. Pure. */
+export function worthwhile(
+  head: DeltaHead,
+  image: ImageName,
+  { chunks }: ChunkIndex,
+  lacking: (chunk: number) => boolean,
+): readonly DeltaUnit[] {
+  return head.units.filter((unit) => {
+    if (unit.image !== image) return false
+    let instead = 0
+    for (const { first, count } of unit.runs)
+      for (let n = first; n < first + count; n++) if (lacking(n)) instead += chunks[n]?.storedLength ?? 0
+    return instead > unit.stored
+  })
+}
+
+/** The chunks that units give. */
+export function chunksOf(units: readonly DeltaUnit[]): ReadonlyMap<number, DeltaUnit> {
+  const chunks = new Map<number, DeltaUnit>()
+  for (const unit of units)
+    for (const { first, count } of unit.runs) for (let n = first; n < first + count; n++) chunks.set(n, unit)
+  return chunks
+}
+
+/** The chunks of one image that a patch gives. Asked for in ascending order. */
+export class PatchedChunks {
+  readonly #patch: Patch
+  readonly #image: ImageName
+  readonly #index: ChunkIndex
+  readonly #signal: AbortSignal | undefined
+  readonly #onFetched: (bytes: number) => void
+  readonly #units: ReadonlyMap<number, DeltaUnit>
+  #old: OldImage | undefined
+  #reader: { readonly unit: DeltaUnit; readonly unitReader: UnitReader; readonly left: number[] } | undefined
+  #given = true
+
+  constructor(
+    patch: Patch,
+    image: ImageName,
+    parts: {
+      readonly index: ChunkIndex
+      readonly units: readonly DeltaUnit[]
+      readonly signal: AbortSignal | undefined
+      readonly onFetched: (bytes: number) => void
+    },
+  ) {
+    this.#patch = patch
+    this.#image = image
+    this.#index = parts.index
+    this.#signal = parts.signal
+    this.#onFetched = parts.onFetched
+    this.#units = chunksOf(parts.units)
+  }
+
+  covers(chunk: number): boolean {
+    return this.#units.has(chunk)
+  }
+
+  /** The verified content of a chunk, or undefined: fetch it. Fails only when the install was cancelled. */
+  async take(chunk: number): Promise<Uint8Array | undefined> {
+    const unit = this.#units.get(chunk)
+    const wanted = this.#index.chunks[chunk]
+    if (!this.#given || unit === undefined || wanted === undefined) return undefined
+    try {
+      const { unitReader, left } = await this.#open(unit)
+      for (let next = left.shift(); next !== undefined; next = left.shift()) {
+        const bytes = await unitReader.next(this.#index.chunks[next]?.length ?? 0, next === chunk)
+        if (next !== chunk) continue
+        if (bytes !== undefined && sha256(bytes) === wanted.digest) return bytes
+        // One block that this compressor makes otherwise costs its chunk and no more.
+        return undefined
+      }
+    } catch (error) {
+      if (this.#signal?.aborted === true || !isBistableError(error)) throw error
+      this.#given = false
+      this.#reader = undefined
+      this.#patch.onRefused(error)
+    }
+    return undefined
+  }
+
+  async #open(unit: DeltaUnit) {
+    if (this.#reader?.unit === unit) return this.#reader
+    this.#reader = undefined
+    const { source, head, from } = this.#patch
+    const { device, length } = from[this.#image]
+    const read = async (offset: number, count: number): Promise<Uint8Array> => {
+      const into = new Uint8Array(count)
+      await device.read(offset, into, { fresh: false })
+      return into
+    }
+    this.#old ??= await openOldImage({ read }, length)
+    const options = this.#signal === undefined ? {} : { signal: this.#signal }
+    const stored = await readExactly(source, unit.offset, unit.stored, options)
+    this.#onFetched(stored.length)
+    if (sha256(stored) !== unit.sha256)
+      throw deltaErrors.DELTA_DIGEST(`${unit.stored} bytes at ${unit.offset} of the patch are not those announced`)
+    const left = unit.runs.flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => first + n))
+    this.#reader = { unit, unitReader: UnitReader.open(stored, this.#old, head), left }
+    return this.#reader
+  }
+}
