@@ -129,6 +129,7 @@ export const diskVerb: Verb = {
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
+    const bootloader = diskBootloader(call)
     if (existsSync(output)) throw publisherErrors.OUTPUT_EXISTS(`${output} exists already`)
     const trusted = trustAnchor(await readRequired(requiredOption(call, 'root'), MAX_ENVELOPE_BYTES))
     const sizes = definedOnly({
@@ -138,7 +139,7 @@ export const diskVerb: Verb = {
       data: sizeOption(call, 'data'),
     })
     const { plan, head } = await diskFromBundle(onePositional(call, 'BUNDLE'), trusted, sizes, output, {
-      bootloader: diskBootloader(call),
+      bootloader,
       signal: call.signal,
     })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, ...plan }))

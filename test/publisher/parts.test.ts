@@ -264,6 +264,19 @@ describe('command line', () => {
     ])
       expect([argv, (await cli(...argv)).code]).toEqual([argv, 2])
     expect((await cli('disk', 'x', '--root', 'y', '--output', work)).err[0]).toContain('OUTPUT_EXISTS')
+    for (const more of [
+      ['--arch', 'arm'],
+      ['--arch', 'arm64', '--firmware', 'bios'],
+      ['--firmware', 'coreboot'],
+      ['--uboot-memory', '0x1000'],
+      ['--bootloader', 'lilo'],
+      ['--bootloader', 'uboot', '--firmware', 'uefi'],
+      ['--bootloader', 'uboot', '--grub-modules', '/x'],
+      ['--bootloader', 'uboot', '--uboot-memory', '0x1001'],
+    ]) {
+      const { code, err } = await cli('disk', 'x', '--root', 'y', '--output', join(work, 'z'), ...more)
+      expect([more, code, err[0]]).toEqual([more, 2, expect.stringContaining('USAGE')])
+    }
   })
 
   it('an image from the future is refused: its bytes would depend on the clock', async () => {
