@@ -65,6 +65,8 @@ const stateSchema = v.object({
   running: v.object({ slot: v.picklist(['a', 'b']), release: text(40), version: v.exactOptional(text(128)) }),
   /** The release that the state is about. */
   job: v.nullable(v.object({ release: text(40), digest })),
+  /** What lies over /usr beside the release, or should. */
+  addons: v.exactOptional(v.pipe(v.array(v.object({ name: text(64), state: text(16) })), v.maxLength(32))),
   /** How many paths differed from the release when it was counted last, and how many of them are the device's own. */
   drift: v.exactOptional(v.object({ at: text(40), count, owned: count })),
   /** The newest outcome; `code` is one of docs/errors.md, and absent when all went well. */

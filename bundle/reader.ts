@@ -92,8 +92,11 @@ async function readHead(
   return { head, signedBy }
 }
 
-/** The root chain, up to and with the header of the release. */
-async function readRoots(cursor: Cursor): Promise<{ first: number; roots: Uint8Array[]; release: Member }> {
+/** The root chain, up to and with the header of the member behind it: the release, or what `next` names. */
+export async function readRoots(
+  cursor: Cursor,
+  next = RELEASE_NAME,
+): Promise<{ first: number; roots: Uint8Array[]; release: Member }> {
   let header = await readHeader(cursor)
   const first = Number(/^roots\/([1-9][0-9]{0,14})\.json$/.exec(header.name)?.[1])
   if (!Number.isSafeInteger(first))
@@ -104,9 +107,9 @@ async function readRoots(cursor: Cursor): Promise<{ first: number; roots: Uint8A
     roots.push(await readEnvelope(cursor, header))
     header = await readHeader(cursor)
   }
-  if (header.name !== RELEASE_NAME)
+  if (header.name !== next)
     throw bundleErrors.BUNDLE_HEADER(
-      `found the member '${header.name}', wanted ${rootName(first + roots.length)} or ${RELEASE_NAME}`,
+      `found the member '${header.name}', wanted ${rootName(first + roots.length)} or ${next}`,
     )
   return { first, roots, release: header }
 }

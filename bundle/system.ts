@@ -52,6 +52,12 @@ const kernelArg = v.pipe(
 const list = <T extends v.GenericSchema>(item: T, most: number) =>
   v.optional(v.pipe(v.array(item), v.maxLength(most), v.readonly()), [])
 
+/** "CVE-2026-12345", "ticket-77". */
+export const fixName = v.pipe(
+  v.string(),
+  v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a plain name of at most 64 characters'),
+)
+
 const address = v.pipe(
   v.string(),
   v.maxLength(2048),
@@ -137,6 +143,10 @@ const schema = v.strictObject({
     {},
   ),
   agent: v.optional(agentSchema, {}),
+  /** Fixes that this release contains, by the names that add-ons give them: those add-ons are not needed any more. */
+  fixes: list(fixName, 256),
+  /** For people who develop: `bistable unlock` works on it. Never on what is shipped. */
+  development: v.optional(v.boolean(), false),
   /** The devices run under Secure Boot: the kernel takes no unsigned module. */
   secureBoot: v.optional(v.boolean(), false),
   watchdog: v.optional(v.pipe(path, v.startsWith('/dev/'))),

@@ -244,13 +244,13 @@ function simple(name: string, summary: string): Verb {
 }
 
 /** Positionals, at most `most`. @throws USAGE */
-function noMore(call: Invocation, most: number): readonly string[] {
+export function noMore(call: Invocation, most: number): readonly string[] {
   const extra = call.positionals[most]
   if (extra !== undefined) throw cliErrors.USAGE(`'${extra}' is too much`)
   return call.positionals
 }
 
-async function perform<T>(
+export async function perform<T>(
   call: Invocation,
   verb: string,
   args: Args,

@@ -3,6 +3,7 @@ import { type ErrorFamily, EXIT } from '../base/errors.ts'
 import { fileErrors } from '../base/file-errors.ts'
 import { jsonErrors } from '../base/strict-json.ts'
 import { bootErrors } from '../bootloader/errors.ts'
+import { addonErrors } from '../bundle/addon-errors.ts'
 import { bundleErrors } from '../bundle/errors.ts'
 import { keyErrors } from '../keys/errors.ts'
 import { doorErrors } from './doors/errors.ts'
@@ -16,7 +17,7 @@ import { usbErrors } from './usb/errors.ts'
 /** The class of every code that an outcome may carry: the same on the command line, in status, on the socket, on a stick. */
 
 const tables = [
-  ...[cliErrors, fileErrors, jsonErrors, bootErrors, bundleErrors, keyErrors],
+  ...[addonErrors, cliErrors, fileErrors, jsonErrors, bootErrors, bundleErrors, keyErrors],
   ...[deviceErrors, doorErrors, driftErrors, etcErrors, installErrors, slotErrors, usbErrors],
 ]
 const families = new Map<string, ErrorFamily>(

@@ -1,4 +1,5 @@
 import { runCli } from '../base/cli.ts'
+import { addonVerbs } from './addons/cli.ts'
 import { deviceVerbs } from './cli.ts'
 
 /** Entry of the device's command, bundled into one file: `/usr/lib/bistable/agent/bistable.mjs`. */
@@ -15,6 +16,6 @@ const terminal = {
   interactive: process.stderr.isTTY === true,
 }
 
-process.exitCode = await runCli(deviceVerbs, process.argv.slice(2), terminal, abort.signal)
+process.exitCode = await runCli([...deviceVerbs, ...addonVerbs], process.argv.slice(2), terminal, abort.signal)
 // An agent that gave up because something below it hangs must not be kept alive by what hangs.
 if (process.argv[2] === 'agent') setTimeout(() => process.exit(), 2000).unref()

@@ -1,4 +1,5 @@
 import type { Verb } from '../base/cli.ts'
+import { addonVerbs } from './verbs/addon.ts'
 import { assignVerb } from './verbs/assign.ts'
 import { deltaVerb } from './verbs/delta.ts'
 import { buildVerb, lintVerb } from './verbs/image.ts'
@@ -14,6 +15,7 @@ export const publisherVerbs: readonly Verb[] = [
   deltaVerb,
   publishVerb,
   assignVerb,
+  ...addonVerbs,
   serveVerb,
   diskVerb,
 ]

@@ -4,6 +4,7 @@ import { compareBytes } from '../base/bytes.ts'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
 import { isBistableError } from '../base/errors.ts'
 import { parseStrictJson } from '../base/strict-json.ts'
+import { ADDON_PAYLOAD_TYPE, parseAddon } from '../bundle/addon.ts'
 import { ASSIGNMENT_PAYLOAD_TYPE, parseAssignment } from '../bundle/assignment.ts'
 import { FRESHNESS_PAYLOAD_TYPE, parseFreshness } from '../bundle/freshness.ts'
 import { parseRelease } from '../bundle/release.ts'
@@ -22,6 +23,7 @@ const KINDS = {
   root: { payloadType: ROOT_PAYLOAD_TYPE, parse: parseRoot },
   assignment: { payloadType: ASSIGNMENT_PAYLOAD_TYPE, parse: parseAssignment },
   freshness: { payloadType: FRESHNESS_PAYLOAD_TYPE, parse: parseFreshness },
+  addon: { payloadType: ADDON_PAYLOAD_TYPE, parse: parseAddon },
 } as const
 
 /**
@@ -37,13 +39,15 @@ export function readStatement(bytes: Uint8Array): Envelope {
   return envelope
 }
 
+const isKind = (type: unknown): type is keyof typeof KINDS => typeof type === 'string' && Object.hasOwn(KINDS, type)
+
 function envelopeOf(bytes: Uint8Array): Envelope {
   const json = parseStrictJson(bytes, { maxBytes: MAX_ENVELOPE_BYTES })
   if (typeof json !== 'object' || json === null)
     throw publisherErrors.STATEMENT_INVALID('the file is JSON, but not an object')
   if ('payloadType' in json) return decodeEnvelope(bytes)
   const type = 'type' in json ? json.type : undefined
-  if (type !== 'release' && type !== 'root' && type !== 'freshness' && type !== 'assignment')
+  if (!isKind(type))
     throw publisherErrors.STATEMENT_INVALID(
       `its type is ${JSON.stringify(type)}, wanted ${Object.keys(KINDS).join(', ')}`,
     )

@@ -1,5 +1,6 @@
 import { deviceErrors } from '../errors.ts'
 import type { Wait } from '../policy/gate.ts'
+import type { AddonStatus } from './addons.ts'
 import type { DriftSeen } from './drift-watch.ts'
 import type { Clock, Ports } from './ports.ts'
 
@@ -48,6 +49,8 @@ export class Activity {
   readonly #wanted = new Map<string, { readonly what: string; readonly since: number }>()
   /** Why the next step by policy is not taken yet. */
   waiting: Wait | Held | undefined
+  /** As they were when they were looked at last; undefined: not yet. */
+  addons: readonly AddonStatus[] | undefined
   /** The last count of what differs from the release. */
   drift: DriftSeen | undefined
   /** The last such reason that was said. */

@@ -1,10 +1,12 @@
 import type { Sha256 } from '../../base/bytes.ts'
 import { type ErrorFamily, isBistableError } from '../../base/errors.ts'
 import { otherSlot } from '../../bootloader/state.ts'
+import { watchUnlock } from '../addons/unlock.ts'
 import { deviceErrors } from '../errors.ts'
 import type { PolicyStep, Wait } from '../policy/gate.ts'
 import { firstPause, pollPause, retryPause } from '../policy/spread.ts'
 import { watchSticks } from '../usb/watch.ts'
+import { watchAddons } from './addons.ts'
 import type { CheckResult } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { watchDrift } from './drift-watch.ts'
@@ -29,6 +31,7 @@ const STUCK_MS = 120_000
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
   const drift = watchDrift(core, signal, async (...asked) => (await import('./drift-verb.ts')).operateDrift(...asked))
   const loops = [ticker(core, signal), main(core, signal), watchSticks(core, signal), runSession(core, signal), drift]
+  loops.push(watchAddons(core, signal), watchUnlock(core, signal))
   await Promise.all(loops)
 }
 

@@ -1,9 +1,11 @@
 import { cliErrors } from '../../base/cli.ts'
 import { SLOTS } from '../../bootloader/state.ts'
+import { unlockNow } from '../addons/unlock.ts'
 import type { Message } from '../control/client.ts'
 import { runChecks } from '../health/health.ts'
 import { repairNow } from '../repair/repair.ts'
 import { useByHand } from '../usb/watch.ts'
+import { addonStatus, applyAddon, removeAddon } from './addons.ts'
 import { holdArmed } from './body.ts'
 import { checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
@@ -80,6 +82,14 @@ export async function operate(
       return alone((signal) => runChecks(core.ports, healthConfig(core.ports), signal))
     case 'drift':
       return (await import('./drift-verb.ts')).operateDrift(core, outer, args['diff'] === true)
+    case 'addon': {
+      const subject = textOf(args, 'subject') ?? ''
+      if (args['what'] === 'list') return { addons: await addonStatus(core) }
+      if (args['what'] === 'remove') return alone(async () => ({ message: await removeAddon(core, subject) }))
+      return alone(async (signal) => ({ message: await applyAddon(core, subject, signal) }))
+    }
+    case 'unlock':
+      return alone(async () => ({ message: await unlockNow(core, Number(args['seconds'])) }))
     case 'etc':
       return alone(async (signal) => (await import('./etc-verbs.ts')).operateEtc(core, args, signal))
     default:

@@ -10,6 +10,7 @@ import type { HealthPlan } from '../../bundle/health-plan.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
+import type { Unlocking } from '../addons/unlock.ts'
 import type { Brokers } from '../doors/brokers.ts'
 import type { Probes } from '../health/probes.ts'
 import type { Journal } from '../install/journal.ts'
@@ -18,6 +19,7 @@ import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
 import type { Sticks } from '../usb/sticks.ts'
+import type { AddonPort } from './addons.ts'
 import type { EtcWork } from './with-etc.ts'
 
 /** Everything the agent touches outside itself. `real.ts` has the real ones; tests bring their own disk and clock. */
@@ -167,6 +169,10 @@ export interface Ports {
   readonly config: System
   /** health.json of the image; undefined: there is none. */
   readonly healthPlan?: HealthPlan
+  /** Undefined where nothing is put over /usr. */
+  readonly addons?: AddonPort | undefined
+  /** Undefined where /usr cannot be unlocked. */
+  readonly unlocking?: Unlocking | undefined
   /** Checks over the network; undefined: none can be asked. */
   readonly probes?: Probes
   /** What assignments call this device; undefined: it has no id, and none is for it. */

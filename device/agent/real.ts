@@ -17,6 +17,7 @@ import { kernelSticks } from '../usb/sticks.ts'
 import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
+import { overUsr } from './over-usr.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 import { readReach } from './reach.ts'
@@ -65,6 +66,7 @@ export async function realPorts(
     surroundings: realSurroundings(paths.root, processes),
     config,
     healthPlan: await readHealthPlan(paths, files),
+    ...overUsr(paths, files, processes, await exists(paths.systemd)),
     probes: realProbes(brokers, channelOnBroker(config.agent)),
     deviceId,
     anchor,

@@ -115,7 +115,8 @@ export async function runSession(core: Core, signal: AbortSignal): Promise<void>
 /** What the fleet is told: small, and nothing that status does not show to everyone. Pure. */
 export function stateReport(core: Pick<Core, 'body' | 'line' | 'activity' | 'ports'>): StateReport {
   const { body, line } = core
-  const { drift } = core.activity
+  const { drift, addons = [] } = core.activity
+  const over = addons.map(({ name, state }) => ({ name, state }))
   const version = body.slots[line.slot]?.version
   const outcome = body.outcomes.at(-1)
   const job = 'job' in body.state ? body.state.job : undefined
@@ -129,6 +130,7 @@ export function stateReport(core: Pick<Core, 'body' | 'line' | 'activity' | 'por
       ...(version === undefined ? {} : { version: version.slice(0, 128) }),
     },
     job: job === undefined ? null : { release: formatNumber(job.number), digest: job.digest },
+    ...(over.length === 0 ? {} : { addons: over }),
     ...(drift === undefined ? {} : { drift: { at: drift.at, count: drift.count, owned: drift.owned } }),
     outcome:
       outcome === undefined

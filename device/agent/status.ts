@@ -5,6 +5,7 @@ import { formatNumber } from '../../bundle/fields.ts'
 import { classOf } from '../codes.ts'
 import { shown as withoutSecrets } from '../doors/request.ts'
 import type { Assigned, Outcome } from '../records/record.ts'
+import { addonLines, addonStatus } from './addons.ts'
 import { type AssignedState, assignedState, clockFacts } from './assignment.ts'
 import type { Core } from './core.ts'
 import { failureFrom } from './core.ts'
@@ -76,6 +77,8 @@ export async function statusOf(core: Core) {
     lastFailure: shown(lastFailure),
     /** Every check of the last try, with its times. */
     health: (await lastHealth(ports.data, ports.files)) ?? null,
+    addons: await addonStatus(core),
+    unlocked: (await ports.unlocking?.until())?.toISOString() ?? null,
     /** The last count of what differs from the running release; `bistable drift` lists it. */
     drift: core.activity.drift ?? (await driftSeen(core)) ?? null,
     blocked: body.blocked.map((entry) => ({
@@ -199,6 +202,9 @@ export function statusText(status: Status): string {
   show('last outcome', status.lastOutcome)
   show('last failure', status.lastFailure)
   if (status.health !== null) lines.push(healthLine(status.health))
+  lines.push(...addonLines(status.addons))
+  if (status.unlocked !== null)
+    lines.push(`UNLOCKED  /usr can be written until ${status.unlocked}; nothing of it is kept`)
   if (status.drift !== null)
     lines.push(
       `drift  ${status.drift.count} paths, ${status.drift.owned} of them the device's own, at ${status.drift.at}`,

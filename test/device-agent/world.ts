@@ -9,6 +9,8 @@ import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from
 import { type HealthPlan, NO_PLAN } from '../../bundle/health-plan.ts'
 import { checkSystem, type System } from '../../bundle/system.ts'
 import type { AuthenticAssignment, BundleHead, ReleaseStatement } from '../../bundle/types.ts'
+import type { Unlocking } from '../../device/addons/unlock.ts'
+import type { AddonPort } from '../../device/agent/addons.ts'
 import { Core } from '../../device/agent/core.ts'
 import { runAgent } from '../../device/agent/loop.ts'
 import type { Engine, Ports, ProcessResult, StoredRelease, Surroundings } from '../../device/agent/ports.ts'
@@ -62,6 +64,10 @@ export class World {
   readonly carried = new Map<string, AuthenticAssignment>()
   readonly web = new Map<string, Uint8Array | Error>()
   healthPlan: HealthPlan = NO_PLAN
+  addons: AddonPort | undefined
+  unlocking: Unlocking | undefined
+  /** More fields of system.json. */
+  systemMore: Record<string, unknown> = {}
   agentConfig: Record<string, unknown> = { channel: CHANNEL, pollSeconds: 100, apply: 'reboot' }
   synchronised = true
   wall = Date.parse('2026-11-21T12:00:00Z')
@@ -285,6 +291,8 @@ export class World {
       },
       config: this.system(),
       healthPlan: this.healthPlan,
+      addons: this.addons,
+      unlocking: this.unlocking,
       deviceId: this.deviceId,
       anchor: ANCHOR,
       cmdline,
@@ -318,6 +326,7 @@ export class World {
       health: { deadlineSeconds: 60, required: ['/health/*'], wanted: [] },
       agent: this.agentConfig,
       watchdogSeconds: this.watchdogSeconds,
+      ...this.systemMore,
     })
     if ('problems' in checked) throw new Error(checked.problems.join())
     return checked.system
