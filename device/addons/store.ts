@@ -70,10 +70,15 @@ export class AddonStore {
   }
 
   /**
-   * Copies an add-on and reads it back; one of the same name gives way. A power cut leaves the old one, the new one, or none.
+   * Copies an add-on and reads it back (`onProgress`: after each piece); one of the same name gives way. A power cut leaves the old one, the new one, or none.
    * @throws ADDON_CONTENT, ADDON_LAYOUT, ADDON_SPACE, ADDON_STATE, and the errors of the source
    */
-  async add(head: AddonHead, source: ByteSource, signal: AbortSignal): Promise<void> {
+  async add(
+    head: AddonHead,
+    source: ByteSource,
+    signal: AbortSignal,
+    onProgress: () => void = () => undefined,
+  ): Promise<void> {
     const { name, image } = head.statement
     const staged = join(this.#folder, `.${name}`)
     try {
@@ -86,7 +91,7 @@ export class AddonStore {
       if (free < wanted) throw addonErrors.ADDON_SPACE(`${free} bytes are free, ${wanted} are wanted`)
       await mkdir(staged, { mode: 0o755 })
       const path = join(staged, 'image')
-      await copyImage(head, source, path, signal)
+      await copyImage(head, source, path, signal, onProgress)
       const opened = await openImageFile(path)
       try {
         await checkAddonLayout(await openSquashfs(opened, image.length), name)
@@ -122,7 +127,13 @@ async function freeBytes(folder: string): Promise<number> {
 }
 
 /** The image and its tree, flushed; read back from the file. */
-async function copyImage(head: AddonHead, source: ByteSource, path: string, signal: AbortSignal): Promise<void> {
+async function copyImage(
+  head: AddonHead,
+  source: ByteSource,
+  path: string,
+  signal: AbortSignal,
+  onProgress: () => void,
+): Promise<void> {
   const { length, root } = head.statement.image
   const file = await open(path, 'wx+', 0o644)
   try {
@@ -130,6 +141,7 @@ async function copyImage(head: AddonHead, source: ByteSource, path: string, sign
     for await (const piece of source.read(head.offset, length, { signal })) {
       written.update(piece)
       await file.writeFile(piece)
+      onProgress()
     }
     const tree = written.finish()
     if (tree.root !== root || tree.length !== length)

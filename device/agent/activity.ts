@@ -29,7 +29,7 @@ interface Work {
 
 /** Operations that show no progress while they work. */
 const SILENT_MS = 3_600_000
-const SILENT = ['verify', 'health', 'commit', 'rollback', 'reboot', 'repair']
+const SILENT = ['unlock', 'verify', 'health', 'commit', 'rollback', 'reboot', 'repair']
 /** An operation that was stopped and did not end: something below it hangs, and only a new process helps. */
 const GRACE_MS = 60_000
 /** Two checks that were asked for from outside are at least this far apart, however often they are asked for. */

@@ -125,7 +125,7 @@ export async function applyAddon(core: Core, from: string, signal: AbortSignal):
       (name) => port.store.image(name),
     )
     try {
-      await port.store.add(head, source, signal)
+      await port.store.add(head, source, signal, () => core.activity.beat())
     } catch (error) {
       await reviewAddons(core)
       throw error

@@ -59,17 +59,15 @@ async function onDevice(work: (device: Device) => Promise<void>, change: (world:
   change(world)
   let failed: unknown
   try {
-    let over = false
-    await world.powerOn(10_000, async (core) => {
+    await world.powerOn(100, async (core) => {
+      world.held = true
       core.ports.engine.open = fileSource
       const device = { world, core, over: world.addons?.mounts as Over, store: world.addons?.store as AddonStore }
       await work(device).catch((error: unknown) => {
         failed = error
       })
-      over = true
+      world.held = false
     })
-    // Real files take real time, which the world's clock does not wait for.
-    while (!over) await new Promise((later) => setTimeout(later, 5))
   } finally {
     drop(data)
   }
@@ -216,8 +214,8 @@ describe('unlock', () => {
           // What lies below the layer stays as it is.
           expect(await codeOfAsync(() => applyAddon(core, fix.file, never))).toBe('ADDON_STATE')
           writeFileSync(uptime, '7251.00 1.00\n')
-          await world.sleep(20_000)
-          while ((await unlocking.until()) !== undefined) await new Promise((later) => setTimeout(later, 5))
+          world.held = false
+          while ((await unlocking.until()) !== undefined) await world.sleep(1000)
           expect(asked).toContain('umount -l')
         },
         (world) => Object.assign(world, { unlocking, systemMore: { development: true } }),
