@@ -83,6 +83,7 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
 
   const kernel = kernelOf(source, options.kernel)
   const modules = await putModules(source, kernel, options.modules ?? [], put)
+  putText(put, 'etc/fstab', KERNEL_FOLDERS)
   putText(put, 'etc/modules', modules.always.map(baseName))
   putText(put, 'etc/disk-modules', modules.disks.map(baseName))
   putText(put, 'etc/bistable-owned', (options.owned ?? []).filter((path) => path.startsWith('/etc/')).map(checkPath))
@@ -106,6 +107,14 @@ function watchdogLine({ watchdog, watchdogSeconds = 60 }: InitramfsOptions): rea
 }
 
 type Put = (entry: CpioEntry) => void
+
+/** The first that `init` mounts, all in one process. */
+const KERNEL_FOLDERS = [
+  'proc /proc proc nosuid,nodev,noexec 0 0',
+  'sysfs /sys sysfs nosuid,nodev,noexec 0 0',
+  'devtmpfs /dev devtmpfs nosuid,mode=0755 0 0',
+  'tmpfs /run tmpfs nosuid,nodev,mode=0755 0 0',
+]
 
 function putText(put: Put, path: string, lines: readonly string[]): void {
   put({ path, type: 'file', mode: 0o644, bytes: Buffer.from(lines.map((line) => `${line}\n`).join('')) })
