@@ -1,5 +1,8 @@
 import * as v from 'valibot'
 import { policySchema } from './agent-policy.ts'
+import { mountProblems, mountSchema, writablePlace } from './mounts.ts'
+import { plainPath as path } from './plain-path.ts'
+import { stateProblems, stateSchema } from './state.ts'
 
 /**
  * What an image declares about itself in /usr/lib/bistable/system.json: read by the publisher when it builds and by the
@@ -15,25 +18,6 @@ export const SYSTEM_MAX_BYTES = 64 * 1024
 const name = v.pipe(
   v.string(),
   v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a plain name of at most 64 characters'),
-)
-
-/**
- * An absolute path without "//", "." or ".." parts or a trailing slash. Plain characters only: the initramfs's script
- * reads these paths, and an image may not leave that to luck.
- */
-const path = v.pipe(
-  v.string(),
-  v.maxLength(1024),
-  v.regex(/^(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._+*?@%:,~-]+)+$/, 'not a plain absolute path'),
-)
-
-const writable = v.pipe(
-  path,
-  v.check((p) => !/[*?]/.test(p), 'has a wildcard'),
-  v.check(
-    (p) => !['data', 'proc', 'sys', 'dev', 'run', 'tmp', 'etc', 'var', 'boot'].includes(p.split('/')[1] ?? ''),
-    'is in a folder that bistable or the system mounts already',
-  ),
 )
 
 const owned = v.pipe(
@@ -126,7 +110,10 @@ const schema = v.strictObject({
   product: name,
   hardware: v.pipe(v.array(name), v.minLength(1), v.maxLength(16), v.readonly()),
   kernelArgs: list(kernelArg, 64),
-  writable: list(writable, 256),
+  /** Short for `mounts` with the policy `data`. */
+  writable: list(writablePlace, 256),
+  mounts: list(mountSchema, 256),
+  state: v.optional(stateSchema, { schema: 0 }),
   owned: list(owned, 256),
   etc: v.optional(etcSchema, {}),
   modules: list(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/, 'not a module name')), 256),
@@ -170,10 +157,7 @@ export function checkSystem(value: unknown): { readonly system: System } | { rea
       }),
     }
   }
-  const paths = [...result.output.writable].sort()
-  for (const [i, p] of paths.entries()) {
-    const inside = paths.find((q, j) => i !== j && (q === p || q.startsWith(`${p}/`)))
-    if (inside !== undefined) return { problems: [`writable: ${inside} is listed again or lies inside ${p}`] }
-  }
+  const problems = [...mountProblems(result.output), ...stateProblems(result.output)]
+  if (problems.length > 0) return { problems }
   return { system: result.output }
 }

@@ -120,7 +120,20 @@ export const deviceVerbs: readonly Verb[] = [
     },
   },
   simple('commit', 'Make the running slot primary without waiting for its health checks.'),
-  simple('rollback', 'Arm the release in the other slot again, if it was committed here before.'),
+  {
+    name: 'rollback',
+    usage: 'rollback [--with-state] [--force]',
+    summary: 'Arm the release in the other slot again, if it was committed here before.',
+    options: {
+      'with-state': { type: 'boolean', help: 'and put the data back as that release left them (btrfs)' },
+      force: { type: 'boolean', help: 'also if it cannot read the data' },
+    },
+    run: (call) => {
+      noMore(call, 0)
+      const args = { force: call.options['force'] === true, withState: call.options['with-state'] === true }
+      return perform(call, 'rollback', args, (result: Said) => result.message)
+    },
+  },
   simple('cancel', 'Stop the running install, or take back what is armed.'),
   {
     name: 'reboot',

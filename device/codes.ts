@@ -12,13 +12,14 @@ import { deviceErrors } from './errors.ts'
 import { etcErrors } from './etc/errors.ts'
 import { installErrors } from './install/errors.ts'
 import { slotErrors } from './slots/errors.ts'
+import { stateErrors } from './state/errors.ts'
 import { usbErrors } from './usb/errors.ts'
 
 /** The class of every code that an outcome may carry: the same on the command line, in status, on the socket, on a stick. */
 
 const tables = [
   ...[addonErrors, cliErrors, fileErrors, jsonErrors, bootErrors, bundleErrors, keyErrors],
-  ...[deviceErrors, doorErrors, driftErrors, etcErrors, installErrors, slotErrors, usbErrors],
+  ...[deviceErrors, doorErrors, driftErrors, etcErrors, installErrors, slotErrors, stateErrors, usbErrors],
 ]
 const families = new Map<string, ErrorFamily>(
   tables.flatMap(({ catalogue }) => Object.entries(catalogue).map(([code, { family }]) => [code, family])),

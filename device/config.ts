@@ -25,6 +25,8 @@ export interface Paths {
   readonly machineId: string
   readonly cmdline: string
   readonly data: string
+  /** What outlives the slots: where `data` is, and the state. */
+  readonly partition: string
   readonly run: string
   readonly control: string
   readonly status: string
@@ -50,6 +52,7 @@ export function pathsUnder(root: string): Paths {
     machineId: at('/etc/machine-id'),
     cmdline: at('/proc/cmdline'),
     data: at('/data/bistable'),
+    partition: at('/data'),
     run: at('/run/bistable'),
     control: at('/run/bistable/agent.sock'),
     status: at('/run/bistable/status.sock'),

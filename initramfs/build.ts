@@ -12,7 +12,7 @@ import {
   USUAL_MODULES,
   unpackModule,
 } from './modules.ts'
-import { APPLETS, TOOLS } from './tools.ts'
+import { APPLETS, BTRFS_TOOL, TOOLS } from './tools.ts'
 
 /** Packs the initramfs of a release from the programs, libraries and kernel modules of its image. */
 
@@ -35,12 +35,38 @@ export interface InitramfsOptions {
   readonly owned?: readonly string[]
   /** /etc is made anew at every boot; only owned paths stay. */
   readonly transientEtc?: boolean
-  /** Writable paths, bound from the data partition. */
-  readonly writable?: readonly string[]
+  /** What stands at declared places, each after those it lies in. */
+  readonly mounts?: readonly InitramfsMount[]
+  /** Which schema the release's data have, and what brings older data there; the defaults take no part. */
+  readonly state?: InitramfsState
+  /** The data partition may be btrfs: its driver and program go in. */
+  readonly btrfs?: boolean
   /** A watchdog device that starts as soon as its driver is there; the system must then feed it. */
   readonly watchdog?: string
   /** Seconds without feeding after which it resets, 5 .. 3600; 60 without it. */
   readonly watchdogSeconds?: number
+}
+
+/** One line of `etc/bistable-mounts`. */
+export type InitramfsMount =
+  | { readonly path: string; readonly policy: 'image' | 'data' }
+  | { readonly path: string; readonly policy: 'tmpfs'; readonly sizeMiB?: number }
+  /** `reset`: what was written is each release's own. */
+  | { readonly path: string; readonly policy: 'overlay'; readonly release?: 'keep' | 'reset' }
+
+export interface InitramfsState {
+  readonly schema: number
+  readonly readableBy: number
+  /** Time limit of one migration. */
+  readonly seconds: number
+  readonly migrations: readonly { readonly to: number; readonly run: string }[]
+  /** What migrations change, relative to the state ("var/lib/app"). */
+  readonly kept: readonly string[]
+}
+
+/** Kernel modules that the options ask for without naming them. */
+export function extraModules({ mounts = [], btrfs = false }: InitramfsOptions): readonly string[] {
+  return [...(mounts.some(({ policy }) => policy === 'overlay') ? ['overlay'] : []), ...(btrfs ? ['btrfs'] : [])]
 }
 
 /** What `lint` asks of an image on behalf of the initramfs. */
@@ -57,6 +83,8 @@ export interface InitramfsPlan {
   readonly compression: 'zstd' | 'gzip'
 }
 
+const SCRIPTS = ['./init', './state.sh']
+
 /** One file at most; the whole archive stays below 256 MiB before compression. */
 const MAX_FILE = MAX_MODULE
 const MAX_TOTAL = 256 * 1024 * 1024
@@ -69,26 +97,29 @@ export async function buildInitramfs(source: InitramfsSource, options: Initramfs
 
 /** Everything that goes in, before it is packed: for reports and tests. */
 export async function planInitramfs(source: InitramfsSource, options: InitramfsOptions = {}): Promise<InitramfsPlan> {
-  const init = await readFile(new URL('./init', import.meta.url))
+  const [init, state] = await Promise.all(SCRIPTS.map((name) => readFile(new URL(name, import.meta.url))))
+  if (init === undefined || state === undefined) throw new RangeError('two scripts')
   const entries = new Map<string, CpioEntry>()
   const put = (entry: CpioEntry): void => {
     entries.set(entry.path, entry)
   }
   put({ path: 'init', type: 'file', mode: 0o755, bytes: init })
-  for (const path of ['proc', 'sys', 'dev', 'run', 'root', 'tmp']) put({ path, type: 'dir', mode: 0o755 })
+  put({ path: 'state.sh', type: 'file', mode: 0o644, bytes: state })
+  for (const path of ['proc', 'sys', 'dev', 'run', 'root', 'image', 'tmp']) put({ path, type: 'dir', mode: 0o755 })
   // What the kernel gives the first program as its standard streams, before /dev is mounted.
   put({ path: 'dev/console', type: 'char', mode: 0o600, device: [5, 1] })
   for (const applet of APPLETS) put({ path: `bin/${applet}`, type: 'symlink', target: 'busybox' })
-  await putPrograms(source, put)
+  await putPrograms(source, put, options.btrfs === true)
 
   const kernel = kernelOf(source, options.kernel)
-  const modules = await putModules(source, kernel, options.modules ?? [], put)
+  const modules = await putModules(source, kernel, [...(options.modules ?? []), ...extraModules(options)], put)
   putText(put, 'etc/fstab', KERNEL_FOLDERS)
   putText(put, 'etc/modules', modules.always.map(baseName))
   putText(put, 'etc/disk-modules', modules.disks.map(baseName))
   putText(put, 'etc/bistable-owned', (options.owned ?? []).filter((path) => path.startsWith('/etc/')).map(checkPath))
   if (options.transientEtc === true) putText(put, 'etc/bistable-etc-transient', ['1'])
-  putText(put, 'etc/bistable-writable', (options.writable ?? []).map(checkPath))
+  putText(put, 'etc/bistable-mounts', (options.mounts ?? []).map(mountLine))
+  putState(put, options.state)
   putText(put, 'etc/bistable-watchdog', watchdogLine(options))
 
   const total = [...entries.values()].reduce((sum, entry) => sum + (entry.type === 'file' ? entry.bytes.length : 0), 0)
@@ -105,6 +136,30 @@ export async function planInitramfs(source: InitramfsSource, options: InitramfsO
 function watchdogLine({ watchdog, watchdogSeconds = 60 }: InitramfsOptions): readonly string[] {
   return watchdog === undefined ? [] : [`${checkPath(watchdog)} ${watchdogSeconds}`]
 }
+
+/** "POLICY PATH OPTION" */
+function mountLine(mount: InitramfsMount): string {
+  const line = `${mount.policy} ${checkPath(mount.path)}`
+  if (mount.policy === 'overlay') return `${line} ${mount.release ?? 'keep'}`
+  return mount.policy === 'tmpfs' && mount.sizeMiB !== undefined ? `${line} ${mount.sizeMiB}` : line
+}
+
+function putState(put: Put, state: InitramfsState | undefined): void {
+  const { schema, readableBy, seconds, migrations, kept } = state ?? NO_STATE
+  putText(put, 'etc/bistable-state', [`${schema} ${readableBy} ${seconds}`])
+  putText(
+    put,
+    'etc/bistable-migrations',
+    migrations.map(({ to, run }) => `${to} ${checkPath(run)}`),
+  )
+  putText(
+    put,
+    'etc/bistable-state-paths',
+    kept.map((path) => checkPath(`/${path.replaceAll('=', '+')}`) && path),
+  )
+}
+
+const NO_STATE: InitramfsState = { schema: 0, readableBy: 0, seconds: 300, migrations: [], kept: [] }
 
 type Put = (entry: CpioEntry) => void
 
@@ -137,10 +192,10 @@ async function load(source: InitramfsSource, path: string): Promise<Uint8Array> 
   return bytes
 }
 
-async function putPrograms(source: InitramfsSource, put: Put): Promise<void> {
+async function putPrograms(source: InitramfsSource, put: Put, btrfs: boolean): Promise<void> {
   const done = new Set<string>()
   const wanted: { name: string; place: string; path: string }[] = []
-  for (const tool of TOOLS) {
+  for (const tool of btrfs ? [...TOOLS, BTRFS_TOOL] : TOOLS) {
     const path = firstOf(source, tool.paths)
     if (path !== undefined)
       wanted.push({ name: tool.name, place: `${tool.name === 'busybox' ? 'bin' : 'sbin'}/${tool.name}`, path })

@@ -15,9 +15,43 @@ export const TOOLS: readonly Tool[] = [
   { name: 'e2fsck', paths: ['sbin/e2fsck', 'usr/sbin/e2fsck'], optional: true },
 ]
 
-/** Everything that `initramfs/init` calls by name and that its shell does not have built in. */
+/** Where the data partition may be btrfs: subvolumes and snapshots. */
+export const BTRFS_TOOL: Tool = { name: 'btrfs', paths: ['bin/btrfs', 'usr/bin/btrfs', 'sbin/btrfs', 'usr/sbin/btrfs'] }
+
+/** Everything that `initramfs/init` and `state.sh` call by name and that its shell does not have built in. */
 export const APPLETS = [
-  ...['cat', 'cp', 'cttyhack', 'cut', 'dd', 'dirname', 'dmesg', 'find', 'grep', 'head', 'insmod', 'ls', 'mkdir'],
-  ...['mount', 'mv', 'printf', 'reboot', 'rm', 'sed', 'setsid', 'sh', 'sha256sum', 'sleep', 'sort', 'switch_root'],
-  ...['sync', 'tail', 'tr', 'umount', 'watchdog'],
+  ...[
+    'cat',
+    'chmod',
+    'chown',
+    'cp',
+    'cttyhack',
+    'cut',
+    'dd',
+    'dirname',
+    'dmesg',
+    'find',
+    'grep',
+    'head',
+    'insmod',
+    'ls',
+    'mkdir',
+  ],
+  ...[
+    'mount',
+    'mv',
+    'printf',
+    'readlink',
+    'reboot',
+    'rm',
+    'sed',
+    'setsid',
+    'sh',
+    'sha256sum',
+    'sleep',
+    'sort',
+    'stat',
+    'switch_root',
+  ],
+  ...['sync', 'tail', 'timeout', 'tr', 'umount', 'watchdog'],
 ] as const

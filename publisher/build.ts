@@ -17,6 +17,7 @@ import { bootCfg, makeBootImage } from './boot-image.ts'
 import { comparing } from './compare.ts'
 import { type AddedFile, deriveTree } from './derive.ts'
 import { publisherErrors } from './errors.ts'
+import { initramfsOptions } from './initramfs-options.ts'
 import { type LintResult, lintTree, requireFit } from './lint/lint.ts'
 import { toolVersions } from './package.ts'
 import {
@@ -92,18 +93,14 @@ export async function buildRelease(
     await mkdir(work)
     const kernel = join(work, 'vmlinuz')
     const initrd = join(work, 'initrd.img')
-    const { modules, owned, etc, writable, watchdog, watchdogSeconds, kernelArgs } = fit.system
+    const { kernelArgs } = fit.system
     const bootParts = async (): Promise<void> => {
       await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
       await writeFile(
         initrd,
         await buildInitramfs(initramfsSource(tree), {
+          ...initramfsOptions(fit.system),
           kernel: fit.kernel.version,
-          modules,
-          owned,
-          transientEtc: etc.mode === 'transient',
-          writable,
-          ...(watchdog === undefined ? {} : { watchdog, watchdogSeconds }),
         }),
       )
     }

@@ -47,6 +47,11 @@ export const publisherErrors = defineErrors({
     meaning: 'An image with its hash tree does not fit its slot.',
     next: 'Make the image smaller, or the slot larger if no device has been provisioned with the old size.',
   },
+  DISK_FILE_SYSTEM: {
+    family: 'usage',
+    meaning: 'The release does not say that it can run from this file system of the data partition.',
+    next: 'Set state.btrfs in the system.json of the image, which needs the btrfs program, or leave the option out.',
+  },
   DISK_TOO_SMALL: {
     family: 'usage',
     meaning: 'The partitions do not fit the disk size that was asked for.',

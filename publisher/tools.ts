@@ -18,6 +18,8 @@ const PACKAGES = {
   mke2fs: 'e2fsprogs',
   debugfs: 'e2fsprogs',
   unshare: 'util-linux',
+  btrfs: 'btrfs-progs',
+  'mkfs.btrfs': 'btrfs-progs',
 } as const
 
 export type ToolName = keyof typeof PACKAGES

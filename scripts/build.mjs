@@ -75,6 +75,6 @@ await bundle('publisher/squashfs/worker.ts', dist, 'squashfs-worker.mjs')
 // Scripts that run elsewhere stand as files beside the code that packs them.
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
-await copyFile(join(root, 'initramfs', 'init'), join(dist, 'init'))
+for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
 await bundle('device/main.ts', join(dist, 'device'))
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

@@ -13,7 +13,7 @@ node_ok=$(node -p 'const [a,b]=process.versions.node.split(".").map(Number); a>2
 [ "$node_ok" = true ] || stop "Node.js $(node --version) found, 20.19 or newer wanted"
 
 # What the product itself calls: the SquashFS builder, FAT, ext4 and GPT tools, GRUB, the emulator.
-packages="squashfs-tools mtools dosfstools e2fsprogs gdisk kmod
+packages="squashfs-tools mtools dosfstools e2fsprogs btrfs-progs gdisk kmod
   grub-common grub-efi-amd64-bin grub-pc-bin qemu-system-x86 ovmf
   mmdebstrap debian-archive-keyring uidmap umoci skopeo socat zstd xz-utils
   g++ make python3"

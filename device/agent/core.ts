@@ -17,6 +17,7 @@ import type { Level, Ports } from './ports.ts'
 import { reconcile } from './reconcile.ts'
 import { deadlineOf, type Limits } from './states.ts'
 import { loadTrust } from './trust.ts'
+import { stateCommitted } from './with-state.ts'
 
 /** The one place that carries out what the machine decided: save the record, do the effects, say the lines. */
 
@@ -203,6 +204,7 @@ export class Core {
           await this.#settle(decide(this.#machine, event, this.now(), this.limits))
         }
         await this.keepNote()
+        if (effect.change === 'commit') await stateCommitted(this.ports, this.line)
       }
     } catch (error) {
       // Kept and said; the deadline of the state moves things on.

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseInventory } from '../../bundle/inventory.ts'
+import { changeablePlaces } from '../../bundle/mounts.ts'
 import type { InventoryEntry } from '../../bundle/types.ts'
 import { unpackAttachment } from '../../bundle/verify.ts'
 import { type Drift, type DriftEntry, findDrift } from '../drift/drift.ts'
@@ -28,7 +29,7 @@ export async function operateDrift(core: Core, signal: AbortSignal, withLines = 
   // First: without it there is nothing to be looked at.
   const release = await releaseInventory(core)
   const tools = (await attrTools.read(`${root}/etc`)) === undefined ? undefined : attrTools
-  const folders = ['/etc', ...config.writable]
+  const folders = ['/etc', ...changeablePlaces(config)]
   const drift = await findDrift({
     folders,
     owned: config.owned,

@@ -17,10 +17,9 @@ import {
 import { carryOwnedAgain } from '../etc/write.ts'
 import type { Slots } from './engine-over.ts'
 import { readSlotRelease, slotFolder } from './slot-files.ts'
+import { closeAll, type Opened, openSlotImage, readImageFile } from './slot-image.ts'
 
 /** Binds the merge of /etc to the slots: where the old and the new image are read. */
-
-type Opened = { close(): Promise<void> }[]
 
 export class EtcOfDevice {
   readonly #around: EtcSurroundings
@@ -76,15 +75,12 @@ export class EtcOfDevice {
       const image = await this.#imageIn(running, stored?.statement, opened)
       const found = new Map<string, Uint8Array>()
       for (const path of paths) {
-        const entry = await image.lookup(path)
-        if (entry?.type !== 'file' || entry.size > limit) continue
-        const pieces: Uint8Array[] = []
-        for await (const piece of image.read(entry)) pieces.push(Uint8Array.from(piece))
-        found.set(path, Buffer.concat(pieces))
+        const bytes = await readImageFile(image, path, limit)
+        if (bytes !== undefined) found.set(path, bytes)
       }
       return found
     } finally {
-      for (const one of opened.reverse()) await one.close()
+      await closeAll(opened)
     }
   }
 
@@ -112,20 +108,11 @@ export class EtcOfDevice {
       const old = await this.#imageIn(running, stored?.statement, opened)
       return await work({ old, image: await image(opened) })
     } finally {
-      for (const one of opened.reverse()) await one.close()
+      await closeAll(opened)
     }
   }
 
   async #imageIn(slot: Slot, statement: ReleaseStatement | undefined, opened: Opened): Promise<Squashfs> {
-    const device = await this.#slots.forReuse(slot, 'rootfs')
-    opened.push(device)
-    const read = async (offset: number, length: number): Promise<Uint8Array> => {
-      const bytes = Buffer.allocUnsafeSlow(length)
-      await device.read(offset, bytes, { fresh: false })
-      return bytes
-    }
-    // Without a record the partition's size does: the image says itself how much of it is its own.
-    const image = statement?.images.find(({ name }) => name === 'rootfs')
-    return await openSquashfs({ read }, image?.length ?? device.size)
+    return await openSlotImage(this.#slots, slot, statement, opened)
   }
 }

@@ -16,6 +16,7 @@ import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
 import { runSession } from './session.ts'
 import { bringToVerdict } from './verdict.ts'
+import { stateCommitted } from './with-state.ts'
 
 /** The daemon: bring a try to its verdict, then ask the channel again and again. Never ends by itself. */
 
@@ -37,6 +38,7 @@ export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
 
 async function main(core: Core, signal: AbortSignal): Promise<void> {
   await guarded(core, 'health', () => bringToVerdict(core, signal))
+  await guarded(core, 'state', () => keepState(core))
   const { agent } = core.ports.config
   const { activity } = core
   if (agent.channel === undefined) return
@@ -59,6 +61,12 @@ async function main(core: Core, signal: AbortSignal): Promise<void> {
 
 /** Only a person or a publisher ends these. Whatever else failed may be over at any moment. */
 const LASTING_FAMILIES: readonly ErrorFamily[] = ['usage', 'policy', 'device']
+
+/** What a cut has left of a commit, and a trial that was given up of snapshots. */
+async function keepState(core: Core): Promise<void> {
+  const committed = core.body.state.name !== 'trying' && (await core.bootState()).primary === core.line.slot
+  if (committed) await stateCommitted(core.ports, core.line)
+}
 
 /** Milliseconds until what is waited for by the clock. */
 function untilOpen(core: Core): number {

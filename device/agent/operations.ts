@@ -54,7 +54,10 @@ export async function operate(
     case 'commit':
       return alone(async () => ({ message: await commitNow(core) }))
     case 'rollback':
-      return alone(async () => ({ message: await rollBackNow(core) }))
+      return alone(async () => {
+        const options = { force: args['force'] === true, withState: args['withState'] === true }
+        return { message: await rollBackNow(core, options) }
+      })
     case 'repair': {
       const told = textOf(args, 'slot')
       const slot = SLOTS.find((known) => known === told)

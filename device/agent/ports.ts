@@ -18,6 +18,7 @@ import type { InstallPlan } from '../install/plan.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
+import type { StateOfDevice } from '../state/state.ts'
 import type { Sticks } from '../usb/sticks.ts'
 import type { AddonPort } from './addons.ts'
 import type { EtcWork } from './with-etc.ts'
@@ -165,6 +166,8 @@ export interface Ports {
   readonly boot: BootPort
   readonly note?: NotePort
   readonly engine: Engine
+  /** What outlives the slots; undefined where nothing is known of it. */
+  readonly state?: Pick<StateOfDevice, 'facts' | 'snapshots' | 'verdict' | 'allowRollBack' | 'committed' | 'prune'>
   readonly processes: Processes
   readonly config: System
   /** health.json of the image; undefined: there is none. */

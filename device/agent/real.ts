@@ -24,6 +24,7 @@ import { readReach } from './reach.ts'
 import { channelOnBroker } from './session.ts'
 import { realSurroundings } from './surroundings.ts'
 import { withEtc } from './with-etc.ts'
+import { makeState, withState } from './with-state.ts'
 
 /** The agent's real surroundings: this machine's files, clock, processes and watchdog. */
 
@@ -46,6 +47,7 @@ export async function realPorts(
     presence: options.daemon,
   })
   const processes = realProcesses(paths.root)
+  const state = makeState(paths, files, processes)
   const journal = options.daemon && toJournal(config.agent.log, process.env)
   const say = both(
     journal ? (line, level) => out(`${PRIORITY[level]}${line}`) : out,
@@ -57,7 +59,13 @@ export async function realPorts(
     clock: realClock(paths.synchronised),
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
-    engine: withEtc(makeEngine(paths.data, files, given, reach, brokers), paths, config, files, processes, given),
+    engine: withState(
+      withEtc(makeEngine(paths.data, files, given, reach, brokers), paths, config, files, processes, given),
+      state,
+      paths,
+      given,
+    ),
+    state,
     root: paths.root,
     etcRules: paths.etcRules,
     brokers,

@@ -16,6 +16,8 @@ import type { StoredRelease } from './ports.ts'
 const BLOCK = 4 * KiB
 const RELEASE = 'release.json'
 export const INVENTORY = 'inventory.zst'
+/** Written by the initramfs when a release starts from the slot (initramfs/state.sh). */
+const STATE = 'state'
 
 /**
  * Writes everything a bundle says about a slot. The release comes last: while it is missing, nothing is known about
@@ -74,7 +76,8 @@ export async function forgetSlot(files: Files, folder: string, keepEarlier = fal
       await files.rename(join(folder, `${name}.idx`), join(folder, earlier(name)))
   }
   await files.removeTree(join(folder, 'roots'))
-  for (const name of [...IMAGE_NAMES.map((image) => `${image}.idx`), INVENTORY]) await files.remove(join(folder, name))
+  for (const name of [...IMAGE_NAMES.map((image) => `${image}.idx`), INVENTORY, STATE])
+    await files.remove(join(folder, name))
 }
 
 /**

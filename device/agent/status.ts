@@ -1,6 +1,6 @@
 import { printable } from '../../base/printable.ts'
 import type { Slot } from '../../bootloader/state.ts'
-import { SLOTS } from '../../bootloader/state.ts'
+import { otherSlot, SLOTS } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { classOf } from '../codes.ts'
 import { shown as withoutSecrets } from '../doors/request.ts'
@@ -51,6 +51,7 @@ export async function statusOf(core: Core) {
     running: { slot: line.slot, release: formatNumber(line.release), boot: line.boot, why: line.why },
     slots,
     boot: { backend: boot.backend, generation: boot.state?.generation ?? null, problem: boot.problem ?? null },
+    data: await dataOf(core, slots),
     installFloor: formatNumber(body.installFloor),
     securityFloor: formatNumber(body.securityFloor),
     rootVersion: core.trusted.current.version,
@@ -96,6 +97,18 @@ function waitingOf({ activity }: Core) {
   if (waiting === undefined) return null
   const { code, message, until } = waiting
   return { code, message, until: until === undefined ? null : new Date(until).toISOString() }
+}
+
+/** The data's schema, what is kept of the state, and what a roll back to the other slot would meet. */
+async function dataOf({ ports, line }: Core, slots: Readonly<Record<Slot, SlotStatus>>) {
+  const facts = await ports.state?.facts()
+  if (ports.state === undefined || facts === undefined) return null
+  const slot = otherSlot(line.slot)
+  const { role, release } = slots[slot]
+  const spare = role === 'spare' && release !== null
+  const verdict = spare ? await ports.state.verdict(slot, release, formatNumber(line.release)) : undefined
+  const snapshots = (await ports.state.snapshots()).map(({ name }) => name).sort()
+  return { ...facts, snapshots, rollBack: verdict === undefined ? null : { slot, ...verdict } }
 }
 
 /** Status is for everyone: no password or token of the address. */
@@ -184,6 +197,18 @@ export function statusText(status: Status): string {
   }
   const { boot } = status
   if (boot.problem !== null) lines.push(`boot state: ${boot.problem.code}: ${boot.problem.message}`)
+  const { data } = status
+  if (data !== null) {
+    const kept = data.snapshots.length === 0 ? '' : `  snapshots ${data.snapshots.length}`
+    lines.push(`data  schema ${data.schema}, for releases of ${data.readableBy} and newer  ${data.filesystem}${kept}`)
+    if (data.own < data.readableBy)
+      lines.push(`  STATE_NEWER: the running release has schema ${data.own} and cannot read them`)
+    if (data.rollBack?.reads === false) {
+      const { slot, snapshot } = data.rollBack
+      const way = snapshot === null ? '--force' : '--with-state or --force'
+      lines.push(`  a roll back to slot ${slot} is refused without ${way}: its release cannot read these data`)
+    }
+  }
   lines.push(
     `floors  install ${status.installFloor}  security ${status.securityFloor}  root version ${status.rootVersion}`,
   )

@@ -288,8 +288,15 @@ export async function commitNow(core: Core): Promise<string> {
   return `slot ${slot} is primary now`
 }
 
+export interface RollBackOptions {
+  /** Also to a release that cannot read the data. */
+  readonly force?: boolean
+  /** And to the state as that release left it. */
+  readonly withState?: boolean
+}
+
 /** Arms the other slot when it holds what was once committed. It is tried like any release, so it cannot strand. */
-export async function rollBackNow(core: Core): Promise<string> {
+export async function rollBackNow(core: Core, options: RollBackOptions = {}): Promise<string> {
   const { ports, body } = core
   const slot = otherSlot(core.line.slot)
   const boot = await core.bootState()
@@ -307,6 +314,10 @@ export async function rollBackNow(core: Core): Promise<string> {
   const { digest, number, version } = facts
   const started = core.now().wall
   const job: Job = { kind: 'rollback', slot, digest, number, version, source: 'rollback', forced: false, started }
+  const { force = false, withState = false } = options
+  const root = (await ports.engine.storedRelease(slot))?.statement.images.find(({ name }) => name === 'rootfs')?.root
+  const names = { release: formatNumber(number), root: root ?? '-', running: formatNumber(core.line.release) }
+  await ports.state?.allowRollBack({ slot, ...names, force, withState })
   await before(core, 'rollback', job)
   await core.apply({ kind: 'begin-rollback', job })
   try {

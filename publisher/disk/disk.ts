@@ -9,8 +9,17 @@ import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { publisherErrors } from '../errors.ts'
 import { type FatFile, fatSize, makeFat } from '../fat.ts'
 import { runTool } from '../tools.ts'
+import { makeBtrfs } from './btrfs.ts'
 import { type DataFile, makeData } from './data.ts'
-import { type DiskPlan, type DiskSizes, derivedUuid, type PartitionName, partition, planDisk } from './plan.ts'
+import {
+  type DataFileSystem,
+  type DiskPlan,
+  type DiskSizes,
+  derivedUuid,
+  type PartitionName,
+  partition,
+  planDisk,
+} from './plan.ts'
 
 /** A flashable GPT image: a sparse file made as an ordinary user, without loop devices; equal bytes for equal input. */
 
@@ -28,6 +37,8 @@ export interface DiskParts {
   readonly slotFiles: readonly DataFile[]
   /** What goes into partition 1, given where partition 2 starts (bytes). Asked twice; lengths must not differ. */
   readonly firmware: (bootstateStart: number) => Promise<readonly FatFile[]>
+  /** Of the data partition; ext4 unless said. */
+  readonly dataFileSystem?: DataFileSystem
   /** The content of partition 2. */
   readonly bootstate: Uint8Array
   /** What a PC's BIOS starts: the program in the first sector, and the content of partition 8. */
@@ -51,8 +62,13 @@ export async function makeDisk(
   output: string,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<DiskPlan> {
-  const { bios } = parts
-  const needs = { boot: parts.images.boot.length, rootfs: parts.images.rootfs.length, bios: bios !== undefined }
+  const { bios, dataFileSystem } = parts
+  const needs = {
+    boot: parts.images.boot.length,
+    rootfs: parts.images.rootfs.length,
+    bios: bios !== undefined,
+    ...(dataFileSystem && { dataFileSystem }),
+  }
   // Refused before any work is done.
   planDisk({ ...needs, esp: ESP_SIZE, bootstate: parts.bootstate.length }, sizes)
   const work = await mkdtemp(join(dirname(output), '.disk-'))
@@ -80,7 +96,12 @@ export async function makeDisk(
       const slotFiles = parts.slotFiles.map(({ path, bytes }) => ({ path: `bistable/slots/a/${path}`, bytes }))
       const uuid = derivedUuid(parts.identity, 'data-filesystem')
       const note = { path: `bistable/${COMMITTED_NOTE}`, bytes: encodeNote('a') }
-      await makeData(image, [...slotFiles, note], { ...run, offset: data.start, size: data.size, uuid })
+      if (dataFileSystem === 'btrfs') {
+        const made = await makeBtrfs([...slotFiles, note], { ...run, size: data.size, uuid })
+        await writeSparse(file, data.start, createReadStream(made))
+      } else {
+        await makeData(image, [...slotFiles, note], { ...run, offset: data.start, size: data.size, uuid })
+      }
       await file.sync()
     } finally {
       await file.close()

@@ -7,14 +7,19 @@ import { type GrubPlatform, grubImage } from '../../bootloader/grub-image.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { ubootBootstateImage } from '../../bootloader/uboot.ts'
 import { type UbootArch, ubootScript } from '../../bootloader/uboot-script.ts'
+import { chunkImage } from '../../bundle/chunk-image.ts'
 import { fileSource } from '../../bundle/file-source.ts'
+import { openSquashfs } from '../../bundle/squashfs/image.ts'
+import { stateNeeds } from '../../bundle/state.ts'
 import { readChunks, unpackChunk } from '../../bundle/stored.ts'
+import { SYSTEM_MAX_BYTES, SYSTEM_PATH } from '../../bundle/system.ts'
 import type { BundleHead, ImageEntry, ImageName } from '../../bundle/types.ts'
 import { verifyBundle } from '../../bundle/verify.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
+import { publisherErrors } from '../errors.ts'
 import type { DataFile } from './data.ts'
 import { type DiskImage, type DiskParts, makeDisk } from './disk.ts'
-import { BIOS_START, type DiskPlan, type DiskSizes } from './plan.ts'
+import { BIOS_START, type DataFileSystem, type DiskPlan, type DiskSizes } from './plan.ts'
 
 /** Which bootloader the disk is for. */
 export type DiskBootloader =
@@ -36,18 +41,25 @@ export async function diskFromBundle(
   trusted: TrustedRoots,
   sizes: DiskSizes,
   output: string,
-  options: { readonly bootloader?: DiskBootloader; readonly signal?: AbortSignal } = {},
+  options: {
+    readonly bootloader?: DiskBootloader
+    readonly dataFileSystem?: DataFileSystem
+    readonly signal?: AbortSignal
+  } = {},
 ): Promise<{ readonly plan: DiskPlan; readonly head: BundleHead }> {
   const source = await fileSource(bundle)
   const work = await mkdtemp(join(dirname(output), '.boot-'))
   try {
     const head = await verifyBundle(source, { trusted }, options)
+    const { dataFileSystem = 'ext4' } = options
+    if (dataFileSystem === 'btrfs') await requireBtrfs(source, head)
     const time = Date.parse(head.statement.issued) / 1000
     const parts = {
       ...(await bootParts(options.bootloader ?? { kind: 'grub' }, work, time, options.signal)),
       images: { boot: imageOf(source, head, 'boot'), rootfs: imageOf(source, head, 'rootfs') },
       slotFiles: await slotFiles(source, head),
       identity: head.digest,
+      dataFileSystem,
       time,
     }
     return { plan: await makeDisk(parts, sizes, output, options), head }
@@ -55,6 +67,19 @@ export async function diskFromBundle(
     await rm(work, { recursive: true, force: true })
     await source.close()
   }
+}
+
+/** @throws DISK_FILE_SYSTEM when the release does not say that it runs from btrfs */
+async function requireBtrfs(source: ByteSource, head: BundleHead): Promise<void> {
+  const index = head.indexes.rootfs
+  const image = await openSquashfs(chunkImage(source, head.offsets.data.rootfs, index), index.imageLength)
+  const system = await image.lookup(SYSTEM_PATH)
+  const pieces: Uint8Array[] = []
+  if (system !== undefined && system.size <= SYSTEM_MAX_BYTES)
+    for await (const piece of image.read(system)) pieces.push(Uint8Array.from(piece))
+  const declared = pieces.length === 0 ? undefined : stateNeeds(JSON.parse(Buffer.concat(pieces).toString('utf8')))
+  if (declared?.btrfs !== true)
+    throw publisherErrors.DISK_FILE_SYSTEM('data was to be btrfs; state.btrfs of the release is not true')
 }
 
 async function bootParts(

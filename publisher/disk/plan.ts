@@ -7,6 +7,8 @@ import { publisherErrors } from '../errors.ts'
 
 export type PartitionName = 'esp' | 'bootstate' | 'boot-a' | 'rootfs-a' | 'boot-b' | 'rootfs-b' | 'data' | 'bios'
 
+export type DataFileSystem = 'ext4' | 'btrfs'
+
 export interface Partition {
   readonly number: number
   readonly name: PartitionName
@@ -37,6 +39,7 @@ export interface DiskNeeds {
   readonly rootfs: number
   /** Room for GRUB's core image behind the GPT, where a PC's BIOS is to start the disk. */
   readonly bios?: boolean
+  readonly dataFileSystem?: DataFileSystem
 }
 
 /** Behind the GPT's first copy (34 sectors), in front of the first partition that is aligned. */
@@ -45,6 +48,8 @@ export const BIOS_START = 34 * 512
 const DEFAULT_DATA = 512 * MiB
 /** ext4 with a journal and room for a release's records. */
 const MIN_DATA = 32 * MiB
+/** mkfs.btrfs takes 109 MiB; snapshots want room. */
+const MIN_BTRFS = 256 * MiB
 
 /** Bytes that an image of `length` bytes takes in its slot: the image and its tree. */
 export const slotNeed = (length: number): number => length + treeSize(length)
@@ -69,9 +74,10 @@ export function planDisk(needs: DiskNeeds, sizes: DiskSizes): DiskPlan {
   const taken = fixed.reduce((sum, [, size]) => sum + size, 2 * MiB)
   const disk = sizes.disk === undefined ? undefined : Math.floor(sizes.disk / MiB) * MiB
   const data = roundUp(sizes.data ?? (disk === undefined ? DEFAULT_DATA : Math.max(disk - taken, 0)), MiB)
-  if (data < MIN_DATA || (disk !== undefined && taken + data > disk))
+  const least = needs.dataFileSystem === 'btrfs' ? MIN_BTRFS : MIN_DATA
+  if (data < least || (disk !== undefined && taken + data > disk))
     throw publisherErrors.DISK_TOO_SMALL(
-      `two slots and the rest take ${humanBytes(taken)}, data gets ${humanBytes(data)} (at least ${humanBytes(MIN_DATA)})` +
+      `two slots and the rest take ${humanBytes(taken)}, data gets ${humanBytes(data)} (at least ${humanBytes(least)})` +
         (disk === undefined ? '' : `; the disk was to be ${humanBytes(disk)}`),
     )
   const partitions: Partition[] = []

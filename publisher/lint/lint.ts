@@ -1,6 +1,8 @@
+import { mountsOf } from '../../bundle/mounts.ts'
 import type { System } from '../../bundle/system.ts'
 import type { Root } from '../../keys/types.ts'
 import { publisherErrors } from '../errors.ts'
+import { declaredModules } from '../initramfs-options.ts'
 import type { MergedTree } from '../tree.ts'
 import { lintRoot, lintSystem } from './declaration.ts'
 import { lintHealth } from './health.ts'
@@ -8,6 +10,7 @@ import { isFile, type Kernel, lintKernel } from './kernel.ts'
 import { lintModules } from './modules.ts'
 import { lintPackages } from './packages.ts'
 import { type Problem, problemLine, type Report } from './report.ts'
+import { lintState } from './state.ts'
 import { lintUsers } from './users.ts'
 
 /** The fitness check: everything that would keep an image from working as a release, listed at once. */
@@ -39,11 +42,12 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   const root = await lintRoot(tree, system?.product, report)
   const kernel = await lintKernel(tree, report)
   if (kernel !== undefined) {
-    const needed = [...needs.modules, ...(system?.modules ?? [])]
+    const needed = [...needs.modules, ...declaredModules(system)]
     await lintModules(tree, { version: kernel.version, needed, secureBoot: system?.secureBoot === true }, report)
   }
   lintPrograms(tree, needs, report)
   lintFolders(tree, system, report)
+  lintState(tree, system, report)
   lintVar(tree, report)
   lintPackages(tree, report)
   await lintHealth(tree, system, report)
@@ -76,11 +80,13 @@ function lintFolders(tree: MergedTree, system: System | undefined, report: Repor
         `/${name}`,
         'missing, or not a folder; something is mounted there at start',
       )
-  for (const path of system?.writable ?? []) {
+  for (const { path, policy } of system === undefined ? [] : mountsOf(system)) {
     const entry = tree.get(path.slice(1))
-    if (entry === undefined) report('error', 'writable-missing', path, 'declared writable, but not in the image')
+    const declared = policy === 'data' ? 'declared writable' : `declared as ${policy}`
+    if (entry === undefined)
+      report('error', 'writable-missing', path, `${declared}, but not in the image, or behind a link`)
     else if (entry.node.type !== 'dir')
-      report('error', 'writable-not-folder', path, `declared writable, but a ${entry.node.type}; only folders can be`)
+      report('error', 'writable-not-folder', path, `${declared}, but a ${entry.node.type}; only folders can be`)
   }
 }
 

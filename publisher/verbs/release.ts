@@ -11,6 +11,7 @@ import { readRequired } from '../../keys/files.ts'
 import { trustAnchor } from '../../keys/root.ts'
 import { signerOptions, signersFrom } from '../../keys/signers/options.ts'
 import { type DiskBootloader, diskFromBundle } from '../disk/from-bundle.ts'
+import type { DataFileSystem } from '../disk/plan.ts'
 import { publisherErrors } from '../errors.ts'
 import { packBundle } from '../pack.ts'
 import { publish } from '../publish.ts'
@@ -116,6 +117,7 @@ export const diskVerb: Verb = {
     'slot-rootfs': { type: 'string', value: 'SIZE', help: 'each rootfs slot (twice what this release needs)' },
     'slot-boot': { type: 'string', value: 'SIZE', help: 'each boot slot (twice what this release needs)' },
     data: { type: 'string', value: 'SIZE', help: 'the data partition (512M)' },
+    'data-fs': { type: 'string', value: 'NAME', help: 'ext4 or btrfs, which takes snapshots (ext4)' },
     bootloader: { type: 'string', value: 'NAME', help: 'grub or uboot (grub)' },
     arch: {
       type: 'string',
@@ -140,6 +142,7 @@ export const diskVerb: Verb = {
     })
     const { plan, head } = await diskFromBundle(onePositional(call, 'BUNDLE'), trusted, sizes, output, {
       bootloader,
+      dataFileSystem: dataFileSystem(call),
       signal: call.signal,
     })
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, digest: head.digest, ...plan }))
@@ -151,6 +154,12 @@ export const diskVerb: Verb = {
     }
     return 0
   },
+}
+
+function dataFileSystem(call: Invocation): DataFileSystem {
+  const name = stringOption(call, 'data-fs') ?? 'ext4'
+  if (name !== 'ext4' && name !== 'btrfs') throw cliErrors.USAGE(`--data-fs is ext4 or btrfs, found '${name}'`)
+  return name
 }
 
 /** By --arch and --firmware. */

@@ -95,6 +95,8 @@ export class World {
   readonly hooks = new Map<string, () => Partial<ProcessResult> | 'hangs'>()
   readonly hookRuns: { readonly hook: string; readonly env: Readonly<Record<string, string>> }[] = []
   surroundings: Surroundings | undefined
+  /** What outlives the slots; undefined: an initramfs that says nothing of it. */
+  state: Ports['state']
   feeds: number[] = []
   rebootArgument: string | undefined
   watchdogSeconds = 60
@@ -312,6 +314,7 @@ export class World {
         },
       },
       random: () => 0.5,
+      ...(this.state && { state: this.state }),
       ...(this.surroundings === undefined ? {} : { surroundings: this.surroundings }),
       say: (line) => {
         this.lines.push(line)

@@ -24,7 +24,7 @@ export async function installProgram(folder: string): Promise<void> {
     },
     plugins: [{ name: 'quick-scrypt', setup: (made) => made.onLoad({ filter: /keys\/file-signer\.ts$/ }, quick) }],
   })
-  for (const script of ['initramfs/init', 'bootloader/grub.cfg'])
+  for (const script of ['initramfs/init', 'initramfs/state.sh', 'bootloader/grub.cfg'])
     copyFileSync(join(root, script), join(dist, basename(script)))
   writeFileSync(join(folder, 'bistable'), `#!/bin/sh\nexec '${process.execPath}' '${outfile}' "$@"\n`)
   chmodSync(join(folder, 'bistable'), 0o755)

@@ -24,6 +24,39 @@ sync
 poweroff -f
 `
 
+/** An application that logs beside its program and rewrites its own configuration, as ones from before read-only roots do. */
+const LEGACY = `b=/bin/busybox
+cd /opt/legacy
+. ./app.conf
+runs=$((runs + 1))
+echo "runs=$runs" >app.conf.new && $b mv app.conf.new app.conf
+[ -d logs ] || $b mkdir logs
+echo "program $1 run $runs" >>logs/app.log
+$b rm -f shipped
+`
+/** What it did so far, and what else stands at declared places. */
+const PLACES = `/bin/busybox sh /opt/legacy/bin/app $(cat /opt/legacy/version)
+{ cat /opt/legacy/logs/app.log; ls -1 /opt/legacy; cat /var/lib/pkg/db /var/cache/index; ls -1 /opt/fresh; /bin/busybox find /var/lib/sub -name migrated; } |
+  while read -r line; do echo "place: $line"; done
+touch /opt/fresh/$(cat /opt/legacy/version) /var/cache/x
+touch /opt/legacy/bin/x 2>/dev/null && echo "bin is writable"
+touch /var/lib/pkg/x 2>/dev/null && echo "pkg is writable"`
+const MIGRATE = {
+  'opt/migrate': '#!/bin/sh\n[ -c /dev/null ] && [ -e /proc/1 ] && echo "schema $BISTABLE_TO" >/var/lib/sub/migrated\n',
+}
+const places = (version: string) => ({
+  ...MIGRATE,
+  'opt/legacy/bin/app': LEGACY,
+  'opt/legacy/app.conf': 'runs=0\n',
+  'opt/legacy/version': version,
+  'opt/legacy/shipped': '',
+  'opt/fresh/of-the-image': '',
+  'var/cache/index': `index ${version}\n`,
+  'var/lib/pkg/db': `packages ${version}\n`,
+})
+const placeLines = (lines: readonly string[]) =>
+  lines.filter((line) => line.startsWith('place: ')).map((line) => line.slice(7).trim())
+
 let vm: InitramfsVm
 let a: Slot
 let b: Slot
@@ -32,7 +65,24 @@ let superblock: Uint8Array
 
 beforeAll(async () => {
   if (!ready) return
-  vm = await makeVm({ owned: ['/etc/machine-id', '/etc/ssh/ssh_host_*'], writable: ['/opt/app/logs'] })
+  vm = await makeVm({
+    owned: ['/etc/machine-id', '/etc/ssh/ssh_host_*'],
+    mounts: [
+      { path: '/opt/app/logs', policy: 'data' },
+      { path: '/opt/fresh', policy: 'overlay', release: 'reset' },
+      { path: '/opt/legacy', policy: 'overlay' },
+      { path: '/opt/legacy/bin', policy: 'image' },
+      { path: '/var/cache', policy: 'tmpfs', sizeMiB: 1 },
+      { path: '/var/lib/pkg', policy: 'image' },
+    ],
+    state: {
+      schema: 1,
+      readableBy: 1,
+      seconds: 20,
+      migrations: [{ to: 1, run: '/opt/migrate' }],
+      kept: ['var/lib/sub'],
+    },
+  })
   superblock = readAt(vm.disk.path, vm.disk.offsets.data + 1024, 1024)
 })
 afterAll(() => vm?.remove())
@@ -62,9 +112,13 @@ touch /tmp/x /run/x /var/x /opt/app/logs/x && echo "the rest is"
 echo of-the-device >/etc/machine-id
 /bin/busybox mkdir /etc/ssh; echo key >/etc/ssh/ssh_host_key
 echo changed >/var/lib/sub/deep
+# As if an older release had been here.
+echo "0 0" >/data/bistable/schema
 rm /var/lib/seed
 echo log >/opt/app/logs/first
-mount | /bin/busybox grep -E ' on (/|/data|/etc) '`),
+mount | /bin/busybox grep -E ' on (/|/data|/etc) '
+${PLACES}`),
+    ...places('1'),
     'etc/app.conf': 'release 1\n',
     'etc/machine-id': 'uninitialized\n',
     'var/lib/seed': 'seed\n',
@@ -74,22 +128,28 @@ mount | /bin/busybox grep -E ' on (/|/data|/etc) '`),
   const console = await vm.boot('a', a, {})
   const lines = output(console)
   expect(lines.slice(0, 6)).toEqual(['release 1', `0.1 ${a.root}`, 'seed', 'deep', 'first', 'the rest is'])
-  expect(lines.slice(6)).toEqual([
+  expect(lines.slice(6, 9)).toEqual([
     expect.stringMatching(/^\/dev\/mapper\/bistable-root on \/ type squashfs \(ro,/),
     expect.stringMatching(/^\/dev\/vda7 on \/data type ext4 \(rw,nosuid,nodev,noatime/),
     expect.stringMatching(/^\/dev\/vda7 on \/etc type ext4 \(rw,nosuid,nodev,noatime/),
   ])
+  expect(placeLines(lines)).toEqual([
+    ...['program 1 run 1', 'app.conf', 'bin', 'logs', 'version', 'packages 1', 'index 1', 'of-the-image'],
+  ])
+  expect(lines.slice(9).filter((line) => !line.startsWith('place: '))).toEqual([])
   expect(console).toMatch(/bistable-init: stage switch slot=a boot=committed uptime=/)
 })
 
 test.skipIf(!ready)(
-  'a release on trial gets its own /etc with device-owned paths, and new paths of /var only',
+  'a release on trial gets its own /etc with device-owned paths, and new paths of /var only; what an application wrote beside its program follows it there and back, what a migration did does not',
   async () => {
     b = vm.fill('b', {
       'sbin/init': init(`
 cat /etc/app.conf /etc/machine-id /etc/ssh/ssh_host_key
 ls -1 /etc/ssh; ls -1 /var/lib; ls -1 /var/lib/sub
-cat /var/lib/sub/deep /var/lib/sub/new /opt/app/logs/first`),
+cat /var/lib/sub/deep /var/lib/sub/new /opt/app/logs/first
+${PLACES}`),
+      ...places('2'),
       'etc/app.conf': 'release 2\n',
       'etc/machine-id': 'uninitialized\n',
       'var/lib/seed': 'a new seed\n',
@@ -98,12 +158,19 @@ cat /var/lib/sub/deep /var/lib/sub/new /opt/app/logs/first`),
       'opt/app/logs/first': 'new first\n',
     })
     const lines = output(await vm.boot('b', b, { release: '0.2', boot: 'try', left: '2' }))
-    expect(lines).toEqual([
+    expect(lines.filter((line) => !line.startsWith('place: '))).toEqual([
       ...['release 2', 'of-the-device', 'key'],
-      ...['ssh_host_key', 'sub', 'deep', 'new'],
+      ...['ssh_host_key', 'pkg', 'sub', 'deep', 'migrated', 'new'],
       ...['changed', 'new', 'log'],
     ])
-    expect(output(await vm.boot('a', a, {}))[0]).toBe('release 1')
+    // The program and the packages are those of release 2; the configuration, the log and what was deleted are the device's.
+    const kept = ['app.conf', 'bin', 'logs', 'version']
+    const runs = ['program 1 run 1', 'program 2 run 2', 'program 1 run 3']
+    expect(placeLines(lines)).toEqual([...[...runs.slice(0, 2), ...kept, 'packages 2', 'index 2', 'of-the-image']])
+    const back = output(await vm.boot('a', a, {}))
+    expect(back[0]).toBe('release 1')
+    // What release 1 wrote in the place that begins anew is there again; what release 2 wrote is not.
+    expect(placeLines(back)).toEqual([...runs, ...kept, 'packages 1', 'index 1', '1', 'of-the-image'])
   },
 )
 
@@ -146,6 +213,7 @@ test.skipIf(!ready)('C4 a flipped bit stops the slot, and its reason is found', 
   const image = vm.fill('b', {
     'sbin/init': init('cat /noise >/dev/null; echo "still here"'),
     noise,
+    ...MIGRATE,
   })
   const start = Buffer.from(readAt(vm.disk.path, vm.disk.offsets['rootfs-b'], image.length)).indexOf(
     noise.subarray(0, 64),

@@ -33,6 +33,7 @@ function tree(files: Readonly<Record<string, Uint8Array | string>>): InitramfsSo
 }
 
 const DEP = `kernel/md/dm-mod.ko:
+kernel/fs/overlay.ko:
 kernel/md/dm-bufio.ko: kernel/md/dm-mod.ko
 kernel/md/dm-verity.ko.zst: kernel/md/dm-bufio.ko kernel/md/dm-mod.ko
 kernel/fs/squashfs.ko.gz:
@@ -53,6 +54,7 @@ const base: Readonly<Record<string, Uint8Array | string>> = {
   [`${M}/kernel/fs/squashfs.ko.gz`]: gzipSync('squashfs'),
   [`${M}/kernel/virtio_blk.ko`]: 'virtio_blk',
   [`${M}/kernel/virtio.ko`]: 'virtio',
+  [`${M}/kernel/fs/overlay.ko`]: 'overlay',
 }
 const without = (...paths: readonly string[]) =>
   tree(Object.fromEntries(Object.entries(base).filter(([path]) => !paths.includes(path))))
@@ -62,7 +64,12 @@ describe('the archive', () => {
     const plan = await planInitramfs(tree(base), {
       modules: ['dm-mod'],
       owned: ['/etc/machine-id', '/etc/ssh/ssh_host_*', '/var/other'],
-      writable: ['/opt/app/logs'],
+      mounts: [
+        { path: '/opt/app', policy: 'overlay' },
+        { path: '/opt/app/logs', policy: 'data' },
+        { path: '/opt/fresh', policy: 'overlay', release: 'reset' },
+        { path: '/var/cache', policy: 'tmpfs', sizeMiB: 8 },
+      ],
       watchdog: '/dev/watchdog',
     })
     const text = (path: string): string | undefined => {
@@ -70,7 +77,7 @@ describe('the archive', () => {
       return entry?.type === 'file' ? Buffer.from(entry.bytes).toString() : undefined
     }
     expect(text('etc/modules')?.split('\n')).toEqual([
-      ...['dm_mod.ko', 'dm_bufio.ko', 'dm_verity.ko', 'squashfs.ko', ''],
+      ...['dm_mod.ko', 'overlay.ko', 'dm_bufio.ko', 'dm_verity.ko', 'squashfs.ko', ''],
     ])
     // Drivers of disks are loaded until the disk is there; what the image asks for is loaded always.
     expect(text('etc/disk-modules')).toBe('virtio.ko\nvirtio_blk.ko\n')
@@ -79,7 +86,9 @@ describe('the archive', () => {
     expect(text('lib/modules/dm_verity.ko')).toBe('dm-verity')
     expect(text('lib/modules/squashfs.ko')).toBe('squashfs')
     expect(text('etc/bistable-owned')).toBe('/etc/machine-id\n/etc/ssh/ssh_host_*\n')
-    expect(text('etc/bistable-writable')).toBe('/opt/app/logs\n')
+    expect(text('etc/bistable-mounts')?.split('\n')).toEqual([
+      ...['overlay /opt/app keep', 'data /opt/app/logs', 'overlay /opt/fresh reset', 'tmpfs /var/cache 8', ''],
+    ])
     expect(text('etc/bistable-watchdog')).toBe('/dev/watchdog 60\n')
     expect(text('init')).toContain('bistable-init:')
   })
@@ -107,7 +116,7 @@ describe('the archive', () => {
     const large = tree({ ...base, [`${M}/kernel/md/dm-mod.ko`]: new Uint8Array(65 * 1024 * 1024) })
     await fails(large, 'INITRAMFS_TOO_LARGE')
     for (const path of ['/a b', 'relative', '/a/../b', '/a;b', '/$(x)', '/a\nb'])
-      await fails(tree(base), 'INITRAMFS_PATH', { writable: [path] })
+      await fails(tree(base), 'INITRAMFS_PATH', { mounts: [{ path, policy: 'data' }] })
   })
 
   test.skipIf(!have('cpio'))('reads back with cpio', () => {
@@ -181,14 +190,15 @@ describe('modules', () => {
 })
 
 describe('the script', () => {
-  const init = readFileSync(join(import.meta.dirname, '../../initramfs/init'), 'utf8')
+  const folder = join(import.meta.dirname, '../../initramfs')
+  const init = ['init', 'state.sh'].map((name) => readFileSync(join(folder, name), 'utf8')).join('')
 
   test('knows where reason.env is', () => {
     expect(init).toContain(`\nREASON_SECTOR=${FILES[REASON].offset / 512}\n`)
   })
 
   test('parses, and finds every applet that busybox has for it', () => {
-    run('busybox', ['sh', '-n', join(import.meta.dirname, '../../initramfs/init')])
+    for (const name of ['init', 'state.sh']) run('busybox', ['sh', '-n', join(folder, name)])
     const all = run('busybox', ['--list']).split('\n')
     expect(APPLETS.filter((name) => !all.includes(name))).toEqual([])
     expect(APPLETS.filter((name) => !new RegExp(`\\b${name}\\b`).test(init) && name !== 'ls')).toEqual([])

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import {
   closeSync,
   createReadStream,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
@@ -23,9 +24,12 @@ import { debugfsScript } from '../../publisher/disk/data.ts'
 import { diskFromBundle } from '../../publisher/disk/from-bundle.ts'
 import { derivedUuid, partition, planDisk } from '../../publisher/disk/plan.ts'
 import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
+import { have } from '../helpers/run.ts'
 
 const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
 const run = (tool: string, ...args: string[]): string => execFileSync(tool, args, { env, encoding: 'utf8' })
+
+const code = (name: string) => expect.objectContaining({ code: name })
 
 function bytesAt(path: string, at: number, length: number): Buffer {
   const fd = openSync(path, 'r')
@@ -253,4 +257,56 @@ describe('disk image', () => {
     expect(() => statSync(out)).toThrow()
     expect(run('ls', '-A', work)).not.toMatch(/^\.(disk|boot)-/m)
   })
+
+  it.skipIf(!have('btrfs', 'mkfs.btrfs', 'mksquashfs'))(
+    'has a btrfs instead, where the release says that it runs from one',
+    async () => {
+      const tree = join(work, 'tree-btrfs')
+      const made = async (name: string, state: object) => {
+        const folder = join(tree, 'usr/lib/bistable')
+        mkdirSync(folder, { recursive: true })
+        writeFileSync(join(folder, 'system.json'), JSON.stringify({ state }))
+        const image = join(work, `${name}.squashfs`)
+        run('mksquashfs', tree, image, '-quiet', '-no-progress', '-all-root', '-comp', 'zstd')
+        const rootfs = readFileSync(image)
+        const padded = Buffer.concat([rootfs, Buffer.alloc((4096 - (rootfs.length % 4096)) % 4096)])
+        return await makeBundle(work, name, { boot: Buffer.alloc(MiB, 'boot'), rootfs: padded })
+      }
+      const output = join(work, 'btrfs.img')
+      const options = { dataFileSystem: 'btrfs' } as const
+      const big = { ...sizes, data: 256 * MiB }
+      const other = await made('ext4-only', { schema: 1 })
+      await expect(diskFromBundle(other.path, other.trusted, big, output, options)).rejects.toThrow(
+        code('DISK_FILE_SYSTEM'),
+      )
+      const fit = await made('either', { schema: 1, btrfs: true })
+      await expect(diskFromBundle(fit.path, fit.trusted, sizes, output, options)).rejects.toThrow(
+        code('DISK_TOO_SMALL'),
+      )
+      const { plan } = await diskFromBundle(fit.path, fit.trusted, big, output, options)
+      const { start, size } = partition(plan, 'data')
+      const data = join(work, 'data.btrfs')
+      run(
+        'dd',
+        `if=${output}`,
+        `of=${data}`,
+        'bs=1M',
+        `skip=${start / MiB}`,
+        `count=${size / MiB}`,
+        'status=none',
+        'conv=sparse',
+      )
+      mkdirSync(join(work, 'restored'))
+      run('btrfs', 'restore', data, join(work, 'restored'))
+      expect(readFileSync(join(work, 'restored/bistable/slots/a/release.json'), 'utf8')).toContain(
+        'vnd.bistable.release',
+      )
+      const items = run('btrfs', 'inspect-internal', 'dump-tree', '-t', 'fs', data)
+      expect(
+        [
+          ...new Set([...items.matchAll(/mode (\d+) links \d+ uid (\d+) gid (\d+)/g)].map((m) => m.slice(1).join(' '))),
+        ].sort(),
+      ).toEqual(['100644 0 0', '40755 0 0'])
+    },
+  )
 })

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { changeablePlaces, mountsToMake } from '../../bundle/mounts.ts'
 import { checkSystem } from '../../bundle/system.ts'
 import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
 import { kernelRelease, parseModulesDep } from '../../publisher/lint/kernel.ts'
@@ -112,6 +113,31 @@ describe('lint', () => {
       'a declared writable path that is missing',
       (s) => delete s['opt/app/logs'],
       ['error writable-missing /opt/app/logs'],
+    ],
+    [
+      'an overlay on what is a file, for a kernel without overlayfs',
+      (s) => {
+        s[`${modules}/modules.dep`] = String(s[`${modules}/modules.dep`]).replace('kernel/overlay.ko:\n', '')
+        const text = String(s['usr/lib/bistable/system.json'])
+        const mounts = [{ path: '/usr/lib/bistable/system.json', policy: 'overlay' }]
+        s['usr/lib/bistable/system.json'] = JSON.stringify({ ...JSON.parse(text), mounts })
+      },
+      [`error module-missing /lib/modules/${VERSION}`, 'error writable-not-folder /usr/lib/bistable/system.json'],
+    ],
+    [
+      'migrations that are not there or no programs, and btrfs without its program',
+      (s) => {
+        const text = String(s['usr/lib/bistable/system.json'])
+        const migrations = ['/usr/lib/none', '/usr/lib/bistable/root.json'].map((run, i) => ({ to: i + 1, run }))
+        const state = { schema: 2, migrations, paths: ['/var/lib/app'], btrfs: true }
+        s['usr/lib/bistable/system.json'] = JSON.stringify({ ...JSON.parse(text), state })
+      },
+      [
+        `error module-missing /lib/modules/${VERSION}`,
+        'error migration-missing /usr/lib/none',
+        'error migration-not-executable /usr/lib/bistable/root.json',
+        'error program-missing /usr/bin/btrfs',
+      ],
     ],
     [
       'two users with one uid',
@@ -228,11 +254,48 @@ describe('system.json', () => {
     })
   })
 
+  it('takes places with a policy, one inside another, and says what the initramfs has to make of them', () => {
+    const checked = checkSystem({
+      ...base,
+      writable: ['/opt/app/logs'],
+      mounts: [
+        { path: '/var/lib/dpkg', policy: 'image' },
+        { path: '/usr/share/app', policy: 'image' },
+        { path: '/opt/app/bin', policy: 'image' },
+        { path: '/opt/app', policy: 'overlay' },
+        { path: '/opt/app/bin/cache', policy: 'tmpfs', sizeMiB: 8 },
+        { path: '/opt/app-x', policy: 'data' },
+      ],
+    })
+    if (!('system' in checked)) throw new Error(checked.problems.join('; '))
+    const { system } = checked
+    expect(mountsToMake(system).map(({ policy, path }) => `${policy} ${path}`)).toEqual([
+      'overlay /opt/app',
+      'data /opt/app-x',
+      'image /opt/app/bin',
+      'tmpfs /opt/app/bin/cache',
+      'data /opt/app/logs',
+      'image /var/lib/dpkg',
+    ])
+    expect(changeablePlaces(system)).toEqual(['/opt/app', '/opt/app-x'])
+  })
+
   it('names unknown keys, bad paths and dangerous kernel arguments', () => {
     expect(refused({ writeable: [] })).toHaveLength(1)
     for (const path of ['relative', '/a/../b', '/a/', '//a', '/var/x', '/etc/x', '/data/x', '/a\nb', '/a b', '/opt/*'])
       expect(refused({ writable: [path] }), path).toHaveLength(1)
     expect(refused({ writable: ['/opt/a', '/opt/a/b'] })).toHaveLength(1)
+    expect(refused({ writable: ['/opt/a', '/opt/a'] })).toHaveLength(1)
+    for (const policy of ['image', 'data', 'tmpfs', 'overlay'])
+      for (const path of ['/var', '/etc/x', '/data', '/run/x', '/opt/*', 'opt'])
+        expect(refused({ mounts: [{ path, policy }] }), `${policy} ${path}`).toHaveLength(1)
+    expect(refused({ mounts: [{ path: '/var/x', policy: 'data' }] })).toHaveLength(1)
+    expect(refused({ mounts: [{ path: '/opt/a,b', policy: 'overlay' }] })).toHaveLength(1)
+    expect(refused({ mounts: [{ path: '/opt/a', policy: 'tmpfs', sizeMiB: 0 }] })).toHaveLength(1)
+    expect(refused({ mounts: [{ path: '/opt/a', policy: 'overlay', release: 'some' }] })).toHaveLength(1)
+    expect(refused({ mounts: [{ path: '/opt/a', policy: 'bind' }] })).toHaveLength(1)
+    expect(refused({ writable: ['/opt/a'], mounts: [{ path: '/opt/a', policy: 'overlay' }] })).toHaveLength(1)
+    expect(refused({ mounts: ['/opt/a', '/opt/a/b'].map((path) => ({ path, policy: 'overlay' })) })).toHaveLength(1)
     expect(refused({ owned: ['/usr/x'] })).toHaveLength(1)
     for (const arg of ['a b', 'a"', '$x', 'bistable.root=1', '`x`', "a'", 'a\\'])
       expect(refused({ kernelArgs: [arg] }), arg).toHaveLength(1)
