@@ -14,9 +14,10 @@ import { after, before } from './hooks.ts'
 import { checkAnywhere } from './mirrors.ts'
 import type { PatchPlace } from './patch-offer.ts'
 import { planFrom } from './plan-verb.ts'
+import { rollBackNow } from './roll-back.ts'
 import { statusOf } from './status.ts'
 import { healthConfig } from './verdict.ts'
-import { cancelNow, commitNow, installFrom, rollBackNow, verifySlot } from './work.ts'
+import { cancelNow, commitNow, installFrom, verifySlot } from './work.ts'
 
 /** The operations by name: what the control socket serves, and what a command does by itself when no agent runs. */
 export async function operate(

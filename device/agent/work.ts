@@ -1,7 +1,7 @@
 import { isAddress } from '../../base/address.ts'
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import { adopt, arm, rollBack } from '../../bootloader/machine.ts'
+import { adopt, arm } from '../../bootloader/machine.ts'
 import { DEFAULT_TRIES, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
@@ -288,49 +288,6 @@ export async function commitNow(core: Core): Promise<string> {
   return `slot ${slot} is primary now`
 }
 
-export interface RollBackOptions {
-  /** Also to a release that cannot read the data. */
-  readonly force?: boolean
-  /** And to the state as that release left it. */
-  readonly withState?: boolean
-}
-
-/** Arms the other slot when it holds what was once committed. It is tried like any release, so it cannot strand. */
-export async function rollBackNow(core: Core, options: RollBackOptions = {}): Promise<string> {
-  const { ports, body } = core
-  const slot = otherSlot(core.line.slot)
-  const boot = await core.bootState()
-  const facts = body.slots[slot] ?? (await ports.engine.storedRelease(slot))?.facts
-  if (body.state.name === 'trying') throw deviceErrors.AGENT_STATE('a try is running; it ends by itself')
-  // Before the spare: the boot state does not call it one any more once the floor has passed it.
-  if (facts?.committed === true && compareNumbers(facts.number, body.securityFloor) < 0) {
-    throw deviceErrors.ROLLBACK_FLOOR(
-      `slot ${slot} holds ${formatNumber(facts.number)}, the security floor is ${formatNumber(body.securityFloor)}`,
-    )
-  }
-  if (!boot.spare || boot.primary !== core.line.slot || facts === undefined) {
-    throw deviceErrors.ROLLBACK_NO_SPARE(`slot ${slot} holds nothing that was committed here`)
-  }
-  const { digest, number, version } = facts
-  const started = core.now().wall
-  const job: Job = { kind: 'rollback', slot, digest, number, version, source: 'rollback', forced: false, started }
-  const { force = false, withState = false } = options
-  const root = (await ports.engine.storedRelease(slot))?.statement.images.find(({ name }) => name === 'rootfs')?.root
-  const names = { release: formatNumber(number), root: root ?? '-', running: formatNumber(core.line.release) }
-  await ports.state?.allowRollBack({ slot, ...names, force, withState })
-  await before(core, 'rollback', job)
-  await core.apply({ kind: 'begin-rollback', job })
-  try {
-    await ports.boot.write(rollBack(boot, await triesOf(ports.boot)))
-  } catch (error) {
-    await core.apply({ kind: 'failed', failure: failureFrom(error), lasting: false })
-    throw error
-  }
-  await core.apply({ kind: 'armed' })
-  await after(core, 'rollback', job)
-  return `release ${formatNumber(number)} (${version}) in slot ${slot} is armed; the next boot tries it`
-}
-
 /** Stops what runs, or takes back what is armed. */
 export async function cancelNow(core: Core): Promise<string> {
   if (core.activity.stop(deviceErrors.AGENT_CANCELLED('cancelled on request')))
@@ -350,6 +307,6 @@ export async function verifySlot(core: Core, slot: Slot, signal: AbortSignal) {
 }
 
 /** The usual number of tries, or as many as the bootloader can count. */
-async function triesOf(boot: BootPort): Promise<number> {
+export async function triesOf(boot: BootPort): Promise<number> {
   return Math.min(DEFAULT_TRIES, (await boot.describe()).maxTries)
 }

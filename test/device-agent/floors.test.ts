@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { freshState, onBoot } from '../../bootloader/machine.ts'
+import { rollBackNow } from '../../device/agent/roll-back.ts'
 import { statusOf, statusText } from '../../device/agent/status.ts'
-import { rollBackNow } from '../../device/agent/work.ts'
 import { codeOfAsync } from '../codes.ts'
 import { digestOf, World } from './world.ts'
 

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
+import { rollBackNow } from '../../device/agent/roll-back.ts'
 import { statusOf, statusText } from '../../device/agent/status.ts'
-import { rollBackNow } from '../../device/agent/work.ts'
 import { stateErrors } from '../../device/state/errors.ts'
 import type { RollBack } from '../../device/state/state.ts'
 import { codeOfAsync } from '../codes.ts'
