@@ -30,10 +30,14 @@ import {
 } from './provenance.ts'
 import { type Distribution, makeSbom, parseOsRelease } from './sbom.ts'
 import { makeSquashfs } from './squashfs/mksquashfs.ts'
+import { writeSquashfs } from './squashfs/write.ts'
 import { cleanTar } from './tar/clean.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
 
 /** From a merged tree to a build folder: rootfs image, boot image, unsigned statement. Sees no key. */
+
+export const SQUASHFS_WRITERS = ['own', 'mksquashfs'] as const
+export type SquashfsWriter = (typeof SQUASHFS_WRITERS)[number]
 
 export interface BuildRequest {
   readonly version: string
@@ -52,7 +56,9 @@ export interface BuildRequest {
   readonly source?: BuildSource
   /** Who builds, for the provenance. */
   readonly builder?: BuilderFacts
-  /** Threads of the SquashFS builder; the result does not depend on it. */
+  /** What writes the root file system: this program itself unless told, or mksquashfs, which must be installed then. */
+  readonly writer?: SquashfsWriter
+  /** Compression threads of the SquashFS writer; the result does not depend on it. */
   readonly processors?: number
 }
 
@@ -113,7 +119,7 @@ export async function buildRelease(
 
     edge.say('bill of materials, provenance, chunks and statement')
     const { product, hardware } = fit.system
-    const tools = await toolVersions()
+    const tools = await toolVersions(request.writer === 'mksquashfs')
     const issued = isoSeconds(time)
     const sbom = makeSbom(rootfs.packages, {
       product,
@@ -166,13 +172,13 @@ export async function buildRelease(
 
 /** What whoever ran the build chose, and nothing of the machine. */
 function parametersOf(request: BuildRequest): Readonly<Record<string, unknown>> {
-  const { version, number, securityFloor, rootVersion, blockSize, level, time } = request
+  const { version, number, securityFloor, rootVersion, writer = 'own', blockSize, level, time } = request
   return {
     version,
     number,
     securityFloor,
     ...(rootVersion === undefined ? {} : { rootVersion }),
-    squashfs: { blockSize, level },
+    squashfs: { writer, blockSize, level },
     ...(time === undefined ? {} : { sourceDateEpoch: time }),
   }
 }
@@ -199,29 +205,24 @@ async function buildRootfs(
 ): Promise<Rootfs> {
   // The boot image carries the kernel; a second copy in every slot and every download is of no use to anyone.
   const drop = (path: string): boolean => path.startsWith('boot/') || path === kernelPath
-  // What the SquashFS builder makes of the root directory (squashfs/mksquashfs.ts), so that the comparison can be exact.
-  const rootMode = tree.get('')?.node.mode ?? 0o755
-  const top: AddedFile = {
-    path: '',
-    node: { type: 'dir', mode: rootMode, uid: 0, gid: 0, mtime: time, xattrs: new Map() },
-  }
-  const content = deriveTree(tree, { drop, add: [top], time })
   const output = buildImagePath(folder, 'rootfs')
   edge.say('root file system: SquashFS')
   let beside: Promise<void> | undefined
-  const input = async function* (): AsyncGenerator<Uint8Array> {
-    yield* cleanTar(content)
+  const contentTaken = (): void => {
     beside = meanwhile()
     // Met below; until then it must not count as unhandled.
     beside.catch(() => undefined)
   }
+  const content = deriveTree(tree, { drop, add: [rootDirectory(tree, request, time)], time })
+  const options = { ...request, time, ...(edge.signal === undefined ? {} : { signal: edge.signal }) }
   try {
-    await makeSquashfs(input(), output, {
-      ...request,
-      time,
-      rootMode,
-      ...(edge.signal === undefined ? {} : { signal: edge.signal }),
-    })
+    if (request.writer === 'mksquashfs') {
+      const input = async function* (): AsyncGenerator<Uint8Array> {
+        yield* cleanTar(content)
+        contentTaken()
+      }
+      await makeSquashfs(input(), output, { ...options, rootMode: content.get('')?.node.mode ?? 0o755 })
+    } else await writeSquashfs(content, output, options, contentTaken)
   } finally {
     // Settled in any case: it writes into a folder that a failed build removes.
     await beside?.catch(() => undefined)
@@ -239,6 +240,15 @@ async function buildRootfs(
   } finally {
     await file.close()
   }
+}
+
+/** The image's top directory: that of the tree, owned by root whoever owned it on the machine where it was made. */
+function rootDirectory(tree: MergedTree, request: BuildRequest, time: number): AddedFile {
+  const node = tree.get('')?.node ?? { type: 'dir', mode: 0o755, mtime: time, xattrs: new Map() }
+  const owned = { ...node, type: 'dir', uid: 0, gid: 0 } as const
+  if (request.writer !== 'mksquashfs') return { path: '', node: owned }
+  // What mksquashfs makes of it (squashfs/mksquashfs.ts), so that the comparison can be exact.
+  return { path: '', node: { ...owned, mtime: time, xattrs: new Map() } }
 }
 
 const MAX_OS_RELEASE = 64 * 1024

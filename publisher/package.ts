@@ -16,13 +16,21 @@ export async function packageVersion(): Promise<string> {
   return v.parse(schema, JSON.parse(await readFile(join(packageRoot(), 'package.json'), 'utf8'))).version
 }
 
-/** Versions of the programs and libraries whose output is in a release. @throws TOOL_MISSING, TOOL_FAILED */
-export async function toolVersions(): Promise<Readonly<Record<string, string>>> {
-  const { out } = await runTool('mksquashfs', ['-version'])
+/**
+ * Versions of the programs and libraries whose output is in a release.
+ * @param mksquashfs whether it wrote the root file system
+ * @throws TOOL_MISSING, TOOL_FAILED
+ */
+export async function toolVersions(mksquashfs: boolean): Promise<Readonly<Record<string, string>>> {
   return {
     bistable: await packageVersion(),
-    mksquashfs: /mksquashfs version ([^ \n]{1,64})/.exec(out)?.[1] ?? 'unknown',
+    ...(mksquashfs ? { mksquashfs: await mksquashfsVersion() } : {}),
     node: process.versions.node,
     zstd: zstdVersion,
   }
+}
+
+async function mksquashfsVersion(): Promise<string> {
+  const { out } = await runTool('mksquashfs', ['-version'])
+  return /mksquashfs version ([^ \n]{1,64})/.exec(out)?.[1] ?? 'unknown'
 }

@@ -1,6 +1,7 @@
 import type { PackedBlock } from '../../bundle/squashfs/block-codec.ts'
 import { ociErrors } from '../oci/errors.ts'
 import type { MergedTree, TreeNode } from '../tree.ts'
+import { endsFragment } from './layout.ts'
 import type { ImageOutput } from './output.ts'
 import type { BlockPool } from './pool.ts'
 
@@ -121,7 +122,7 @@ export class ContentWriter {
   }
 
   /** Ends the present fragment block: what comes next starts a new one. */
-  async cut(): Promise<void> {
+  async #cut(): Promise<void> {
     const tail = this.#tail
     if (tail === undefined || this.#tailUsed === 0) return
     const index = this.#fragmentCount++
@@ -135,13 +136,13 @@ export class ContentWriter {
 
   /** Writes all that is under way. */
   async finish(): Promise<void> {
-    await this.cut()
+    await this.#cut()
     await this.#drain(0)
   }
 
   async #addTail(node: FileNode, path: string): Promise<StoredFile> {
     const { blockSize } = this.#options
-    if (this.#tailUsed + node.size > blockSize) await this.cut()
+    if (this.#tailUsed + node.size > blockSize || endsFragment(this.#tailUsed, blockSize, path)) await this.#cut()
     const tail = this.#tail ?? this.#pool.memory(blockSize)
     this.#tail = tail
     const offset = this.#tailUsed

@@ -54,7 +54,7 @@ export async function writeSquashfs(
   if (blockSize < 4096 || blockSize > MiB || (blockSize & (blockSize - 1)) !== 0)
     throw new RangeError(`block size ${blockSize}, wanted a power of two from 4096 to ${MiB}`)
   const plan = planTree(tree)
-  const order = layoutOrder(tree, { blockSize, fragments })
+  const order = layoutOrder(tree)
   const bytes = order.reduce((sum, { node }) => sum + node.size, 0)
   const file = await ImageOutput.create(output)
   const pool = createPool(level, bytes < WORTH_THREADS ? 0 : processors)
@@ -63,10 +63,7 @@ export async function writeSquashfs(
     await file.append(encodeHead(undefined, { blockSize, level, time: options.time }))
     const writer = new ContentWriter(tree, file, pool, { blockSize, fragments, signal })
     const stored = new Map<Sha256, StoredFile>()
-    for (const { node, path, cut } of order) {
-      if (cut) await writer.cut()
-      stored.set(node.content, await writer.add(node, path))
-    }
+    for (const { node, path } of order) stored.set(node.content, await writer.add(node, path))
     contentDone()
     await writer.finish()
     const whereIs = (node: FileNode): StoredFile => stored.get(node.content) ?? EMPTY

@@ -6,7 +6,7 @@ import { EXIT, systemReason } from '../../base/errors.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
 import { type AgentParts, agentFiles } from '../agent-overlay.ts'
-import { buildRelease, newestTime } from '../build.ts'
+import { buildRelease, newestTime, SQUASHFS_WRITERS, type SquashfsWriter } from '../build.ts'
 import { deriveTree } from '../derive.ts'
 import { lintTree } from '../lint/lint.ts'
 import { problemLine } from '../lint/report.ts'
@@ -63,6 +63,7 @@ export const buildVerb: Verb = {
     'security-floor': { type: 'string', value: 'E.C', help: 'nothing older boots once this is committed (0.0)' },
     level: { type: 'string', value: 'N', help: 'zstd level of the root file system, 1 to 22 (15)' },
     block: { type: 'string', value: 'SIZE', help: 'SquashFS block size, 4K to 1M (128K)' },
+    'squashfs-writer': { type: 'string', value: 'NAME', help: 'own (unless told) or mksquashfs' },
     processors: { type: 'string', value: 'N', help: 'compression threads (all)' },
     'builder-id': { type: 'string', value: 'URI', help: 'who builds, for the provenance' },
     invocation: { type: 'string', value: 'ID', help: "the pipeline's name of this run, for the provenance" },
@@ -79,6 +80,7 @@ export const buildVerb: Verb = {
       parts: agentParts(call),
       blockSize: blockSize(sizeOption(call, 'block') ?? 128 * 1024),
       level: zstdLevel(numberOption(call, 'level', 1, 15)),
+      writer: squashfsWriter(stringOption(call, 'squashfs-writer') ?? 'own'),
       ...(time === undefined ? {} : { time }),
       ...(processors === undefined ? {} : { processors }),
       ...(rootVersion === undefined ? {} : { rootVersion }),
@@ -188,6 +190,13 @@ function blockSize(bytes: number): number {
   if (bytes < 4096 || bytes > 1024 * 1024 || (bytes & (bytes - 1)) !== 0)
     throw cliErrors.USAGE(`--block wants a power of two from 4K to 1M, found ${bytes}`)
   return bytes
+}
+
+function squashfsWriter(name: string): SquashfsWriter {
+  const writer = SQUASHFS_WRITERS.find((known) => known === name)
+  if (writer === undefined)
+    throw cliErrors.USAGE(`--squashfs-writer wants ${SQUASHFS_WRITERS.join(' or ')}, found '${name}'`)
+  return writer
 }
 
 function zstdLevel(level: number): number {

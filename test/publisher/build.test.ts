@@ -5,7 +5,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openSquashfs } from '../../bundle/squashfs/image.ts'
+import { openImageFile } from '../../bundle/squashfs/reader.ts'
+import { decompressExactly } from '../../bundle/zstd.ts'
 import { type BuildRequest, buildRelease } from '../../publisher/build.ts'
+import { deriveTree } from '../../publisher/derive.ts'
 import { fitSpecs, memoryTree, type Spec, TIME } from './memory-tree.ts'
 
 const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` }
@@ -126,6 +130,47 @@ describe('build', () => {
       await buildRelease(memoryTree(await manySpecs()), request, join(work, 'first'), { say: () => {} })
     for (const name of readdirSync(join(work, 'first')))
       expect([name, sha(join(folder, name))]).toEqual([name, sha(join(work, 'first', name))])
+  })
+
+  it('has mksquashfs write the root file system when told, and says so', async () => {
+    const folder = join(work, 'by-other')
+    const tree = memoryTree(await manySpecs())
+    const { build } = await buildRelease(tree, { ...request, writer: 'mksquashfs' }, folder, { say: () => {} })
+    const image = join(folder, 'rootfs.img')
+    expect(run('unsquashfs', '-s', image)).toContain('Always-use-fragments option is specified')
+    expect(run('unsquashfs', '-cat', image, 'a/caps')).toBe('ping')
+    const entry = build.statement.attachments.find(({ name }) => name === 'provenance')
+    const provenance = decompressExactly(readFileSync(join(folder, 'provenance.zst')), entry?.unpacked ?? 0)
+    const { runDetails, buildDefinition } = JSON.parse(Buffer.from(provenance).toString()).predicate
+    expect(runDetails.builder.version.mksquashfs).toMatch(/^4/)
+    expect(buildDefinition.externalParameters.squashfs).toMatchObject({ writer: 'mksquashfs' })
+  })
+
+  it('keeps what the tree says of its top directory, but for its owner, who is root', async () => {
+    const folder = join(work, 'top')
+    const specs = await fitSpecs()
+    const tree = deriveTree(memoryTree(specs), {
+      add: [
+        {
+          path: '',
+          node: {
+            type: 'dir',
+            mode: 0o711,
+            uid: 5,
+            gid: 6,
+            mtime: 77,
+            xattrs: new Map([['user.top', Buffer.from('t')]]),
+          },
+        },
+      ],
+      time: TIME,
+    })
+    await buildRelease(tree, request, folder, { say: () => {} })
+    const file = await openImageFile(join(folder, 'rootfs.img'))
+    const top = await (await openSquashfs(file, file.size)).lookup('')
+    await file.close()
+    expect(top).toMatchObject({ mode: 0o711, uid: 0, gid: 0, mtime: 77 })
+    expect([...(top?.xattrs ?? [])]).toHaveLength(1)
   })
 
   it('adds the agent, system.json and root.json from files, and enables its units', async () => {

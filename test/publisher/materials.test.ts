@@ -224,8 +224,13 @@ describe('a build', () => {
       version: {
         node: process.versions.node,
         zstd: expect.stringMatching(/^1\./),
-        mksquashfs: expect.stringMatching(/^4/),
       },
+    })
+    expect(predicate.runDetails.builder.version).not.toHaveProperty('mksquashfs')
+    expect(predicate.buildDefinition.externalParameters.squashfs).toEqual({
+      writer: 'own',
+      blockSize: 131_072,
+      level: 3,
     })
     expect(predicate.buildDefinition.resolvedDependencies[0]).toEqual({ name: 'image', digest: { sha256: SHA } })
     expect(provenance.toString()).not.toContain(work)

@@ -14,7 +14,9 @@ import {
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MiB } from '../../base/bytes.ts'
 import { cleanTar } from '../../publisher/tar/clean.ts'
+import { noise } from '../bundle/tools.ts'
 import { run } from '../helpers/run.ts'
 import { fitSpecs, memoryTree } from './memory-tree.ts'
 
@@ -59,7 +61,9 @@ describe('an ordinary user', () => {
     run(process.execPath, [join(REPO, 'scripts/build.mjs'), join(work, 'program')])
     copyFileSync(join(REPO, 'package.json'), join(work, 'package.json'))
     const tar: Uint8Array[] = []
-    for await (const piece of cleanTar(memoryTree(await fitSpecs()))) tar.push(piece)
+    // More than is compressed without threads: the built program has to find theirs.
+    const specs = { ...(await fitSpecs()), 'opt/large': noise(6 * MiB) }
+    for await (const piece of cleanTar(memoryTree(specs))) tar.push(piece)
     writeFileSync(join(work, 'image.tar'), Buffer.concat(tar))
     const image = `rootfs:${join(work, 'image.tar')}`
     const root = await buildAs(0, image, { UMASK: '022', TZ: 'UTC' })
