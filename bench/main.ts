@@ -9,12 +9,14 @@ import { benchInstall } from './install.ts'
 import { describeMachine, load } from './machine.ts'
 import { benchPublish } from './publish.ts'
 import { type Report, reportText } from './report.ts'
+import { benchSquashfs } from './squashfs.ts'
 import { openWorkshop, type Workshop } from './workshop.ts'
 
-// npm run bench [-- publish|install|boot|etc …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
+// npm run bench [-- squashfs|publish|install|boot|etc …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
 // Figures for people: nothing here fails because something was slow.
 
 const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
+  squashfs: benchSquashfs,
   publish: benchPublish,
   install: (workshop, runs) => benchInstall(workshop, runs, sizes),
   boot: benchBoot,
@@ -36,7 +38,7 @@ const sizes = values.sizes
   .split(',')
   .filter((text) => text !== '')
   .map(Number)
-const usual: Readonly<Record<string, number>> = { publish: 3, install: 7, boot: 7, etc: 7 }
+const usual: Readonly<Record<string, number>> = { squashfs: 3, publish: 3, install: 7, boot: 7, etc: 7 }
 const wanted = positionals.length === 0 ? Object.keys(benches) : positionals
 for (const name of wanted) if (benches[name] === undefined) throw new Error(`there is no bench '${name}'`)
 

@@ -50,7 +50,7 @@ export async function benchPublish(workshop: Workshop, runs: number): Promise<Re
 }
 
 /** Those of publisher/squashfs/mksquashfs.ts, but for what only a tar stream needs. */
-function mksquashfsOptions(level: number): string[] {
+export function mksquashfsOptions(level: number): string[] {
   const processors = String(availableParallelism())
   // biome-ignore format: option and value stand together
   return ['-comp', 'zstd', '-Xcompression-level', String(level), '-b', '131072', '-reproducible',
