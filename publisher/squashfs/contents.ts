@@ -77,7 +77,6 @@ export class ContentWriter {
    * @throws IMAGE_STORE_FAILED when it is not as long as its node says; SQUASHFS_WRITE, SQUASHFS_WORKER; what the tree throws
    */
   async add(node: FileNode, path: string): Promise<StoredFile> {
-    this.#options.signal?.throwIfAborted()
     const { blockSize, fragments } = this.#options
     if (node.size === 0) return { start: 0, words: new Uint32Array(0), sparse: 0 }
     if (fragments && node.size < blockSize) return await this.#addTail(node, path)
@@ -157,6 +156,7 @@ export class ContentWriter {
 
   /** Gives a block to the threads; blocks are written in the order in which they come here. */
   async #submit(content: Uint8Array<ArrayBuffer>, place: Pending['place']): Promise<void> {
+    this.#options.signal?.throwIfAborted()
     const packed = this.#pool.pack(content)
     // Met when its turn comes; a failure before must not count as unhandled.
     packed.catch(() => undefined)
