@@ -14,10 +14,17 @@ export async function installProgram(folder: string): Promise<void> {
   copyFileSync(join(root, 'package.json'), join(folder, 'package.json'))
   const dist = join(folder, 'dist')
   const outfile = join(dist, 'bistable.mjs')
+  const shared = { absWorkingDir: root, bundle: true, platform: 'node', format: 'esm', logLevel: 'error' } as const
   await build({
-    absWorkingDir: root,
+    ...shared,
+    entryPoints: ['publisher/squashfs/worker.ts'],
+    outfile: join(dist, 'squashfs-worker.mjs'),
+    external: ['zstd-napi'],
+  })
+  await build({
+    ...shared,
     entryPoints: ['main.ts'],
-    ...{ outfile, bundle: true, platform: 'node', format: 'esm', logLevel: 'error' },
+    outfile,
     external: ['zstd-napi', 'pkcs11js'],
     banner: {
       js: "import { createRequire as makeRequire } from 'node:module'\nconst require = makeRequire(import.meta.url)",
