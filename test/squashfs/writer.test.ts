@@ -15,10 +15,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
-import { MiB } from '../../base/bytes.ts'
+import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { readInode } from '../../bundle/squashfs/inode.ts'
+import type { Cursor } from '../../bundle/squashfs/metadata.ts'
 import { comparing } from '../../publisher/compare.ts'
 import { mergeImage } from '../../publisher/oci/merge.ts'
 import { openImage } from '../../publisher/oci/open.ts'
+import { fileInode } from '../../publisher/squashfs/inodes.ts'
 import { createPool } from '../../publisher/squashfs/pool.ts'
 import { type SquashfsOptions, writeSquashfs } from '../../publisher/squashfs/write.ts'
 import type { MergedTree } from '../../publisher/tree.ts'
@@ -252,6 +255,28 @@ describe('SquashFS writer', () => {
         closeSync(fd)
         expect(last).toEqual(Buffer.concat([Buffer.alloc(1), end]))
       })
+  })
+
+  it('a content that stands behind the first 4 GiB of the image, and one that is longer', async () => {
+    const node = { type: 'file', size: 0, mode: 0o644, uid: 0, gid: 0, mtime: 5, xattrs: new Map() } as const
+    const head = { path: 'f', number: 3, nlink: 1, uidIndex: 0, gidIndex: 1, xattr: 0xffffffff }
+    for (const [start, size] of [
+      [2 ** 32 - 1, 2 ** 32 - 1],
+      [2 ** 32, 5000],
+      [96, 2 ** 32],
+      [2 ** 40 + 7, 2 ** 39],
+    ] as const) {
+      const stored = { start, words: Uint32Array.of(7, 8), sparse: 0, fragment: { index: 4, offset: 9 } }
+      const bytes = fileInode({ ...head, node: { ...node, content: hash('sha256', '') as Sha256 } }, size, stored)
+      let at = 0
+      const take = async (length: number) => {
+        at += length
+        return bytes.subarray(at - length, at)
+      }
+      const read = await readInode({ take, position: { block: 0, offset: 0 } } as unknown as Cursor, 3)
+      expect(read).toMatchObject({ number: 3, nlink: 1, mtime: 5, file: { start, size, fragment: stored.fragment } })
+      expect(bytes.length - at).toBe(8)
+    }
   })
 
   it('a directory of 100,000 entries, found by name through its index', async () => {
