@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { writeAll } from '../../base/write-all.ts'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import type { BiosImages } from '../../bootloader/grub-bios.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
@@ -182,8 +183,3 @@ async function writeSparse(
 
 const ZEROS = Buffer.alloc(HOLE)
 const isZero = (bytes: Uint8Array): boolean => ZEROS.subarray(0, bytes.length).equals(bytes)
-
-async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; )
-    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten
-}

@@ -4,6 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { writeAll } from '../../base/write-all.ts'
 import type { TarReader } from '../tar/reader.ts'
 import { ociErrors } from './errors.ts'
 
@@ -90,7 +91,7 @@ export class ContentStore {
   /** One write at a time: a later one may overwrite an earlier one. */
   async #flush(): Promise<void> {
     await this.#written
-    this.#written = this.#write(this.#buffer, this.#used, this.#base)
+    this.#written = this.#write(this.#buffer.subarray(0, this.#used), this.#base)
     // A failure is met at the next flush; until then nobody waits for it.
     this.#written.catch(() => {})
     this.#base += this.#used
@@ -100,12 +101,9 @@ export class ContentStore {
     this.#spare = filled
   }
 
-  async #write(bytes: Uint8Array, length: number, position: number): Promise<void> {
+  async #write(bytes: Uint8Array, position: number): Promise<void> {
     try {
-      for (let at = 0; at < length; ) {
-        const { bytesWritten } = await this.#file.write(bytes, at, length - at, position + at)
-        at += bytesWritten
-      }
+      await writeAll(this.#file, bytes, position)
     } catch (cause) {
       throw failed('written', this.#path, cause)
     }

@@ -1,6 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { MiB } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
+import { writeAll } from '../../base/write-all.ts'
 import { squashWriterErrors } from './errors.ts'
 
 /** The image file being written: appended to in order; only its first bytes are written a second time. */
@@ -44,7 +45,7 @@ export class ImageOutput {
   /** Puts `head` at the start, over what stands there, and closes. @throws SQUASHFS_WRITE */
   async finish(head: Uint8Array): Promise<void> {
     await this.#flush()
-    await this.#write(head, head.length, 0)
+    await this.#write(head, 0)
     await this.#file.close()
   }
 
@@ -54,17 +55,14 @@ export class ImageOutput {
   }
 
   async #flush(): Promise<void> {
-    await this.#write(this.#buffer, this.#used, this.#flushed)
+    await this.#write(this.#buffer.subarray(0, this.#used), this.#flushed)
     this.#flushed += this.#used
     this.#used = 0
   }
 
-  async #write(bytes: Uint8Array, length: number, position: number): Promise<void> {
+  async #write(bytes: Uint8Array, position: number): Promise<void> {
     try {
-      for (let at = 0; at < length; ) {
-        const { bytesWritten } = await this.#file.write(bytes, at, length - at, position + at)
-        at += bytesWritten
-      }
+      await writeAll(this.#file, bytes, position)
     } catch (cause) {
       throw failed(this.#path, cause)
     }
