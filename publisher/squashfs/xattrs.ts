@@ -44,7 +44,9 @@ export class XattrTable {
         path,
         `has ${pairs.length} xattrs of ${total} bytes, at most ${MAX_COUNT} of ${MAX_TOTAL} are written`,
       )
-    const key = pairs.map(({ prefix, name, value }) => `${prefix} ${bytesOf(name)} ${bytesOf(value)}`).join()
+    const key = pairs
+      .map(({ prefix, name, value }) => `${prefix} ${name.length} ${value.length} ${bytesOf(name)}${bytesOf(value)}`)
+      .join('')
     const known = this.#sets.get(key)
     if (known !== undefined) return known
     const number = this.#ids.length

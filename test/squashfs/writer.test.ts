@@ -16,8 +16,10 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { unpacker } from '../../bundle/squashfs/codec.ts'
 import { readInode } from '../../bundle/squashfs/inode.ts'
-import type { Cursor } from '../../bundle/squashfs/metadata.ts'
+import { Cursor, IndexedTable, Metadata } from '../../bundle/squashfs/metadata.ts'
+import { Window } from '../../bundle/squashfs/reader.ts'
 import { comparing } from '../../publisher/compare.ts'
 import { mergeImage } from '../../publisher/oci/merge.ts'
 import { openImage } from '../../publisher/oci/open.ts'
@@ -80,11 +82,12 @@ const items: readonly Item[] = [
 const root = { mode: 0o750, uid: 3, gid: 4, mtime: 1_600_000_000, xattrs: { 'user.root': text('r') } } as const
 const everything = treeOf(items, root)
 
+const exportable = { fragments: false, exportable: true, blockSize: 16_384, level: 3 }
 const variants: readonly (readonly [name: string, options: Partial<SquashfsOptions>])[] = [
   ['as build makes it', {}],
   ['4 KiB blocks, level 1', { blockSize: 4096, level: 1 }],
   ['1 MiB blocks, level 22', { blockSize: MiB, level: 22 }],
-  ['no fragments, exportable', { fragments: false, exportable: true, blockSize: 16_384, level: 3 }],
+  ['no fragments, exportable', exportable],
 ]
 
 const images = mkdtempSync(join(tmpdir(), 'bistable-squashfs-'))
@@ -221,6 +224,30 @@ describe('SquashFS writer', () => {
     expect(lstatSync(await write(treeOf(often))).size).toBeLessThan(lstatSync(once).size + 4097)
   })
 
+  it('tells sets of attributes apart whose bytes in a row are the same', async () => {
+    const sets = [{ 'user.a': 'x,0 b y' }, { 'user.a': 'x', 'user.b': 'y' }, { 'user.ax': 'y' }, { 'user.a': 'xy' }]
+    const tree = treeOf(
+      sets.map((set, n) => ({
+        path: `f${n}`,
+        type: 'file',
+        xattrs: Object.fromEntries(Object.entries(set).map(([name, value]) => [name, text(value)])),
+      })),
+    )
+    expect(await readBack(tree, await write(tree))).toBe(sets.length + 1)
+  })
+
+  it('lists every inode by number in the export table', async () => {
+    const { image, file } = await openPath(await imageOf('no fragments, exportable', exportable))
+    const { inodeTable, bytesUsed, exportTable = 0, inodes } = image.superblock
+    const metadata = new Metadata(new Window(file, { start: inodeTable.start, end: bytesUsed }), unpacker('zstd'))
+    const table = new IndexedTable(metadata, { index: exportTable, count: inodes }, 8, 'export')
+    for (let number = 1; number <= inodes; number++) {
+      const reference = (await table.entry(number - 1)).readBigUInt64LE()
+      const place = { block: inodeTable.start + Number(reference >> 16n), offset: Number(reference & 0xffffn) }
+      expect((await readInode(new Cursor(metadata, inodeTable, place), inodes)).number).toBe(number)
+    }
+  })
+
   it('a file over 4 GiB, mostly holes', async () => {
     const size = 4 * 1024 * MiB + 3 * MiB + 17
     const end = text('the end of a large file')
@@ -297,7 +324,13 @@ describe('SquashFS writer', () => {
     const owned = (count: number) =>
       treeOf(Array.from({ length: count }, (_, n): Item => ({ path: `f${n}`, type: 'fifo', uid: n, gid: n })))
     const tree = owned(65_535)
-    expect(await readBack(tree, await write(tree, { level: 1 }))).toBe(65_536)
+    const path = await write(tree, { level: 1 })
+    expect(await readBack(tree, path)).toBe(65_536)
+    if (noKernel === undefined)
+      await mounted(path, 'kernel', (folder) => {
+        for (const id of [0, 1, 4096, 65_534])
+          expect(lstatSync(join(folder, `f${id}`))).toMatchObject({ uid: id, gid: id })
+      })
     await expect(write(owned(65_536))).rejects.toMatchObject({ code: 'SQUASHFS_IDS' })
   })
 
