@@ -56,8 +56,8 @@ export interface BuildRequest {
   readonly source?: BuildSource
   /** Who builds, for the provenance. */
   readonly builder?: BuilderFacts
-  /** What writes the root file system: this program itself unless told, or mksquashfs, which must be installed then. */
-  readonly writer?: SquashfsWriter
+  /** What writes the root file system: this program itself, or mksquashfs, which must be installed then. */
+  readonly writer: SquashfsWriter
   /** Compression threads of the SquashFS writer; the result does not depend on it. */
   readonly processors?: number
 }
@@ -172,7 +172,7 @@ export async function buildRelease(
 
 /** What whoever ran the build chose, and nothing of the machine. */
 function parametersOf(request: BuildRequest): Readonly<Record<string, unknown>> {
-  const { version, number, securityFloor, rootVersion, writer = 'own', blockSize, level, time } = request
+  const { version, number, securityFloor, rootVersion, writer, blockSize, level, time } = request
   return {
     version,
     number,

@@ -23,6 +23,7 @@ const request: BuildRequest = {
   parts: {},
   blockSize: 128 * 1024,
   level: 3,
+  writer: 'own',
 }
 
 /** Everything that file systems know, and names and contents at their edges. */

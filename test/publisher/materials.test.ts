@@ -203,6 +203,7 @@ describe('a build', () => {
       parts: {},
       blockSize: 131_072,
       level: 3,
+      writer: 'own' as const,
       source: { image: SHA, layers: [{ digest: SHA, diffId: SHA }] },
     }
     const folder = join(work, 'build')
