@@ -288,6 +288,7 @@ describe('command line', () => {
       parts: {},
       blockSize: 4096,
       level: 1,
+      writer: 'own' as const,
     }
     await expect(buildRelease(tree, request, join(work, 'f'), { say: () => {} })).rejects.toMatchObject({
       code: 'IMAGE_FROM_FUTURE',
