@@ -7,7 +7,7 @@ import { type InitramfsVm, makeVm } from '../test/helpers/initramfs-vm.ts'
  */
 
 const INIT = '#!/bin/sh\n/bin/busybox sync\n/bin/busybox poweroff -f\n'
-const RUNS = 5
+const RUNS = 3
 const PLACES = 8
 
 const numbered = (text: string) => Array.from({ length: PLACES }, (_, n) => `${text}${n}`)

@@ -94,19 +94,39 @@ export const oldestSchema = ({ migrations, schema }: StateNeeds): number => (mig
 
 const loose = v.object({
   schema: schemaNumber,
-  migrations: v.optional(v.array(v.object({ to: schemaNumber })), []),
+  migrations: v.optional(v.array(v.object({ to: schemaNumber, run: v.optional(plainPlace) })), []),
   paths: v.optional(v.array(plainPlace), []),
   btrfs: v.optional(v.boolean(), false),
 })
 
-/** What a device has to know of a release before it tries it. */
+/** What a device has to know of a release's data before it tries it. */
 export type StateNeeds = v.InferOutput<typeof loose>
+
+const looseSystem = v.object({
+  writable: v.optional(v.array(plainPlace), []),
+  mounts: v.optional(v.array(v.object({ path: plainPlace })), []),
+  state: v.optional(loose, { schema: 0 }),
+})
+
+export interface ImageNeeds {
+  readonly state: StateNeeds
+  /** Folders that must be in the image: something is made of them. */
+  readonly folders: readonly string[]
+  /** Migrations. */
+  readonly programs: readonly string[]
+}
 
 /**
  * The needs in the parsed system.json of an image that may be newer than this program: what it does not know is no error.
  * Undefined when the part that counts is wrong.
  */
-export function stateNeeds(value: unknown): StateNeeds | undefined {
-  const found = v.safeParse(v.object({ state: v.optional(loose, { schema: 0 }) }), value)
-  return found.success ? found.output.state : undefined
+export function imageNeeds(value: unknown): ImageNeeds | undefined {
+  const found = v.safeParse(looseSystem, value)
+  if (!found.success) return undefined
+  const { writable, mounts, state } = found.output
+  return {
+    state,
+    folders: [...writable, ...mounts.map(({ path }) => path)],
+    programs: state.migrations.flatMap(({ run }) => run ?? []),
+  }
 }

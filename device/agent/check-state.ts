@@ -1,6 +1,6 @@
 import { isBistableError } from '../../base/errors.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
-import { stateNeeds } from '../../bundle/state.ts'
+import { imageNeeds, type StateNeeds } from '../../bundle/state.ts'
 import { SYSTEM_MAX_BYTES, SYSTEM_PATH } from '../../bundle/system.ts'
 import type { ReleaseStatement } from '../../bundle/types.ts'
 import { stateErrors } from '../state/errors.ts'
@@ -28,15 +28,23 @@ export async function checkState(
   if (failure !== undefined) throw failure
 }
 
-async function needsOf(slots: Slots, slot: Slot, statement: ReleaseStatement) {
+async function needsOf(slots: Slots, slot: Slot, statement: ReleaseStatement): Promise<StateNeeds> {
   const opened: Opened = []
   try {
     const image = await openSlotImage(slots, slot, statement, opened)
     const bytes = await readImageFile(image, SYSTEM_PATH, SYSTEM_MAX_BYTES)
     if (bytes === undefined) throw stateErrors.STATE_UNREADABLE(`the image has no ${SYSTEM_PATH}`)
-    const needs = stateNeeds(JSON.parse(Buffer.from(bytes).toString('utf8')))
-    if (needs === undefined) throw stateErrors.STATE_UNREADABLE(`the field state of ${SYSTEM_PATH} is wrong`)
-    return needs
+    const needs = imageNeeds(JSON.parse(Buffer.from(bytes).toString('utf8')))
+    if (needs === undefined)
+      throw stateErrors.STATE_UNREADABLE(`writable, mounts or state of ${SYSTEM_PATH} is not understood`)
+    const missing: string[] = []
+    for (const path of needs.folders) if ((await image.lookup(path))?.type !== 'dir') missing.push(path)
+    for (const path of needs.programs) if ((await image.lookup(path)) === undefined) missing.push(path)
+    if (missing.length > 0)
+      throw stateErrors.STATE_SEED_MISSING(`declared, but not in the image: ${missing.join(', ')}`, {
+        details: { missing },
+      })
+    return needs.state
   } catch (cause) {
     if (isBistableError(cause)) throw cause
     throw stateErrors.STATE_UNREADABLE(`${SYSTEM_PATH}: ${(cause as Error).message}`, { cause })

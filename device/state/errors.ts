@@ -22,6 +22,11 @@ export const stateErrors = defineErrors({
     meaning: 'There is no room to keep what the migrations of the release change.',
     next: 'Make room on the data partition, or keep state.paths to what migrations change.',
   },
+  STATE_SEED_MISSING: {
+    family: 'input',
+    meaning: 'The new image declares places or migrations that are not in it.',
+    next: "Correct the image, which 'bistable lint' checks; nothing was armed.",
+  },
   STATE_UNREADABLE: {
     family: 'input',
     meaning: 'The declaration in the new image, or the state that it is about, cannot be read.',

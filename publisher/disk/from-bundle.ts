@@ -10,7 +10,7 @@ import { type UbootArch, ubootScript } from '../../bootloader/uboot-script.ts'
 import { chunkImage } from '../../bundle/chunk-image.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import { openSquashfs } from '../../bundle/squashfs/image.ts'
-import { stateNeeds } from '../../bundle/state.ts'
+import { imageNeeds } from '../../bundle/state.ts'
 import { readChunks, unpackChunk } from '../../bundle/stored.ts'
 import { SYSTEM_MAX_BYTES, SYSTEM_PATH } from '../../bundle/system.ts'
 import type { BundleHead, ImageEntry, ImageName } from '../../bundle/types.ts'
@@ -77,8 +77,8 @@ async function requireBtrfs(source: ByteSource, head: BundleHead): Promise<void>
   const pieces: Uint8Array[] = []
   if (system !== undefined && system.size <= SYSTEM_MAX_BYTES)
     for await (const piece of image.read(system)) pieces.push(Uint8Array.from(piece))
-  const declared = pieces.length === 0 ? undefined : stateNeeds(JSON.parse(Buffer.concat(pieces).toString('utf8')))
-  if (declared?.btrfs !== true)
+  const declared = pieces.length === 0 ? undefined : imageNeeds(JSON.parse(Buffer.concat(pieces).toString('utf8')))
+  if (declared?.state.btrfs !== true)
     throw publisherErrors.DISK_FILE_SYSTEM('data was to be btrfs; state.btrfs of the release is not true')
 }
 

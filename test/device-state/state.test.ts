@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
-import { stateNeeds } from '../../bundle/state.ts'
+import { imageNeeds } from '../../bundle/state.ts'
 import { checkSystem } from '../../bundle/system.ts'
 import { checkState } from '../../device/agent/check-state.ts'
 import type { Slots } from '../../device/agent/engine-over.ts'
@@ -62,7 +62,7 @@ test('what the initramfs wrote is read, and nothing else', () => {
 
 test('a release is armed only when it can live with the data, and its migrations with the room', () => {
   const facts: StateFacts = { filesystem: 'ext4', schema: 5, readableBy: 4, own: 5 }
-  const needs = (state: object) => stateNeeds({ state }) ?? expect.fail()
+  const needs = (state: object) => imageNeeds({ state })?.state ?? expect.fail()
   const judge = (state: object, more: Partial<StateFacts> = {}, copied = 0, free = 1e9) =>
     judgeArm({ ...facts, ...more }, needs(state), copied, free)?.code
   expect(judge({ schema: 5 })).toBeUndefined()
@@ -76,10 +76,13 @@ test('a release is armed only when it can live with the data, and its migrations
   expect(judge({ schema: 5 }, { filesystem: 'btrfs' })).toBe('STATE_FILE_SYSTEM')
   expect(judge({ schema: 6, btrfs: true, migrations: [{ to: 6 }] }, { filesystem: 'btrfs' }, 5e6, 0)).toBeUndefined()
   // An image newer than this program.
-  expect(stateNeeds({ state: { schema: 5, moon: true, migrations: [{ to: 5, run: 1 }] }, sun: 1 })).toMatchObject({
-    schema: 5,
+  expect(
+    imageNeeds({ state: { schema: 5, moon: true }, mounts: [{ path: '/a', policy: 'new' }], sun: 1 }),
+  ).toMatchObject({
+    folders: ['/a'],
+    state: { schema: 5 },
   })
-  expect(stateNeeds({ state: { schema: 'x' } })).toBeUndefined()
+  expect(imageNeeds({ state: { schema: 'x' } })).toBeUndefined()
 })
 
 test('a declaration that cannot be carried out is refused', () => {
@@ -203,6 +206,15 @@ test.skipIf(!have('mksquashfs'))(
     await expect(check(undefined)).rejects.toThrow(code('STATE_UNREADABLE'))
     await expect(check('{')).rejects.toThrow(code('STATE_UNREADABLE'))
     await expect(check('{"state":{"schema":-1}}')).rejects.toThrow(code('STATE_UNREADABLE'))
+    const seeds = { writable: ['/opt/app/logs', '/usr/lib'], mounts: [{ path: '/usr/lib/bistable/system.json' }] }
+    await expect(
+      check(JSON.stringify({ ...seeds, state: { schema: 6, migrations: [{ to: 6, run: '/m' }] } })),
+    ).rejects.toThrow(
+      expect.objectContaining({
+        code: 'STATE_SEED_MISSING',
+        details: { missing: ['/opt/app/logs', '/usr/lib/bistable/system.json', '/m'] },
+      }),
+    )
     await expect(check('torn')).rejects.toThrow(
       expect.objectContaining({ code: expect.stringMatching(/^(SQUASHFS|STATE)_/) }),
     )
@@ -210,7 +222,7 @@ test.skipIf(!have('mksquashfs'))(
     mkdirSync(join(base, 'var/lib/app'), { recursive: true })
     writeFileSync(join(base, 'var/lib/app/db'), new Uint8Array(100_000))
     expect(await state.sizeOf(base, ['/var/lib/app', '/var/none'])).toBeGreaterThanOrEqual(100_000)
-    const system = { schema: 6, migrations: [{ to: 6, run: '/m' }], paths: ['/var/lib/app'] }
+    const system = { schema: 6, migrations: [{ to: 6, run: '/usr/lib/bistable/system.json' }], paths: ['/var/lib/app'] }
     await check(JSON.stringify({ state: system }))
     const full = Object.assign(device('ext4 5 5 5').state, { free: async () => 1000 })
     await expect(check(JSON.stringify({ state: system }), full)).rejects.toThrow(code('STATE_NO_SPACE'))

@@ -213,7 +213,8 @@ test.skipIf(!ready)('C4 a flipped bit stops the slot, and its reason is found', 
   const image = vm.fill('b', {
     'sbin/init': init('cat /noise >/dev/null; echo "still here"'),
     noise,
-    ...MIGRATE,
+    'opt/app/logs/first': '',
+    ...places('3'),
   })
   const start = Buffer.from(readAt(vm.disk.path, vm.disk.offsets['rootfs-b'], image.length)).indexOf(
     noise.subarray(0, 64),
