@@ -79,7 +79,7 @@ const { workerData } = require('node:worker_threads')
 const control = new Int32Array(workerData.control)
 const memory = new Uint8Array(workerData.memory)
 const digests = Buffer.from(workerData.digests)
-${takeUnits.toString()}
+const takeUnits = ${takeUnits.toString()}
 for (let seen = 0; seen >= 0; ) {
   Atomics.wait(control, ${TICKET}, seen)
   seen = takeUnits(control, memory, digests, hash)

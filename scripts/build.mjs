@@ -40,7 +40,8 @@ const builtinsByRequire = {
   },
 }
 
-async function bundle(entry, folder, name = 'bistable.mjs') {
+/** @param minify a device reads its agent from a slow medium at each start; function names in stack traces stay */
+async function bundle(entry, folder, { name = 'bistable.mjs', minify = false } = {}) {
   await mkdir(folder, { recursive: true })
   await build({
     absWorkingDir: root,
@@ -52,6 +53,7 @@ async function bundle(entry, folder, name = 'bistable.mjs') {
     target: 'node20.19',
     // Stack traces stay readable without a source map.
     keepNames: true,
+    minify,
     legalComments: 'none',
     logLevel: 'warning',
     plugins: [addonBeside, builtinsByRequire],
@@ -71,10 +73,10 @@ async function bundle(entry, folder, name = 'bistable.mjs') {
 
 await rm(dist, { recursive: true, force: true })
 await bundle('main.ts', dist)
-await bundle('publisher/squashfs/worker.ts', dist, 'squashfs-worker.mjs')
+await bundle('publisher/squashfs/worker.ts', dist, { name: 'squashfs-worker.mjs' })
 // Scripts that run elsewhere stand as files beside the code that packs them.
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
-await bundle('device/main.ts', join(dist, 'device'))
+await bundle('device/main.ts', join(dist, 'device'), { minify: true })
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')
