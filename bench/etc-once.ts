@@ -22,7 +22,7 @@ const around = {
   files: nodeFiles,
   xattrs: attrTools,
   flush: async () => {
-    execFileSync('sync')
+    execFileSync('sync', ['-f', join(folder, 'data')])
   },
 }
 const target = { slot: 'b', number: { epoch: 1, counter: 2 }, root: 'f'.repeat(64) } as const

@@ -29,6 +29,8 @@ export function withEtc(
       import('../etc/errors.ts'),
     ])
     const flush = async () => {
+      // The data partition only: what others have to write elsewhere is not waited for. An old busybox does all.
+      if ((await processes.run(['sync', '-f', paths.etcFolders], SYNC_MS)).exit === 0) return
       const { exit, said } = await processes.run(['sync'], SYNC_MS)
       if (exit !== 0) throw etcErrors.ETC_WRITE_FAILED(`sync ended with ${exit ?? 'a signal'}: ${said}`)
     }
