@@ -24,7 +24,15 @@ export interface Message {
   readonly qos?: 0 | 1
 }
 
+/** Waiting for a broker, on whatever clock the client has. */
+export interface ConnectionClock {
+  /** Milliseconds, monotonic. */
+  now(): number
+  sleep(ms: number, signal?: AbortSignal): Promise<void>
+}
+
 export interface ConnectionOptions {
+  readonly clock: ConnectionClock
   /** mqtt:// or mqtts://; user name and password are taken from it. */
   readonly url: URL
   readonly clientId: string
@@ -62,7 +70,7 @@ export const shownBroker = (url: URL): string => `${url.protocol}//${url.host}`
 export async function connectBroker(options: ConnectionOptions): Promise<Connection> {
   const { url } = options
   const name = shownBroker(url)
-  const started = performance.now()
+  const started = options.clock.now()
   const socket = await openSocket(options)
   const guard = new PacketGuard(options.maxPacket)
   let why: BrokerFailure | undefined
@@ -97,8 +105,23 @@ export async function connectBroker(options: ConnectionOptions): Promise<Connect
   client.on('message', (topic, payload, packet) => {
     if (why === undefined) options.onMessage(topic, payload, packet.retain)
   })
-  await accepted(client, ended, name, Math.max(1, options.connectMs - (performance.now() - started)), drop)
-  return over(client, ended, drop)
+  const left = Math.max(1, options.connectMs - (options.clock.now() - started))
+  const overdue = afterwards(options.clock, left, () =>
+    drop(new BrokerFailure('lost', `${name} does not answer as a broker does`)),
+  )
+  try {
+    await accepted(client, ended, name)
+  } finally {
+    overdue()
+  }
+  return over(client, ended, drop, options.clock)
+}
+
+/** Does something after so many milliseconds. @returns what takes it back */
+function afterwards(clock: ConnectionClock, ms: number, work: () => void): () => void {
+  const stop = new AbortController()
+  clock.sleep(ms, stop.signal).then(work, () => undefined)
+  return () => stop.abort()
 }
 
 function clientOptions({ url, clientId, will, version, connectMs, keepaliveSeconds, maxPacket }: ConnectionOptions) {
@@ -129,23 +152,12 @@ function clientOptions({ url, clientId, will, version, connectMs, keepaliveSecon
   return made
 }
 
-async function accepted(
-  client: MqttClient,
-  ended: Promise<BrokerFailure>,
-  name: string,
-  ms: number,
-  drop: (why: BrokerFailure) => void,
-): Promise<void> {
-  const timer = setTimeout(() => drop(new BrokerFailure('lost', `${name} does not answer as a broker does`)), ms)
-  try {
-    await new Promise<void>((resolve, reject) => {
-      client.once('connect', () => resolve())
-      client.once('error', (error) => reject(refusal(name, error)))
-      ended.then(reject)
-    })
-  } finally {
-    clearTimeout(timer)
-  }
+async function accepted(client: MqttClient, ended: Promise<BrokerFailure>, name: string): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    client.once('connect', () => resolve())
+    client.once('error', (error) => reject(refusal(name, error)))
+    ended.then(reject)
+  })
 }
 
 /** A CONNACK that says no, or something that is none. */
@@ -159,7 +171,12 @@ function refusal(name: string, error: Error): BrokerFailure {
   return new BrokerFailure('lost', `${name}: ${error.message}`, error)
 }
 
-function over(client: MqttClient, ended: Promise<BrokerFailure>, drop: (why: BrokerFailure) => void): Connection {
+function over(
+  client: MqttClient,
+  ended: Promise<BrokerFailure>,
+  drop: (why: BrokerFailure) => void,
+  clock: ConnectionClock,
+): Connection {
   const lost = ended.then((why) => {
     throw why
   })
@@ -189,16 +206,16 @@ function over(client: MqttClient, ended: Promise<BrokerFailure>, drop: (why: Bro
     close: async () => {
       // A broker that does not close its side keeps nobody waiting.
       const done = new Promise<void>((resolve) => client.end(false, {}, () => resolve()))
-      const timer = setTimeout(() => drop(new BrokerFailure('lost', 'closed')), 2000)
+      const overdue = afterwards(clock, 2000, () => drop(new BrokerFailure('lost', 'closed')))
       await Promise.race([done, ended])
-      clearTimeout(timer)
+      overdue()
       drop(new BrokerFailure('lost', 'closed'))
     },
   }
 }
 
 /** TCP, and TLS where the address says so; the certificate is checked before MQTT says a word. */
-async function openSocket({ url, tls, connectMs }: ConnectionOptions): Promise<Socket> {
+async function openSocket({ url, tls, connectMs, clock }: ConnectionOptions): Promise<Socket> {
   const name = shownBroker(url)
   const host = url.hostname.replace(/^\[|\]$/g, '')
   const secure = url.protocol === 'mqtts:'
@@ -208,7 +225,7 @@ async function openSocket({ url, tls, connectMs }: ConnectionOptions): Promise<S
     ? connectTls({ host, port, ...(isName(host) ? { servername: host } : {}), ...tls })
     : connectTcp({ host, port })
   socket.setNoDelay(true)
-  const timer = setTimeout(() => socket.destroy(new Error(`no connection within ${connectMs} ms`)), connectMs)
+  const overdue = afterwards(clock, connectMs, () => socket.destroy(new Error(`no connection within ${connectMs} ms`)))
   try {
     await new Promise<void>((resolve, reject) => {
       socket.once(secure ? 'secureConnect' : 'connect', resolve)
@@ -226,7 +243,7 @@ async function openSocket({ url, tls, connectMs }: ConnectionOptions): Promise<S
       throw new BrokerFailure('tls', `${name}: ${code}`, error)
     throw new BrokerFailure('lost', `${name}: ${code === '' ? sentence : code}`, error)
   } finally {
-    clearTimeout(timer)
+    overdue()
   }
 }
 

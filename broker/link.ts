@@ -1,5 +1,12 @@
 import { createHash } from 'node:crypto'
-import { type BrokerTls, type Connection, connectBroker, type Message, shownBroker } from './connection.ts'
+import {
+  type BrokerTls,
+  type Connection,
+  type ConnectionClock,
+  connectBroker,
+  type Message,
+  shownBroker,
+} from './connection.ts'
 import { BrokerFailure } from './failure.ts'
 
 /**
@@ -7,12 +14,6 @@ import { BrokerFailure } from './failure.ts'
  * listens. Bounded everywhere: nothing is queued while there is no connection, and a broker that sends what nobody
  * asked for is left for a while.
  */
-
-export interface LinkClock {
-  /** Milliseconds, monotonic. */
-  now(): number
-  sleep(ms: number, signal?: AbortSignal): Promise<void>
-}
 
 export interface Listener {
   /** @returns true when the message was of use; what nobody uses counts as a flood */
@@ -33,7 +34,7 @@ export interface LinkOptions {
   readonly will?: Message
   /** Said before the link is closed on purpose, when no will is sent. */
   readonly farewell?: Message
-  readonly clock: LinkClock
+  readonly clock: ConnectionClock
   readonly backoff?: Backoff
   /** Bytes of the largest packet that is read. */
   readonly maxPacket: number
@@ -179,11 +180,21 @@ export class BrokerLink {
 
   /** One connection from begin to end. `answered`: there was somebody at that address. */
   async #session(): Promise<{ failure: BrokerFailure; connected: boolean; answered: boolean }> {
-    const { url, name, tls: readTls, will, maxPacket, connectMs = 30_000, keepaliveSeconds = 60 } = this.#options
+    const { url, name, tls: readTls, will, maxPacket, clock, connectMs = 30_000, keepaliveSeconds = 60 } = this.#options
     let connection: Connection
     try {
       const tls = (await readTls?.().catch(unusable)) ?? {}
-      const options = { url, clientId: name, tls, will, maxPacket, connectMs, keepaliveSeconds, version: this.#version }
+      const options = {
+        url,
+        clientId: name,
+        clock,
+        tls,
+        will,
+        maxPacket,
+        connectMs,
+        keepaliveSeconds,
+        version: this.#version,
+      }
       const onBytes = () => {
         this.#heardAt = this.#options.clock.now()
       }

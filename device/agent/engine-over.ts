@@ -15,6 +15,7 @@ import type { Reach } from '../doors/connect.ts'
 import { openFileDoor } from '../doors/file.ts'
 import type { HttpDoorOptions } from '../doors/http.ts'
 import { openMqttDoor } from '../doors/mqtt.ts'
+import type { PatienceLimits } from '../doors/patience.ts'
 import { fetchRetained } from '../doors/retained.ts'
 import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
@@ -45,6 +46,9 @@ const isBroker = (address: string): boolean => /^mqtts?:/i.test(address)
 
 /** For the records that are written until the release is armed, each beside the one it replaces. */
 const RECORDS_NEED = 128 * KiB
+
+/** Of a small file: done within half a minute when nobody is there, so that the reason is told before the caller's patience ends. */
+const SMALL_PATIENCE: PatienceLimits = { firstMs: 1000, maxMs: 60_000, tries: 6 }
 
 /** The real bundles, installs and boot state: binds the rooms that move bytes to what the agent asks for. */
 
@@ -104,7 +108,7 @@ export function engineOver(
     fetchSmall: async (url, limit, signal) => {
       if (isBroker(url.href)) return await fetchRetained(brokers, url.href, limit, { signal })
       try {
-        const source = await openWeb(url.href, { signal, maxSize: limit })
+        const source = await openWeb(url.href, { signal, maxSize: limit, patience: SMALL_PATIENCE })
         try {
           return await readExactly(source, 0, Math.min(source.size, limit), { signal })
         } finally {

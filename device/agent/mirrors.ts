@@ -1,4 +1,5 @@
 import { isBistableError } from '../../base/errors.ts'
+import { hurried } from '../doors/impatient.ts'
 import { type CheckResult, checkChannel } from './channel.ts'
 import { type Core, failureFrom } from './core.ts'
 import { type InstallDone, type InstallOptions, installFrom, LASTING } from './work.ts'
@@ -8,6 +9,9 @@ import { type InstallDone, type InstallOptions, installFrom, LASTING } from './w
  * what is wrong with one sends the agent to the next. What arrived in the slot is kept and checked from place to place.
  */
 
+/** A place that gives nothing for so long is left for the next one; only the last has all the patience of its door. */
+export const PLACE_MS = 30_000
+
 /** The channel's address and those of its mirrors, in the order of trying. */
 export function channelPlaces(core: Core): readonly (string | undefined)[] {
   const { channel, mirrors } = core.ports.config.agent
@@ -16,7 +20,12 @@ export function channelPlaces(core: Core): readonly (string | undefined)[] {
 
 /** Asks the channel, at its first place that gives a channel file which holds. @throws the first place's refusal */
 export function checkAnywhere(core: Core, signal: AbortSignal): Promise<CheckResult> {
-  return inTurn(core, channelPlaces(core), signal, (place) => checkChannel(core, place, signal))
+  const { clock } = core.ports
+  return inTurn(core, channelPlaces(core), signal, (place, _, last) =>
+    last
+      ? checkChannel(core, place, signal)
+      : hurried(PLACE_MS, clock, place ?? 'the channel', signal, (stop) => checkChannel(core, place, stop)),
+  )
 }
 
 /** Installs what the channel announced: from where it was announced, then from the same path elsewhere. */
@@ -29,13 +38,17 @@ export function installAnywhere(
   const known = channelPlaces(core).filter((place) => place !== undefined)
   const { patch } = options
   const patches = patch === undefined ? [] : samePath(patch.from, known)
-  return inTurn(core, samePath(bundle, known), signal, (place, i) => {
+  return inTurn(core, samePath(bundle, known), signal, (place, i, last) => {
     // The patch comes from where the bundle comes from.
     const from = patches[i]
     return installFrom(
       core,
       place,
-      patch === undefined || from === undefined ? options : { ...options, patch: { ...patch, from } },
+      {
+        ...options,
+        ...(last ? {} : { placeMs: PLACE_MS }),
+        ...(patch === undefined || from === undefined ? {} : { patch: { ...patch, from } }),
+      },
       signal,
     )
   })
@@ -57,12 +70,12 @@ async function inTurn<Place, T>(
   core: Core,
   places: readonly Place[],
   signal: AbortSignal,
-  attempt: (place: Place, i: number) => Promise<T>,
+  attempt: (place: Place, i: number, last: boolean) => Promise<T>,
 ): Promise<T> {
   let first: unknown
   for (const [i, place] of places.entries()) {
     try {
-      return await attempt(place, i)
+      return await attempt(place, i, i + 1 === places.length)
     } catch (error) {
       first ??= error
       if (signal.aborted || !mayBeThePlace(error)) throw error

@@ -7,6 +7,7 @@ import { formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
 import { exact } from '../doors/exact.ts'
+import { openImpatient } from '../doors/impatient.ts'
 import { shown } from '../doors/request.ts'
 import { deviceErrors } from '../errors.ts'
 import type { Journal } from '../install/journal.ts'
@@ -34,6 +35,8 @@ export interface InstallOptions {
   readonly journal?: Journal
   /** Asked when the slot is verified: a reason to leave arming for later. A person's install is armed at once. */
   readonly mayArm?: () => Promise<Wait | undefined>
+  /** There are other places: give this one up when it gives nothing for so long. Milliseconds. */
+  readonly placeMs?: number
   /** Fail with INSTALL_BUDGET rather than fetch more bytes. */
   readonly maxBytes?: number
   /** Paths of bundles whose chunks may serve. */
@@ -76,7 +79,12 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
   try {
     await requireSteady(core)
     if (network) await before(core, 'download', {}, signal)
-    const opened = exact(await engine.open(from, signal))
+    const { placeMs } = options
+    const opened = exact(
+      placeMs === undefined
+        ? await engine.open(from, signal)
+        : await openImpatient((stop) => engine.open(from, stop), from, placeMs, clock, signal),
+    )
     const { bytesPerSecond } = config.agent.policy.download
     const source = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
     try {

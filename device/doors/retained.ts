@@ -25,9 +25,14 @@ export async function fetchRetained(
   let found: Uint8Array | undefined
   let missing = false
   let refused = false
-  /** When the broker said that the subscription stands: a retained message follows at once. */
+  /** When the broker had answered something that was said after it granted the subscription: a retained message came before. */
   let standing: number | undefined
   const ask = (): void => void link.publish(askMessage(lease, { v: 1, file }))
+  const confirm = async (): Promise<void> => {
+    if (!(await link.publish({ ...askMessage(lease, { v: 1, file }), qos: 1 }))) return
+    standing ??= brokers.clock.now()
+    waiter.ring()
+  }
   const listener = {
     message: (heard: string, payload: Uint8Array, retained: boolean): boolean => {
       if (heard === answers) {
@@ -40,7 +45,7 @@ export async function fetchRetained(
       return true
     },
     subscribed: (heard: string, granted: boolean): void => {
-      if (heard === topic && granted) standing ??= brokers.clock.now()
+      if (heard === topic && granted) void confirm()
       if (!granted) refused = true
       waiter.ring()
     },
@@ -70,7 +75,7 @@ export async function fetchRetained(
   }
 }
 
-/** A retained message follows the subscription's answer on the same connection; then nothing more can be expected. */
+/** Time for the publisher to say that there is none; the broker alone would have said by then what it has. */
 const RETAINED_MS = 3000
 
 function sized(bytes: Uint8Array, limit: number, name: string, file: string): Uint8Array {

@@ -1,5 +1,5 @@
 import type { ByteSource } from '../../base/source.ts'
-import { engineOver } from '../../device/agent/engine-over.ts'
+import { engineOver, type Slots } from '../../device/agent/engine-over.ts'
 import type { Engine } from '../../device/agent/ports.ts'
 import { doorErrors } from '../../device/doors/errors.ts'
 import { Machine, ModelDevice } from '../device-install/model.ts'
@@ -54,18 +54,9 @@ export class Link {
 
   /** The real engine over slots in memory, with this link instead of its doors. */
   engine(): (files: World['files'], data: string) => Engine {
-    const machine = new Machine()
-    const slot = () => ({
-      boot: new ModelDevice('boot', Buffer.alloc(1 << 20), machine),
-      rootfs: new ModelDevice('rootfs', Buffer.alloc(1 << 20), machine),
-    })
-    const slots = { a: slot(), b: slot() }
+    const slots = memorySlots()
     return (files, data) => ({
-      ...engineOver(data, files, {
-        forWriting: async (name, image) => slots[name][image],
-        forReuse: async (name, image) => slots[name][image],
-        forVerifying: async (name, image) => slots[name][image],
-      }),
+      ...engineOver(data, files, slots),
       open: async (name, signal) => {
         // Opening asks for the first bytes, as every door does.
         for await (const _ of this.#bytes({ byte: 0 }, this.#bundle.subarray(0, 64), signal)) break
@@ -144,6 +135,21 @@ export class Link {
     if ('file' in place) return 'file' in from && from.file === place.file ? Math.min(10, length) : undefined
     if ('file' in from || place.byte < from.byte || place.byte >= from.byte + length) return undefined
     return place.byte - from.byte
+  }
+}
+
+/** Both slots of a device, in memory. */
+export function memorySlots(): Slots {
+  const machine = new Machine()
+  const slot = () => ({
+    boot: new ModelDevice('boot', Buffer.alloc(1 << 20), machine),
+    rootfs: new ModelDevice('rootfs', Buffer.alloc(1 << 20), machine),
+  })
+  const slots = { a: slot(), b: slot() }
+  return {
+    forWriting: async (name, image) => slots[name][image],
+    forReuse: async (name, image) => slots[name][image],
+    forVerifying: async (name, image) => slots[name][image],
   }
 }
 

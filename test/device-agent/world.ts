@@ -85,6 +85,8 @@ export class World {
   onFill: (signal: AbortSignal) => Promise<void> = async () => undefined
   /** Instead of the one that only pretends. */
   engine: ((files: MemoryFiles, data: string) => Engine) | undefined
+  /** Lets everything happen that needs no time. */
+  settle: () => Promise<void> = flush
   /** Ends a power-on early. */
   done: () => boolean = () => false
   /** Called before every change of a file; may throw. */
@@ -205,7 +207,7 @@ export class World {
     }
     work.then(over, over)
     const end = this.mono + seconds * 1000
-    await flush()
+    await this.settle()
     while (!this.dead && !this.rebootAsked && !ended && !this.done() && this.mono < end) {
       // Real files take real time, which this clock knows nothing of.
       while (this.held && !ended) await new Promise((later) => setTimeout(later, 1))
@@ -215,10 +217,10 @@ export class World {
       this.wall += Math.max(0, next.at - this.mono)
       this.mono = Math.max(this.mono, next.at)
       next.wake()
-      await flush()
+      await this.settle()
     }
     stop.abort()
-    await flush()
+    await this.settle()
     for (const timer of this.#timers) timer.wake()
     await work
   }
@@ -276,7 +278,7 @@ export class World {
         repairer: () => Promise.reject(new Error('not in this world')),
         describe: async () => ({ name: 'memory', place: 'memory', maxTries: this.maxTries }),
       },
-      engine: this.engine?.(files, '/data') ?? this.#engine(),
+      engine: this.engine?.(files, '/data') ?? this.plainEngine(),
       processes: {
         glob: async (pattern) => (pattern.includes('/hooks.d/') ? this.hooksIn(pattern) : ['/health/app']),
         run: async ([program], ms, signal, env) => {
@@ -339,7 +341,8 @@ export class World {
     return checked.system
   }
 
-  #engine(): Engine {
+  /** One that only pretends. */
+  plainEngine(): Engine {
     return {
       open: async (source) => {
         const release = this.published.get(source)
