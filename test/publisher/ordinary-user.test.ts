@@ -38,21 +38,7 @@ async function buildAs(id: number, image: string, env: Readonly<Record<string, s
   chownSync(home, id, id)
   const command = join(work, 'program', 'bistable.mjs')
   const folder = join(home, 'release.build')
-  const args = [
-    command,
-    'build',
-    image,
-    '--output',
-    folder,
-    '--version',
-    '1',
-    '--counter',
-    '2',
-    '--level',
-    '3',
-    '--squashfs-writer',
-    'own',
-  ]
+  const args = [command, 'build', image, '--output', folder, '--version', '1', '--counter', '2', '--level', '3']
   execFileSync('sh', ['-c', `umask ${env['UMASK']}; exec "$@"`, 'sh', process.execPath, ...args], {
     uid: id,
     gid: id,
