@@ -42,7 +42,23 @@ export async function watchAddons(core: Core, signal: AbortSignal): Promise<void
 }
 
 /** Drops what has had its time, and makes the rest active where it was made for the running release. */
-export async function reviewAddons(core: Core): Promise<readonly AddonStatus[]> {
+export function reviewAddons(core: Core): Promise<readonly AddonStatus[]> {
+  return inTurn(core, () => review(core))
+}
+
+const turns = new WeakMap<Core, Promise<unknown>>()
+
+/** One change of what lies over /usr at a time: a look that comes in the middle of an apply would undo half of it. */
+function inTurn<T>(core: Core, work: () => Promise<T>): Promise<T> {
+  const turn = (turns.get(core) ?? Promise.resolve()).then(work)
+  turns.set(
+    core,
+    turn.catch(() => undefined),
+  )
+  return turn
+}
+
+async function review(core: Core): Promise<readonly AddonStatus[]> {
   const { addons, say, unlocking } = core.ports
   if (addons === undefined) return []
   // The layer of an unlocked /usr lies over all: nothing below it is moved.
@@ -106,7 +122,11 @@ export async function addonStatus(core: Core): Promise<readonly AddonStatus[]> {
 }
 
 /** @throws ADDON_* when it does not count here; the errors of keys/ and of the door */
-export async function applyAddon(core: Core, from: string, signal: AbortSignal): Promise<string> {
+export function applyAddon(core: Core, from: string, signal: AbortSignal): Promise<string> {
+  return inTurn(core, () => apply(core, from, signal))
+}
+
+async function apply(core: Core, from: string, signal: AbortSignal): Promise<string> {
   const port = portOf(core)
   const source = await core.ports.engine.open(from, signal)
   try {
@@ -127,13 +147,13 @@ export async function applyAddon(core: Core, from: string, signal: AbortSignal):
     try {
       await port.store.add(head, source, signal, () => core.activity.beat())
     } catch (error) {
-      await reviewAddons(core)
+      await review(core)
       throw error
     }
-    const status = (await reviewAddons(core)).find(({ name }) => name === statement.name)
+    const status = (await review(core)).find(({ name }) => name === statement.name)
     if (status?.state !== 'active') {
       await port.store.remove(statement.name)
-      await reviewAddons(core)
+      await review(core)
       throw addonErrors.ADDON_MOUNT(`${statement.name}: ${status?.reason?.message ?? 'it did not become active'}`)
     }
     const message = `${statement.name} (${statement.kind}) is over /usr until ${statement.expires}: ${statement.summary}`
@@ -145,12 +165,14 @@ export async function applyAddon(core: Core, from: string, signal: AbortSignal):
 }
 
 /** @throws ADDON_STATE */
-export async function removeAddon(core: Core, name: string): Promise<string> {
-  const port = portOf(core)
-  if (!(await port.store.remove(name))) throw addonErrors.ADDON_STATE(`there is no add-on '${name}'`)
-  await reviewAddons(core)
-  await note(core, { ok: true, message: `${name} was removed` })
-  return `${name} is removed`
+export function removeAddon(core: Core, name: string): Promise<string> {
+  return inTurn(core, async () => {
+    const port = portOf(core)
+    if (!(await port.store.remove(name))) throw addonErrors.ADDON_STATE(`there is no add-on '${name}'`)
+    await review(core)
+    await note(core, { ok: true, message: `${name} was removed` })
+    return `${name} is removed`
+  })
 }
 
 function portOf({ ports }: Core): AddonPort {

@@ -33,7 +33,16 @@ export async function lintSystem(tree: MergedTree, report: Report): Promise<Syst
     return undefined
   }
   const checked = checkSystem(value)
-  if ('system' in checked) return checked.system
+  if ('system' in checked) {
+    if (checked.system.development)
+      report(
+        'warning',
+        'development',
+        SYSTEM_PATH,
+        "a development release: 'bistable unlock' makes /usr writable; do not ship it",
+      )
+    return checked.system
+  }
   for (const problem of checked.problems) report('error', 'system-invalid', SYSTEM_PATH, problem)
   return undefined
 }

@@ -108,6 +108,13 @@ describe('lint', () => {
       },
       ['error root-invalid /usr/lib/bistable/root.json'],
     ],
+    [
+      'a development release',
+      (s) => {
+        s['usr/lib/bistable/system.json'] = '{"product":"demo","hardware":["x"],"development":true,"fixes":["CVE-1"]}'
+      },
+      ['warning development /usr/lib/bistable/system.json'],
+    ],
     ['no mount point', (s) => delete s['data'], ['error mount-point-missing /data']],
     [
       'a declared writable path that is missing',
