@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { benchBoot } from './boot.ts'
+import { benchDelta } from './delta.ts'
 import { benchEtc } from './etc.ts'
 import { benchInstall } from './install.ts'
 import { describeMachine, load } from './machine.ts'
@@ -17,6 +18,7 @@ import { openWorkshop, type Workshop } from './workshop.ts'
 
 const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
   squashfs: benchSquashfs,
+  delta: benchDelta,
   publish: benchPublish,
   install: (workshop, runs) => benchInstall(workshop, runs, sizes),
   boot: benchBoot,
@@ -39,7 +41,8 @@ const sizes = values.sizes
   .filter((text) => text !== '')
   .map(Number)
 const usual: Readonly<Record<string, number>> = { squashfs: 3, publish: 3, install: 7, boot: 7, etc: 7 }
-const wanted = positionals.length === 0 ? Object.keys(benches) : positionals
+// Patches take most of an hour: only when asked for.
+const wanted = positionals.length === 0 ? Object.keys(benches).filter((name) => name !== 'delta') : positionals
 for (const name of wanted) if (benches[name] === undefined) throw new Error(`there is no bench '${name}'`)
 
 const folder = await mkdtemp(join(tmpdir(), 'bistable-bench-'))

@@ -8,6 +8,8 @@ export interface Spread {
 
 export interface Row {
   readonly what: string
+  /** To transfer. */
+  readonly bytes?: number
   readonly seconds?: Spread
   /** User and system time; median. */
   readonly cpuSeconds?: number
@@ -74,12 +76,14 @@ export function rowOf(
 export function reportText(report: Report): string {
   const lines = [`${report.name}${report.skipped === undefined ? ` (${report.runs} runs each)` : ''}`]
   if (report.skipped !== undefined) lines.push(`  skipped: ${report.skipped}`)
+  const sized = report.rows.some(({ bytes }) => bytes !== undefined)
   if (report.rows.length > 0)
     lines.push(
       ...table(
-        ['', 'wall s, median', 'min', 'max', 'CPU s', 'peak MiB'],
-        report.rows.map(({ what, seconds, cpuSeconds, peakMiB }) => [
+        ['', ...(sized ? ['MB to move'] : []), 'wall s, median', 'min', 'max', 'CPU s', 'peak MiB'],
+        report.rows.map(({ what, bytes, seconds, cpuSeconds, peakMiB }) => [
           what,
+          ...(sized ? [fixed(bytes === undefined ? undefined : bytes / 1e6, 3)] : []),
           fixed(seconds?.median, 2),
           fixed(seconds?.min, 2),
           fixed(seconds?.max, 2),

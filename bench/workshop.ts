@@ -52,6 +52,8 @@ export async function openWorkshop(options: {
   const dist = join(folder, 'program', 'dist')
   await cp(join(root, 'dist'), dist, { recursive: true })
   await copyFile(join(root, 'package.json'), join(folder, 'program', 'package.json'))
+  for (const part of ['bin', 'systemd'])
+    await cp(join(root, 'device', part), join(folder, 'program', 'device', part), { recursive: true })
   const bistable = (args: readonly string[]) => measure(process.execPath, [join(dist, 'bistable.mjs'), ...args])
 
   const keys = join(folder, 'keys')

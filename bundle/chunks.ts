@@ -11,8 +11,8 @@ const MAGIC = 'BSTIDX01'
 const HEAD = 24
 const ENTRY = 76
 
-const MIN_GROUP = 32 * KiB
-const TARGET_GROUP = 64 * KiB
+const MIN_GROUP = 8 * KiB
+const TARGET_GROUP = 8 * KiB
 const MAX_GROUP = 256 * KiB
 const FIXED = 128 * KiB
 
@@ -97,7 +97,7 @@ function invalid(sentence: string) {
  * Where to cut an image of `length` bytes: yields the end of each chunk, ascending, the last one at `length`.
  *
  * `boundaries` are the ends (or starts) of the image's own blocks, strictly ascending in 0 .. length. Blocks are
- * grouped: a chunk ends behind a block of at least 64 KiB, or, from 32 KiB on, behind a block whose length is 3 modulo
+ * grouped: a chunk ends behind a block of at least 8 KiB, or, from 8 KiB on, behind a block whose length is 3 modulo
  * 4; never beyond 256 KiB unless one block is larger. So where a chunk ends follows from the blocks near it, and the
  * cuts behind a changed file fall into step again. Without boundaries: every 128 KiB.
  */

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { deviceAddon } from '../scripts/device-addon.ts'
 import { deviceNode } from '../scripts/device-node.ts'
-import type { Target } from './targets.ts'
+import { TARGETS, type Target } from './targets.ts'
 
 // The demo's operating systems as OCI images, made with ordinary tools: mmdebstrap builds the root, umoci stacks layers.
 
@@ -120,6 +120,11 @@ async function baseImages(
   })
   const first = await cached('debian-first', key, say, (out) => rename(firstOut, out))
   return { first, second }
+}
+
+/** Two root file systems of Debian 12 as tars; the second is a small change from the first. */
+export function debianBase(say: (line: string) => void): Promise<{ first: string; second: string }> {
+  return baseImages('debian', TARGETS.x86, say)
 }
 
 /** A folder that becomes a layer: files are added by path, then packed with fixed owner and times. */

@@ -494,7 +494,7 @@ describe('install and power cuts', () => {
   it('loses at most what came since the last flush: a slow door is flushed by time', async () => {
     const on = bench()
     let clock = 0
-    on.machine.operationsLeft = 40
+    on.machine.operationsLeft = 60
     let fetched = 0
     const onProgress = (one: InstallProgress) => {
       fetched = one.fetched
