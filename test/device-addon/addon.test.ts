@@ -94,7 +94,7 @@ describe('an add-on', () => {
     })
   })
 
-  it('that is not for this device is refused, and nothing is kept of it', async () => {
+  it('C14 that is not for this device is refused, and nothing is kept of it', async () => {
     const other = await makeAddon(folder, [digestOf({ counter: 9 })], { name: 'other' })
     const old = await makeAddon(folder, [RUNNING], { name: 'old', expires: '2026-11-21T06:00:00Z' })
     const foreign = await makeAddon(folder, [RUNNING], { name: 'foreign', by: [11] })
@@ -181,7 +181,7 @@ describe('room', () => {
 })
 
 describe('unlock', () => {
-  it('is for development releases, says so, and ends by itself', async () => {
+  it('C14 is for development releases, says so, and ends by itself', async () => {
     const run = scratchFolder()
     const asked: string[] = []
     const uptime = join(run, 'uptime')
@@ -269,7 +269,7 @@ describe('what becomes of an add-on', () => {
 })
 
 describe("the publisher's side", () => {
-  it('refuses what may not lie over /usr', async () => {
+  it('C14 refuses what may not lie over /usr', async () => {
     const refused = (name: string, files: Record<string, string>) =>
       codeOfAsync(() => makeAddon(folder, [RUNNING], { name, files }))
     expect(await refused('etc', { 'etc/shadow': 'x' })).toBe('ADDON_LAYOUT')

@@ -49,9 +49,7 @@ describe('drift, counted by the agent', () => {
     const counts = await watched(world, 1.6, async (n) => 7 + n)
     expect(counts.map((ms) => Math.floor(ms / HOUR))).toEqual([0, 1])
     expect(counts[0]).toBeGreaterThanOrEqual(600_000)
-    expect(claims.filter((claim) => claim !== 'back')).toEqual(
-      expect.arrayContaining(['19 idle', '19 idle']),
-    )
+    expect(claims.filter((claim) => claim !== 'back')).toEqual(expect.arrayContaining(['19 idle', '19 idle']))
     expect(claims.filter((claim) => claim === 'back').length * 2).toBe(claims.length)
     const core = world.core as Core
     const status = await statusOf(core)
