@@ -59,7 +59,7 @@ export function loadOrder(tables: ModuleTables, required: readonly string[], usu
   const add = (path: string): void => {
     if (order.has(path) || visiting.has(path)) return
     visiting.add(path)
-    for (const name of before.get(moduleName(path)) ?? []) {
+    for (const name of (before.get(moduleName(path)) ?? []).flatMap(namesOfSoft)) {
       const soft = paths.get(name)
       if (soft !== undefined) add(soft)
     }
@@ -81,6 +81,12 @@ export function loadOrder(tables: ModuleTables, required: readonly string[], usu
     if (path !== undefined) add(path)
   }
   return [...order]
+}
+
+/** Ciphers and digests are asked for by what they do ("crypto-crc32c"); the module that always can is "crc32c_generic". */
+function namesOfSoft(name: string): readonly string[] {
+  const bare = name.replace(/^crypto_/, '')
+  return [name, `${bare}_generic`]
 }
 
 /** "softdep NAME pre: A B post: C": what is to be loaded before NAME. */

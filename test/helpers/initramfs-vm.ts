@@ -1,5 +1,14 @@
 import { spawn } from 'node:child_process'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
@@ -34,7 +43,8 @@ export interface InitramfsVm {
 
 const KERNEL_SECONDS = 60
 
-export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {}): Promise<InitramfsVm> {
+/** @param dataMiB of the data partition, which is btrfs with `options.btrfs` */
+export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {}, dataMiB = 16): Promise<InitramfsVm> {
   const dir = mkdtempSync(join(tmpdir(), 'bistable-vm-'))
   const kernel = debianKernel()
   const initrd = join(dir, 'initrd.img')

@@ -180,6 +180,13 @@ describe('modules', () => {
     expect(loadOrder({ dep, builtin: '', softdep: '' }, ['a'], [])).toEqual(['c.ko', 'b.ko', 'a.ko'])
   })
 
+  test('a digest that is asked for by what it does comes before the module that asks', () => {
+    const dep = 'btrfs.ko: libcrc32c.ko\nlibcrc32c.ko:\ncrc32c_generic.ko:\n'
+    const softdep = 'softdep libcrc32c pre: crc32c\nsoftdep btrfs pre: crypto-crc32c\n'
+    const order = ['crc32c_generic.ko', 'libcrc32c.ko', 'btrfs.ko']
+    expect(loadOrder({ dep, builtin: '', softdep }, ['btrfs'], [])).toEqual(order)
+  })
+
   test('a frame without a size, and xz, are refused', () => {
     const path = join(dir, 'x')
     writeFileSync(path, 'module')
