@@ -1,14 +1,5 @@
 import { spawn } from 'node:child_process'
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
@@ -16,6 +7,7 @@ import { FILES, REASON } from '../../bootloader/layout.ts'
 import { freshState, type Starts } from '../../bootloader/machine.ts'
 import { type BootReason, decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { buildInitramfs } from '../../initramfs/build.ts'
+import { makeBtrfs } from '../../publisher/disk/btrfs.ts'
 import { makeData } from '../../publisher/disk/data.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from './disk.ts'
 import { hostSource } from './host-source.ts'
@@ -44,7 +36,7 @@ export interface InitramfsVm {
 const KERNEL_SECONDS = 60
 
 /** @param dataMiB of the data partition, which is btrfs with `options.btrfs` */
-export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {}, dataMiB = 16): Promise<InitramfsVm> {
+export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {}, dataMiB = 32): Promise<InitramfsVm> {
   const dir = mkdtempSync(join(tmpdir(), 'bistable-vm-'))
   const kernel = debianKernel()
   const initrd = join(dir, 'initrd.img')
@@ -56,12 +48,14 @@ export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {},
     'rootfs-a': 4096,
     'boot-b': 64,
     'rootfs-b': 4096,
-    data: 32768,
+    data: dataMiB * 1024,
   }
   const disk = makeDisk(join(dir, 'disk.img'), sizes)
   writeAt(disk.path, disk.offsets.bootstate, await bootstateImage(freshState('a')))
   const data = { offset: disk.offsets.data, size: sizes.data * 1024, uuid: '8b5bd7f6-2a35-4c80-9d3c-5e4d0a1b2c3d' }
-  await makeData(disk.path, [], { ...data, time: 1_700_000_000, workDir: dir })
+  const made = { ...data, time: 1_700_000_000, workDir: dir }
+  if (options.btrfs === true) copyInto(disk, 'data', await makeBtrfs([], made))
+  else await makeData(disk.path, [], made)
   const reasonAt = disk.offsets.bootstate + FILES[REASON].offset
 
   return {
