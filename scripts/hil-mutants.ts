@@ -64,7 +64,9 @@ async function caught(mutant: Mutant, good: string): Promise<boolean> {
       .filter((l) => l !== '')
     const outcomes = lines.map((line) => JSON.parse(line) as Outcome)
     const meant = outcomes.filter((outcome) => outcome.name.includes(mutant.test))
-    const messages = meant.flatMap(({ errors }) => errors.map(({ message }) => message)).join('\n')
+    // Without the facts behind it, which name the test, and with it what it is about.
+    const assertion = ({ message }: { readonly message: string }) => message.split('\ndevice on ')[0] ?? ''
+    const messages = meant.flatMap(({ errors }) => errors.map(assertion)).join('\n')
     const others = outcomes.filter(({ verdict, name: other }) => verdict === 'failed' && !other.includes(mutant.test))
     const seconds = Math.round((Date.now() - began) / 1000)
     const first = messages.split('\n')[0]
