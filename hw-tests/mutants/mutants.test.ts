@@ -17,6 +17,8 @@ describe('devices broken on purpose', () => {
       const text = readFileSync(join(root, mutant.file), 'utf8')
       expect(mutated(mutant, text)).not.toBe(text)
       expect(() => mutated(mutant, '')).toThrow(/0 times/)
+      // The name of the test stands in every failure of it: it is no reason.
+      expect(mutant.because.test(mutant.test)).toBe(false)
       // Names with a part that is filled in are looked for by what stands before and behind it.
       const suite = readFileSync(join(root, 'hw-tests', 'suites', mutant.suite), 'utf8')
       const [what = '', code] = mutant.test.split(' is refused as ')
