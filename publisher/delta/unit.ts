@@ -152,7 +152,9 @@ export class UnitBuilder {
       window.set(await image.exact(index), at)
       at += image.extents.stride(index)
     }
-    const { seeks, copies, inserts, diff, extra } = match(window, Buffer.concat(this.#target))
+    const target = Buffer.concat(this.#target)
+    this.#target.length = 0
+    const { seeks, copies, inserts, diff, extra } = match(window, target)
     return {
       window: rows.finish(),
       chunks: this.#chunks.finish(),

@@ -4,6 +4,7 @@ import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import { encodeFreshness, type FreshnessStatement, isSafePath, parseFreshness } from '../../bundle/freshness.ts'
 import { encodeRelease, parseRelease, unknownReleaseFields } from '../../bundle/release.ts'
 import type { ReleaseStatement } from '../../bundle/types.ts'
+import { MAX_SIGNED_BYTES } from '../../keys/dsse.ts'
 import { SHA, STATEMENT } from './fixture.ts'
 
 type Loose = Record<string, unknown>
@@ -143,6 +144,24 @@ describe('freshness statement', () => {
       expect(() => parseFreshness(given)).toThrow(expect.objectContaining({ code: 'FRESHNESS_INVALID' }))
     else expect(() => parseFreshness(given)).toThrow(expect.objectContaining({ code: 'JSON_INVALID' }))
     if (changes['rootVersion'] !== 1.5) expect(() => parseFreshness(given)).toThrow(where)
+  })
+
+  test('names patches: at most 8, by safe paths, within what may be signed', () => {
+    const delta = { from: SHA, path: `deltas/${'d'.repeat(120)}.delta`, size: 1000, head: { length: 500, sha256: SHA } }
+    const deltas = Array.from({ length: 8 }, () => delta)
+    const encoded = encodeFreshness({ ...fresh, deltas })
+    expect(encoded.length).toBeLessThanOrEqual(MAX_SIGNED_BYTES)
+    expect(parseFreshness(encoded)).toEqual({ ...fresh, deltas })
+    for (const wrong of [
+      [...deltas, delta],
+      [{ ...delta, path: '../x' }],
+      [{ ...delta, size: 0 }],
+      [{ from: SHA }],
+      'x',
+    ])
+      expect(() => parseFreshness(bytes({ ...fresh, deltas: wrong }))).toThrow(
+        expect.objectContaining({ code: 'FRESHNESS_INVALID' }),
+      )
   })
 
   test('paths stay where they belong', () => {

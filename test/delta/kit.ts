@@ -60,15 +60,19 @@ export interface Made {
   readonly head: BundleHead
 }
 
-export async function release(dir: string, version: 1 | 2, level = 9, items = system(version)): Promise<Made> {
-  const path = join(dir, `rootfs-${version}-${level}.img`)
-  await writeSquashfs(treeOf(items), path, { blockSize: 65_536, level, time: 1, processors: 1 })
+export async function release(
+  dir: string,
+  version: 1 | 2,
+  { level = 9, counter = version as number } = {},
+): Promise<Made> {
+  const path = join(dir, `rootfs-${version}.img`)
+  await writeSquashfs(treeOf(system(version)), path, { blockSize: 65_536, level, time: 1, processors: 1 })
   const rootfs = readFileSync(path)
   const image = await openSquashfs({ read: async (at, n) => rootfs.subarray(at, at + n) }, rootfs.length)
   const boundaries = await image.contentBoundaries()
   const boot = Buffer.concat([noise(4096 * 30, 'kernel'), noise(4096 * 4, `initrd ${version}`)])
-  const number = { epoch: 0, counter: version }
-  const bundle = await makeBundle(dir, `release-${version}-${level}`, { boot, rootfs, boundaries, number })
+  const number = { epoch: 0, counter }
+  const bundle = await makeBundle(dir, `release-${version}`, { boot, rootfs, boundaries, number })
   const source = await openFileDoor(bundle.path)
   return { bundle, source, head: await openBundle(source, { trusted: bundle.trusted }) }
 }

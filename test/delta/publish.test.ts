@@ -102,11 +102,12 @@ describe('the engine of a device', () => {
     const named = (await publishTo(to, second, 1)).deltas?.[0]
     const open = () => fileSource(join(to, named?.path ?? ''))
     const refused: Error[] = []
-    const offer = async (announced = named?.head): Promise<OfferedPatch> => ({
-      source: await open(),
-      announced,
-      onRefused: (error) => void refused.push(error),
-    })
+    const opened: { close(): Promise<void> }[] = []
+    const offer = async (announced = named?.head): Promise<OfferedPatch> => {
+      const source = await open()
+      opened.push(source)
+      return { source, announced, onRefused: (error) => void refused.push(error) }
+    }
     const good = await device()
     const plan = await good.engine.plan(call(await offer()))
     expect(plan.images[1]?.patched.units).toBeGreaterThan(0)
@@ -125,6 +126,7 @@ describe('the engine of a device', () => {
     await unknown.files.remove(`${slotFolder('/data', 'a')}/release.json`)
     await unknown.engine.install(call(await offer()))
     expect(refused).toMatchObject([{ code: 'DELTA_DIGEST' }, { code: 'DELTA_WRONG_RELEASE' }])
+    for (const one of opened) await one.close()
   })
 })
 
