@@ -201,10 +201,10 @@ describe('SquashFS writer', () => {
 
   it('gives the same bytes on any number of threads', async () => {
     const tree = treeOf(
-      Array.from({ length: 40 }, (_, n) => ({
+      Array.from({ length: 20 }, (_, n) => ({
         path: `f${n}`,
         type: 'file' as const,
-        content: Buffer.concat([noise(50_000 + n * 3000, `${n}`), Buffer.alloc(200_000, `text ${n} `)]),
+        content: Buffer.concat([noise(60_000 + n * 3000, `${n}`), Buffer.alloc(200_000, `text ${n} `)]),
       })),
     )
     const digests = new Set<string>()
@@ -311,7 +311,10 @@ describe('SquashFS writer', () => {
     const many = Array.from({ length: 100_000 }, (_, n): Item => ({ path: name(n), type: 'fifo' }))
     const tree = treeOf([{ path: 'many', type: 'dir', mode: 0o755 }, ...many])
     const path = await write(tree, { level: 1 })
-    expect(await readBack(tree, path)).toBe(100_002)
+    const { image } = await openPath(path)
+    const folder = await image.lookup('many')
+    expect(folder && (await image.names(folder))).toEqual(many.map((item) => item.path.slice(5)))
+    for (const n of [0, 50_000, 99_999]) expect((await image.lookup(name(n)))?.type).toBe('fifo')
     if (noKernel === undefined)
       await mounted(path, 'kernel', (folder) => {
         expect(readdirSync(join(folder, 'many'))).toHaveLength(100_000)
@@ -325,7 +328,8 @@ describe('SquashFS writer', () => {
       treeOf(Array.from({ length: count }, (_, n): Item => ({ path: `f${n}`, type: 'fifo', uid: n, gid: n })))
     const tree = owned(65_535)
     const path = await write(tree, { level: 1 })
-    expect(await readBack(tree, path)).toBe(65_536)
+    const { image } = await openPath(path)
+    for (const id of [0, 40_000, 65_534]) expect(await image.lookup(`f${id}`)).toMatchObject({ uid: id, gid: id })
     if (noKernel === undefined)
       await mounted(path, 'kernel', (folder) => {
         for (const id of [0, 1, 4096, 65_534])
