@@ -7,7 +7,7 @@ import { isSafePath } from '../bundle/freshness.ts'
  */
 
 /** Folders of a publish folder that exist on a broker. */
-export const FOLDERS = ['channels', 'assignments', 'roots', 'bundles'] as const
+export const FOLDERS = ['channels', 'assignments', 'roots', 'bundles', 'deltas'] as const
 export type Folder = (typeof FOLDERS)[number]
 
 /** Small signed files; they are retained messages as they are. */

@@ -1,5 +1,6 @@
 import { createReadStream, createWriteStream } from 'node:fs'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
 import type { ByteSource } from '../../base/source.ts'
@@ -49,7 +50,8 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
       `${was.product} ${formatNumber(was.number)} and ${is.product} ${formatNumber(is.number)}`,
     )
   const known = new Set(IMAGE_NAMES.flatMap((name) => from.head.indexes[name].chunks.map(({ digest }) => digest)))
-  const partial = `${output}.${process.pid}.partial`
+  // Hidden: whoever serves the folder must not take it for a patch.
+  const partial = join(dirname(output), `.${basename(output)}.${process.pid}.partial`)
   const scratch = `${partial}.units`
   const units: PlannedUnit[] = []
   const totals = { instead: 0, left: 0 }

@@ -106,7 +106,9 @@ export class Catalog {
 
   async #scanBundles(signal: AbortSignal | undefined): Promise<void> {
     const seen = new Set<string>()
-    for (const { file, stamp, size } of await this.#list('bundles')) {
+    // Patches go in pieces as bundles do.
+    const files = [...(await this.#list('deltas')), ...(await this.#list('bundles'))]
+    for (const { file, stamp, size } of files) {
       seen.add(file)
       if (this.#bundles.get(file)?.stamp === stamp || size === 0) continue
       const digest = await this.#digestOf(file, signal)

@@ -47,7 +47,9 @@ describe.each(BROKERS)('MQTT door over %s', (name, start) => {
 
   it.skipIf(missing)('reads any range of a bundle exactly, and small files whole', async () => {
     const at = await start()
-    const folder = publishFolder(scratch(), { 'bundles/x.bundle': file, 'channels/stable.json': '{"a":1}' })
+    const patch = noise(PIECE_BYTES + 77, 'patch')
+    const files = { 'bundles/x.bundle': file, 'deltas/x.delta': patch, 'channels/stable.json': '{"a":1}' }
+    const folder = publishFolder(scratch(), files)
     const { sent, said } = await publisher(folder, at.publisher)
     const door = await open(`${at.device}/bundles/x.bundle`)
     expect(door.size).toBe(file.length)
@@ -64,6 +66,8 @@ describe.each(BROKERS)('MQTT door over %s', (name, start) => {
     expect(sameBytes(await readExactly(door, 0, file.length), file)).toBe(true)
     // One reader: nothing is sent twice but what had been dropped behind it.
     expect(sent.pieces - before).toBeLessThanOrEqual(Math.ceil(file.length / PIECE_BYTES))
+
+    expect(sameBytes(await readExactly(await open(`${at.device}/deltas/x.delta`), 0, patch.length), patch)).toBe(true)
 
     const asking = brokers('d2')
     expect(await text(asking, `${at.device}/channels/stable.json`)).toBe('{"a":1}')

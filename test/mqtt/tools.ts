@@ -179,7 +179,8 @@ export async function embedded(port = 0) {
 
 /** A publish folder with these files. */
 export function publishFolder(folder: string, files: Readonly<Record<string, Uint8Array | string>>): string {
-  for (const name of ['channels', 'assignments', 'roots', 'bundles']) mkdirSync(join(folder, name), { recursive: true })
+  for (const name of ['channels', 'assignments', 'roots', 'bundles', 'deltas'])
+    mkdirSync(join(folder, name), { recursive: true })
   for (const [path, content] of Object.entries(files)) writeFileSync(join(folder, path), content)
   return folder
 }
