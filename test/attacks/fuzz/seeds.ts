@@ -213,6 +213,8 @@ export const systems = give({
   hardware: ['qemu-x86_64'],
   kernelArgs: ['console=ttyS0'],
   writable: ['/opt/x'],
+  mounts: [{ path: '/opt/y', policy: 'overlay' }],
+  state: { schema: 1, migrations: [{ to: 1, run: '/m' }], paths: ['/var/lib/x'] },
   owned: ['/etc/machine-id'],
   health: { deadlineSeconds: 20, required: ['/x/*'], wanted: [] },
   agent: { channel: 'http://x/channels/stable.json', pollSeconds: 100, apply: 'manual' },
