@@ -69,6 +69,14 @@ const undo = () => existsSync(join(world.data, 'bistable/state/undo'))
 const asks = (slot: string, release: string, name: string) =>
   writeFileSync(join(world.data, 'bistable/state/request'), `${slot} ${release} ${ROOT} ${name}\n`)
 
+/** The agent's part, on the same partition. */
+const agent = () =>
+  new StateOfDevice(
+    { partition: world.data, data: join(world.data, 'bistable'), run: join(world.base, 'run/bistable') },
+    nodeFiles,
+    realProcesses(''),
+  )
+
 /** A piece of the story, cut at each of its programs in turn, and then told to its end. */
 function cutEverywhere(story: (cutAt: number) => boolean): number {
   let cuts = 0
@@ -107,7 +115,7 @@ describe.skipIf(!ready)('state on btrfs', () => {
     expect(world.files()).toEqual(AFTER)
   })
 
-  test('a person rolls back with the state; not committed, it is undone like a migration', () => {
+  test('a person rolls back with the state; not committed, it is undone like a migration', async () => {
     world.start(B, { boot: 'try' })
     world.start(B)
     world.put({ later: 'written by release 2' })
@@ -123,8 +131,13 @@ describe.skipIf(!ready)('state on btrfs', () => {
       return cut
     })
     expect(cuts).toBeGreaterThan(5)
-    asks('a', '0.1', name)
+    world.start(B)
+    const call = { slot: 'a', release: '0.1', root: ROOT, running: '0.2', force: false } as const
+    expect(await agent().verdict('a', '0.1', '0.2')).toEqual({ reads: false, snapshot: name })
+    await agent().allowRollBack({ ...call, withState: true })
     world.start(A, { boot: 'try' })
+    await agent().committed('a', '0.1')
+    expect(undo()).toBe(false)
     expect(world.start(A).said).toBe('btrfs 0 0 0\n')
     expect([world.files(), undo()]).toEqual([BEFORE, false])
     // The way forward again: what release 2 left before this.
@@ -144,9 +157,7 @@ describe.skipIf(!ready)('state on btrfs', () => {
       world.start(A, { boot: 'fallback' })
     }
     expect(snapshots()).toHaveLength(6)
-    writeFileSync(join(world.base, 'run/state'), readFileSync(join(world.base, 'run/bistable/state')))
-    const places = { partition: world.data, data: join(world.data, 'bistable'), run: join(world.base, 'run') }
-    const state = new StateOfDevice(places, nodeFiles, realProcesses(''))
+    const state = agent()
     expect(await state.prune({ keep: 2, freePercent: 0 })).toHaveLength(4)
     expect(snapshots()).toEqual(['000005-0.1-0.2', '000006-0.2-left'])
     // More than the partition has: all go.
