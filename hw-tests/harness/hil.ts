@@ -16,6 +16,7 @@ import { nextHealth, quarantineText, readHealth, writeHealth } from './quarantin
 import { leaveRecord } from './record.ts'
 import { failureText, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
+import { Stick } from './stick.ts'
 import { savedState } from './warm.ts'
 import './matchers.ts'
 
@@ -200,6 +201,8 @@ export const hil = test
       return dut
     },
   )
+  /** What is plugged into the device and pulled; `needs` must have 'stick'. */
+  .extend('stick', ({ dut, bench }) => new Stick(dut, bench.folder))
 
 function dutOptions(
   place: Place,

@@ -1,66 +1,60 @@
-import { copyFile, mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
-import { makeStick } from '../harness/disk.ts'
 import { expect, hil } from '../harness/hil.ts'
 
-const MOUNT_STICK = [
-  'for i in $(seq 50); do [ -b /dev/vdb ] && break; sleep 0.2; done',
-  'mount -t ext4 -o ro /dev/vdb /mnt',
-].join('; ')
+hil.describe('by hand', () => {
+  hil.override('needs', ['stick'])
 
-hil(
-  'a release from a stick is installed, tried and committed; a rollback returns and commits',
-  async ({ dut, kit, bench }) => {
-    const next = kit.bundle('next')
-    const stick = join(bench.folder, 'stick')
-    await mkdir(stick)
-    await copyFile(next.path, join(stick, 'next.bundle'))
-    await makeStick(`${stick}.img`, stick, 128)
-    await dut.run('echo precious >/var/precious && echo added >/etc/added && echo first >/etc/hostname && sync')
-    await dut.plug(`${stick}.img`)
-    expect(await dut.run(MOUNT_STICK)).toMatchObject({ code: 0 })
+  hil(
+    'a release from a stick is installed, tried and committed; a rollback returns and commits',
+    async ({ dut, kit, stick }) => {
+      const next = kit.bundle('next')
+      await dut.run('echo precious >/var/precious && echo added >/etc/added && echo first >/etc/hostname && sync')
+      const mounted = await stick.plug({ 'next.bundle': next.path })
 
-    expect(await dut.bistable('install /mnt/next.bundle')).toMatchObject({ code: 0, body: { ok: true } })
-    expect(await dut.status()).toMatchObject({
-      state: 'armed',
-      running: { slot: 'a' },
-      slots: { a: { role: 'primary' }, b: { role: 'trial', release: next.release, triesLeft: 3, committed: false } },
-    })
+      expect(await dut.bistable(`install ${mounted}/next.bundle`)).toMatchObject({ code: 0, body: { ok: true } })
+      expect(await dut.status()).toMatchObject({
+        state: 'armed',
+        running: { slot: 'a' },
+        slots: { a: { role: 'primary' }, b: { role: 'trial', release: next.release, triesLeft: 3, committed: false } },
+      })
 
-    expect(await dut.bistable('etc report')).toMatchObject({ code: 0, body: { report: { mode: 'merge', refused: 0 } } })
-    // Behind the install, ahead of the reboot: it comes along.
-    await dut.run('echo late >/etc/late')
-    await dut.reboot()
-    await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
-    await expect(dut).toRun({ slot: 'b', release: next.release })
-    const kept = await dut.run('cat /var/precious /opt/app/version /etc/added /etc/late /etc/hostname')
-    expect(kept.output).toBe('precious\n3.0\nadded\nlate\nfirst\n')
-    const drift = await dut.bistable('drift')
-    const differing = drift.body['entries'] as { path: string; kind: string }[]
-    expect(differing.filter(({ path }) => /added|late/.test(path))).toMatchObject([
-      { path: '/etc/added', kind: 'added' },
-      { path: '/etc/late', kind: 'added' },
-    ])
-    await dut.run('echo today >/etc/hostname && echo forgotten >/etc/added && sync')
-    expect(await dut.status()).toMatchObject({
-      state: 'committed',
-      installFloor: next.release,
-      slots: { a: { role: 'spare', release: '1.2' }, b: { role: 'primary', committed: true } },
-    })
-    expect(await dut.bistable('verify')).toMatchObject({ code: 0 })
+      expect(await dut.bistable('etc report')).toMatchObject({
+        code: 0,
+        body: { report: { mode: 'merge', refused: 0 } },
+      })
+      // Behind the install, ahead of the reboot: it comes along.
+      await dut.run('echo late >/etc/late')
+      await dut.reboot()
+      await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
+      await expect(dut).toRun({ slot: 'b', release: next.release })
+      const kept = await dut.run('cat /var/precious /opt/app/version /etc/added /etc/late /etc/hostname')
+      expect(kept.output).toBe('precious\n3.0\nadded\nlate\nfirst\n')
+      const drift = await dut.bistable('drift')
+      const differing = drift.body['entries'] as { path: string; kind: string }[]
+      expect(differing.filter(({ path }) => /added|late/.test(path))).toMatchObject([
+        { path: '/etc/added', kind: 'added' },
+        { path: '/etc/late', kind: 'added' },
+      ])
+      await dut.run('echo today >/etc/hostname && echo forgotten >/etc/added && sync')
+      expect(await dut.status()).toMatchObject({
+        state: 'committed',
+        installFloor: next.release,
+        slots: { a: { role: 'spare', release: '1.2' }, b: { role: 'primary', committed: true } },
+      })
+      expect(await dut.bistable('verify')).toMatchObject({ code: 0 })
 
-    expect(await dut.bistable('rollback')).toMatchObject({ code: 0 })
-    await dut.reboot()
-    await expect(dut).toBoot({ slot: 'a', boot: 'try', why: 'ok' })
-    await expect(dut).toRun({ slot: 'a', release: '1.2' })
-    // /etc as it was left, but for what the device owns.
-    expect((await dut.run('cat /etc/added /etc/hostname')).output).toBe('added\ntoday\n')
-    expect(await dut.status()).toMatchObject({
-      state: 'committed',
-      slots: { a: { role: 'primary', committed: true }, b: { role: 'spare', release: next.release } },
-    })
-  },
-)
+      expect(await dut.bistable('rollback')).toMatchObject({ code: 0 })
+      await dut.reboot()
+      await expect(dut).toBoot({ slot: 'a', boot: 'try', why: 'ok' })
+      await expect(dut).toRun({ slot: 'a', release: '1.2' })
+      // /etc as it was left, but for what the device owns.
+      expect((await dut.run('cat /etc/added /etc/hostname')).output).toBe('added\ntoday\n')
+      expect(await dut.status()).toMatchObject({
+        state: 'committed',
+        slots: { a: { role: 'primary', committed: true }, b: { role: 'spare', release: next.release } },
+      })
+    },
+  )
+})
 
 hil(
   'a cancelled install leaves the device idle and on its slot; the next one goes on from there',

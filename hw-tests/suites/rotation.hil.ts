@@ -1,23 +1,14 @@
-import { copyFile, mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
-import { makeStick } from '../harness/disk.ts'
 import { expect, hil } from '../harness/hil.ts'
 
 hil.override('needs', ['stick'])
 
 hil(
   'a stick brings new keys to a device without network and clock; the revoked key installs nothing any more',
-  async ({ dut, kit, bench, server }) => {
+  async ({ dut, kit, stick, server }) => {
     const { path, release } = kit.bundle('rotated')
-    const stick = join(bench.folder, 'stick')
-    await mkdir(stick)
-    await copyFile(path, join(stick, 'rotated.bundle'))
-    await makeStick(`${stick}.img`, stick, 128)
     expect(await dut.status()).toMatchObject({ rootVersion: 1 })
-    await dut.plug(`${stick}.img`)
-    const mount = 'for i in $(seq 50); do [ -b /dev/vdb ] && break; sleep 0.2; done; mount -t ext4 -o ro /dev/vdb /mnt'
-    expect(await dut.run(mount)).toMatchObject({ code: 0 })
-    expect(await dut.bistable('install /mnt/rotated.bundle')).toMatchObject({ code: 0 })
+    const mounted = await stick.plug({ 'rotated.bundle': path })
+    expect(await dut.bistable(`install ${mounted}/rotated.bundle`)).toMatchObject({ code: 0 })
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'b', release })
