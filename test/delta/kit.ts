@@ -15,7 +15,7 @@ import { treeOf } from '../squashfs/trees.ts'
 /** Two releases of a small system, as images by the publisher's own writer, with what happens between real releases. */
 
 /** Machine-like content: words with addresses in them, so that what is inserted in front changes many bytes. */
-function program(words: number, base: number, seed: number): Buffer {
+export function program(words: number, base: number, seed: number): Buffer {
   const random = randomFrom(seed)
   const bytes = Buffer.alloc(words * 8)
   for (let i = 0; i < words; i++) {
@@ -25,7 +25,7 @@ function program(words: number, base: number, seed: number): Buffer {
   return bytes
 }
 
-const text = (lines: number, seed: number): Buffer => {
+export const text = (lines: number, seed: number): Buffer => {
   const random = randomFrom(seed)
   const words = ['slot', 'release', 'boot', 'verify', 'chunk', 'signature', 'window', 'of', 'the', 'and']
   const line = () => Array.from({ length: 9 }, () => words[Math.floor(random() * words.length)]).join(' ')
