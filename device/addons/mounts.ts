@@ -51,6 +51,11 @@ export class KernelMounts implements AddonMounts {
   }
 
   async active(): Promise<readonly string[]> {
+    return (await this.#covered()).split('\n').filter(Boolean).sort()
+  }
+
+  /** Names that are mounted, over /usr or not. */
+  async #opened(): Promise<readonly string[]> {
     const names = await readdir(this.#state).catch((): string[] => [])
     return names
       .filter((name) => name.endsWith('.loop'))
@@ -60,7 +65,7 @@ export class KernelMounts implements AddonMounts {
 
   async merge(addons: readonly AddonStatement[], image: (name: string) => string): Promise<ReadonlyMap<string, Error>> {
     const failed = new Map<string, Error>()
-    const before = await this.active()
+    const before = await this.#opened()
     const wanted = addons.map(({ name }) => name)
     const covered = await this.#covered()
     // Nothing to do: whoever uses /usr is not disturbed.
@@ -77,7 +82,9 @@ export class KernelMounts implements AddonMounts {
     const open = wanted.filter((name) => !failed.has(name))
     const gone = before.filter((name) => !open.includes(name))
     if (covered !== open.join('\n')) {
-      await this.#cover(open, covered !== '')
+      // Until it has gone well, nobody says that anything is over /usr.
+      await rm(join(this.#state, 'covered'), { force: true })
+      await this.#cover(open, covered)
       await writeFile(join(this.#state, 'covered'), open.join('\n'))
     }
     for (const name of gone) await this.#close(name)
@@ -127,11 +134,11 @@ export class KernelMounts implements AddonMounts {
     return await readFile(join(this.#state, 'covered'), 'utf8').catch(() => '')
   }
 
-  /** @param before something is over /usr already. @throws ADDON_MOUNT */
-  async #cover(names: readonly string[], before: boolean): Promise<void> {
+  /** @param before what is over /usr now. @throws ADDON_MOUNT */
+  async #cover(names: readonly string[], before: string): Promise<void> {
     if (this.#around.systemd && (await this.#around.sysext())) {
       await mkdir(this.#extensions, { recursive: true })
-      for (const name of await this.active())
+      for (const name of await this.#opened())
         if (!names.includes(name)) await rm(join(this.#extensions, name), { force: true })
       for (const name of names) {
         await rm(join(this.#extensions, name), { force: true })
@@ -141,9 +148,14 @@ export class KernelMounts implements AddonMounts {
       return
     }
     const { processes, usr } = this.#around
-    if (before) {
-      await this.#tool('umount', '-l', usr)
-      await rm(join(this.#state, 'covered'), { force: true })
+    if (before !== '') {
+      try {
+        await this.#tool('umount', '-l', usr)
+      } catch (error) {
+        // It is still there: no second one shall come over it.
+        await writeFile(join(this.#state, 'covered'), before)
+        throw error
+      }
     }
     if (names.length === 0) return
     await processes.run(['modprobe', 'overlay'], TOOL_MS)
