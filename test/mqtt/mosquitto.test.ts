@@ -1,6 +1,10 @@
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { chmodSync } from 'node:fs'
+import { connect as connectTls } from 'node:tls'
 import { connectAsync, type IClientOptions, type MqttClient } from 'mqtt'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { MiB } from '../../base/bytes.ts'
 import { readExactly } from '../../base/source.ts'
 import { openMqttDoor } from '../../device/doors/mqtt.ts'
 import { fetchRetained } from '../../device/doors/retained.ts'
@@ -89,6 +93,72 @@ describe.skipIf(noMosquitto())('Mosquitto as shipped', () => {
       )
       expect(code, what).toMatch(/^TRANSPORT_(TLS|LOST)$/)
     }
+  })
+
+  it('A27 junk, floods and a 256 MB message by one device: another one installs meanwhile, and the publisher sends what it would', async () => {
+    const at = await site()
+    const folder = publishFolder(scratch(), { 'bundles/x.bundle': file, 'channels/stable.json': '{"a":1}' })
+    const own = at.certificates.issue('bistable-publisher')
+    const serving = await publisher(folder, at.address, { tls: at.tls(own) })
+    await until(() => serving.connected)
+
+    // 256 MB are announced: the broker ends the connection before they are taken.
+    const { ca } = at.certificates
+    const huge = connectTls({ host: '127.0.0.1', port: at.broker.port, ca, ...at.certificates.issue('d2') })
+    onTestFinished(() => void huge.destroy())
+    let gone = false
+    huge.on('error', () => undefined)
+    huge.on('close', () => {
+      gone = true
+    })
+    await once(huge, 'secureConnect')
+    const topic = 'bistable/devices/d2/state'
+    // CONNECT of MQTT 3.1.1, client identifier d2-huge!.
+    huge.write(Buffer.from('101400044d5154540402003c000864322d6875676521', 'hex'))
+    await once(huge, 'data')
+    huge.write(Buffer.concat([Buffer.from([0x30, 0xff, 0xff, 0xff, 0x7f, 0, topic.length]), Buffer.from(topic)]))
+    let taken = 0
+    while (!gone) {
+      huge.write(Buffer.alloc(65_536))
+      taken += 65_536
+      await new Promise((turn) => setTimeout(turn, 1))
+      expect(taken).toBeLessThan(64 * MiB)
+    }
+
+    // Retained junk wherever it may, and where it may not; then 10,000 requests as fast as they go.
+    const junk = noise(16_000)
+    for (const place of TOPICS) {
+      const loud = await at.raw('d2')
+      loud.on('error', () => undefined)
+      loud.publish(place, junk, { retain: true })
+      loud.publish(place, '{"v":1,"bundle":"', { retain: true })
+      await ended(loud)
+    }
+    const flood = await at.raw('d2')
+    flood.on('error', () => undefined)
+    const digest = createHash('sha256').update(file).digest('hex')
+    const ask = JSON.stringify({ v: 1, bundle: digest, pieces: [[0, 5]], again: true })
+    let sent = 0
+    const flooding = (async () => {
+      while (sent < 10_000 && flood.connected) {
+        for (let n = 0; n < 100; n++, sent++) flood.publish('bistable/devices/d2/ask', ask)
+        await new Promise((turn) => setTimeout(turn, 10))
+      }
+    })()
+    const device = brokers('d1', { tls: at.tls(at.certificates.issue('d1')), presence: true })
+    expect(await fetchRetained(device, `${at.address}/channels/stable.json`, 100)).toHaveLength(7)
+    for (let round = 0; round < 3; round++) {
+      const door = await openMqttDoor(device, `${at.address}/bundles/x.bundle`)
+      expect(Buffer.compare(await readExactly(door, 0, file.length), file)).toBe(0)
+      await door.close()
+    }
+    await flooding
+    expect(sent).toBe(10_000)
+    // Three reads of 22 pieces, and what the one that floods is due for its own asking: each piece once for all its asks.
+    expect(serving.sent.pieces).toBeLessThanOrEqual(3 * 22 + 5 * 4)
+    const spoken = serving.fleet.newest(10).find((entry) => entry.device === 'd2')
+    expect(spoken?.state).toBeUndefined()
+    countRefusals(4)
   })
 })
 
