@@ -1,16 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, request, type Server } from 'node:http'
-import type { AddressInfo, Socket } from 'node:net'
+import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bootstateImage } from '../bootloader/bootstate.ts'
 import { freshState } from '../bootloader/machine.ts'
+import { startBroker } from '../publisher/mqtt/embedded.ts'
+import { MqttPublisher } from '../publisher/mqtt/publisher.ts'
 import { freshness } from '../test/attacks/web.ts'
 import { signedRoot } from '../test/keys/helpers.ts'
 
-// npm run footprint [-- --polls N --starts N --agent FILE --node NODE --json FILE]
+// npm run footprint [-- --polls N --starts N --mqtt-seconds N --agent FILE --node NODE --json FILE]
 // The agent as it ships, on a made-up device, against a server on this machine: what it costs when nothing happens.
 
 const { values } = parseArgs({
@@ -19,6 +21,8 @@ const { values } = parseArgs({
     starts: { type: 'string', default: '7' },
     agent: { type: 'string', default: join(import.meta.dirname, '../dist/device/bistable.mjs') },
     node: { type: 'string', default: process.execPath },
+    /** How long an idle connection to a broker is looked at; a keep-alive period is a minute. */
+    'mqtt-seconds': { type: 'string', default: '181' },
     json: { type: 'string' },
   },
 })
@@ -32,10 +36,14 @@ const PACKET_HEADERS = 52
 const base = mkdtempSync(join(tmpdir(), 'bistable-footprint-'))
 const traffic = { connections: 0, received: 0, sent: 0 }
 
+/** Names what runs already, so that every check ends with "up to date". */
+function channelFile(): Promise<Uint8Array> {
+  const issued = new Date().toISOString().replace(/\.\d+Z/, 'Z')
+  return freshness({ number: { epoch: 0, counter: 2 }, issued, expires: '2099-01-01T00:00:00Z' })
+}
+
 async function startServer(): Promise<Server> {
-  const far = { wall: new Date().toISOString().replace(/\.\d+Z/, 'Z'), end: '2099-01-01T00:00:00Z' }
-  // What runs already, so that every check ends with "up to date".
-  const channel = await freshness({ number: { epoch: 0, counter: 2 }, issued: far.wall, expires: far.end })
+  const channel = await channelFile()
   const server = createServer((call, response) => {
     if (call.url !== '/channels/stable.json') return response.writeHead(404).end()
     response.writeHead(206, {
@@ -56,12 +64,12 @@ async function startServer(): Promise<Server> {
   return server
 }
 
-async function makeDevice(origin: string): Promise<string> {
-  const root = join(base, 'device')
+async function makeDevice(channel: string, name = 'device'): Promise<string> {
+  const root = join(base, name)
   for (const folder of ['usr/lib/bistable', 'proc', 'etc/bistable', 'disk', 'data', 'run'])
     mkdirSync(join(root, folder), { recursive: true })
   const at = (path: string) => join(root, path)
-  const agent = { channel: `${origin}/channels/stable.json`, apply: 'install' }
+  const agent = { channel, apply: 'install' }
   writeFileSync(
     at('usr/lib/bistable/system.json'),
     JSON.stringify({ product: 'demo', hardware: ['qemu-x86_64'], agent }),
@@ -78,6 +86,59 @@ async function makeDevice(origin: string): Promise<string> {
     'bistable.floor=0.1 bistable.slot=a bistable.release=0.2 bistable.boot=committed bistable.left=0 bistable.why=ok'
   writeFileSync(at('proc/cmdline'), `${line}\n`)
   return root
+}
+
+/** An agent that follows a channel on a broker: what passes between them while nothing happens, and for a check. */
+async function idleOnBroker(seconds: number) {
+  const site = join(base, 'site')
+  mkdirSync(join(site, 'channels'), { recursive: true })
+  writeFileSync(join(site, 'channels/stable.json'), await channelFile())
+  const broker = await startBroker('127.0.0.1', 0, () => undefined)
+  const publisher = await MqttPublisher.start({ folder: site, broker: broker.url, say: () => undefined })
+  const passed = { bytes: 0, packets: 0 }
+  const relay = createTcpServer({ noDelay: true }, (device) => {
+    const there = connect(broker.port, '127.0.0.1')
+    for (const [from, to] of [
+      [device, there],
+      [there, device],
+    ] as const) {
+      from.on('data', (bytes) => {
+        passed.bytes += bytes.length
+        passed.packets++
+        to.write(bytes)
+      })
+      from.on('error', () => to.destroy())
+      from.on('close', () => to.destroy())
+    }
+  })
+  await new Promise<void>((up) => relay.listen(0, '127.0.0.1', up))
+  const address = `mqtt://127.0.0.1:${(relay.address() as AddressInfo).port}/channels/stable.json`
+  const root = await makeDevice(address, 'mqtt-device')
+  const { agent } = await startAgent(root)
+  try {
+    // Its first check and its first words are over.
+    await new Promise((settled) => setTimeout(settled, 15_000))
+    const taken = async (work: () => Promise<unknown>) => {
+      const before = { ...passed }
+      await work()
+      return { bytes: passed.bytes - before.bytes, packets: passed.packets - before.packets }
+    }
+    const idle = await taken(() => new Promise((over) => setTimeout(over, seconds * 1000)))
+    const check = await taken(async () => {
+      const answer = await ask(root, 'check')
+      if (!answer.includes('up-to-date')) throw new Error(answer)
+      await new Promise((over) => setTimeout(over, 1000))
+    })
+    // Each data packet is acknowledged by one without data, at most.
+    const dayOf = (n: { bytes: number; packets: number }) => n.bytes + 2 * n.packets * PACKET_HEADERS
+    const perDay = (86_400 / seconds) * dayOf(idle) + 24 * dayOf(check)
+    return { seconds, idle, check, bytesPerDay: Math.round(perDay), rssKiB: rssKiB(agent.pid) }
+  } finally {
+    await stop(agent)
+    await publisher.close()
+    relay.close()
+    await broker.close()
+  }
 }
 
 /** Starts the agent and waits until it answers on its socket. */
@@ -143,7 +204,7 @@ function slope(samples: readonly { readonly polls: number; readonly rss: number 
 
 const server = await startServer()
 try {
-  const root = await makeDevice(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  const root = await makeDevice(`http://127.0.0.1:${(server.address() as AddressInfo).port}/channels/stable.json`)
   const starts: number[] = []
   for (let n = 0; n < Number(values.starts); n++) {
     const { agent, ms } = await startAgent(root)
@@ -171,6 +232,7 @@ try {
   await stop(agent)
   const bytes = traffic.received + traffic.sent - before.received - before.sent
   const connections = traffic.connections - before.connections
+  const mqtt = await idleOnBroker(Number(values['mqtt-seconds']))
   const half = samples.slice(samples.length / 2)
   const figures = {
     polls,
@@ -178,6 +240,7 @@ try {
     rssKiB: { idle, last: samples.at(-1)?.rss ?? 0, peak, ...memory },
     slopeKiBPerPoll: slope(half),
     httpPerCheck: { bytes: Math.round(bytes / polls), connections: connections / polls },
+    mqtt,
     samples,
   }
   const { last } = figures.rssKiB
@@ -198,6 +261,9 @@ try {
   console.log('bytes of an idle day, by door:')
   console.log(
     `  http, a check an hour: ${Math.round(day / 1024)} KiB (${figures.httpPerCheck.bytes} bytes and ${figures.httpPerCheck.connections.toFixed(1)} connections a check, packet headers added)`,
+  )
+  console.log(
+    `  mqtt, connected, a check an hour: ${Math.round(mqtt.bytesPerDay / 1024)} KiB (${mqtt.idle.bytes} bytes in ${mqtt.seconds} s, ${mqtt.check.bytes} for a check, packet headers and acknowledgements added); resident ${mib(mqtt.rssKiB)}`,
   )
   console.log('  usb: 0')
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`)

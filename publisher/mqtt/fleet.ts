@@ -1,3 +1,4 @@
+import { humanBytes } from '../../base/bytes.ts'
 import type { LinkReport, ProgressReport, StateReport } from '../../broker/messages.ts'
 
 /** What the devices said, as far as anybody needs it now: one entry for each, bounded. Pure but for its memory. */
@@ -11,6 +12,7 @@ export interface DeviceEntry {
   readonly progress: ProgressReport | undefined
 }
 
+const BAR = 12
 /** More devices than this are served, but not kept: those not heard of for longest are forgotten. */
 const MAX_DEVICES = 20_000
 
@@ -73,15 +75,27 @@ function changed(entry: DeviceEntry, said: Report): DeviceEntry {
   return { ...entry, state: said.report, progress: moving ? entry.progress : undefined }
 }
 
+/** Of bundles: pieces and bytes sent since the start, and devices that wait for some. */
+export interface Sending {
+  readonly pieces: number
+  readonly bytes: number
+  readonly waiting: number
+}
+
 /**
  * The table for people: one line for each device heard of last, and a line of sums. Names and messages come from
  * devices; the terminal's guard makes them harmless. Pure.
  * @param now milliseconds since 1970
+ * @param most rows at most
  */
-export function fleetTable(fleet: Fleet, now: number, most: number): string[] {
+export function fleetTable(fleet: Fleet, now: number, most: number, sending?: Sending): string[] {
   const { online, states } = fleet.counts()
   const sums = [...states].sort().map(([name, n]) => `${n} ${name}`)
   const lines = [`devices ${fleet.size}, ${online} online${sums.length === 0 ? '' : `: ${sums.join(', ')}`}`]
+  if (sending !== undefined && sending.pieces + sending.waiting > 0)
+    lines.push(
+      `sent ${humanBytes(sending.bytes)} in ${sending.pieces} pieces, ${sending.waiting} devices wait for more`,
+    )
   if (fleet.size > 0)
     lines.push(`${'device'.padEnd(33)} ${'link'.padEnd(4)} ${'heard'.padStart(7)}  ${'running'.padEnd(18)} state`)
   for (const entry of fleet.newest(most)) lines.push(row(entry, now))
@@ -93,11 +107,17 @@ function row({ device, online, heard, state, progress }: DeviceEntry, now: numbe
   const running =
     state === undefined ? '' : `${state.running.slot} ${state.running.release} ${state.running.version ?? ''}`
   const part = progress === undefined || progress.total === 0 ? undefined : progress.done / progress.total
-  const doing = part === undefined ? '' : ` ${progress?.phase} ${Math.floor(Math.min(1, part) * 100)} %`
+  const doing = part === undefined ? '' : ` ${progress?.phase} ${bar(Math.min(1, part))}`
   const { outcome } = state ?? {}
   const failed = outcome?.ok === false ? `  ${outcome.code ?? 'failed'}` : ''
   const said = `${state?.state ?? ''}${doing}${failed}`
   return `${device.padEnd(33)} ${(online ? 'up' : 'down').padEnd(4)} ${since(now - heard).padStart(7)}  ${running.padEnd(18)} ${said}`
+}
+
+/** As on the devices' own terminals. */
+function bar(part: number): string {
+  const full = Math.floor(part * BAR)
+  return `[${'#'.repeat(full)}${'.'.repeat(BAR - full)}] ${Math.floor(part * 100)} %`
 }
 
 function since(ms: number): string {

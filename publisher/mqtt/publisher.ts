@@ -26,7 +26,7 @@ import {
   SEGMENT_PIECES,
 } from '../../broker/topics.ts'
 import { Catalog } from './catalog.ts'
-import { Fleet, type Report } from './fleet.ts'
+import { Fleet, type Report, type Sending } from './fleet.ts'
 import { ReportLog } from './reports.ts'
 import { type Job, Schedule } from './schedule.ts'
 
@@ -139,6 +139,11 @@ export class MqttPublisher {
   /** Why there is no connection. */
   get failure(): Error | undefined {
     return this.#link.failure
+  }
+
+  /** What went out, and how many devices wait for more. */
+  get sending(): Sending {
+    return { ...this.sent, waiting: this.#schedule.waiting }
   }
 
   async close(): Promise<void> {

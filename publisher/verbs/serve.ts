@@ -58,6 +58,7 @@ export const serveVerb: Verb = {
       ? new Screen(
           (text) => process.stderr.write(text),
           () => process.stderr.columns ?? 80,
+          () => process.stderr.rows ?? 24,
         )
       : undefined
     const say = (line: string): void => {
@@ -84,7 +85,9 @@ export const serveVerb: Verb = {
       while (!call.signal.aborted) {
         if (publisher === undefined || screen === undefined) await once(call.signal, 'abort')
         else {
-          screen.table(fleetTable(publisher.fleet, Date.now(), TABLE_ROWS))
+          // The sums, the head, the line of those that are left out, and one for what is typed.
+          const most = Math.min(TABLE_ROWS, Math.max(1, (process.stderr.rows ?? 24) - 5))
+          screen.table(fleetTable(publisher.fleet, Date.now(), most, publisher.sending))
           await sleep(1000, undefined, { signal: call.signal }).catch(() => undefined)
         }
       }

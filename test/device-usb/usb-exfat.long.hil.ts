@@ -12,7 +12,7 @@ import { startUsbVm } from './usb-vm.ts'
 /** exFAT sticks on an emulated USB controller, driven by a real kernel's exfat; and what is left of their file systems. */
 
 const ready = have('qemu-system-x86_64', 'setpriv', 'mkfs.exfat', 'fsck.exfat', 'cpio', 'zstd', 'depmod')
-const LIMIT_MS = 240_000
+const LIMIT_MS = 180_000
 
 test.skipIf(!ready)(
   'an exFAT stick: pulled in mid-install it goes on when it is plugged in again, takes the result, and stays clean',

@@ -24,7 +24,7 @@ export interface UsbVm {
   readonly console: () => string
 }
 
-const MODULES = ['xhci_pci', 'usb_storage', 'sd_mod', 'vfat', 'nls_cp437', 'nls_ascii']
+const MODULES = ['xhci_pci', 'usb_storage', 'sd_mod', 'vfat', 'exfat', 'nls_cp437', 'nls_ascii']
 const MODULE_FILES = [
   'drivers/usb',
   'drivers/scsi',

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -66,7 +66,7 @@ describe('bistable serve', () => {
     await lease.link.publish({ topic: deviceTopic('bistable', 'd1', 'state'), payload: encodeMessage(STATE), qos: 1 })
     // The folder that is served is not where reports can be fetched.
     const kept = join(folder, '.reports/devices.jsonl')
-    await expect.poll(() => readFileSync(kept, 'utf8')).toContain('"state":"committed"')
+    await until(() => existsSync(kept) && readFileSync(kept, 'utf8').includes('"state":"committed"'))
     expect((await fetch(`${http}/.reports/devices.jsonl`)).status).toBe(404)
     child.kill('SIGTERM')
     expect(await exited).toBe(0)
@@ -146,9 +146,12 @@ describe('what devices report', () => {
     const table = fleetTable(fleet, at + 10_000, 3)
     expect(table[0]).toBe('devices 7, 7 online: 1 downloading, 1 idle, 5 unknown')
     expect(table[2]).toMatch(/^d4 +up +10 s +b 0\.7 3\.1 +idle {2}BUNDLE_DIGEST$/)
-    expect(table[3]).toMatch(/^d3 +up +10 s +b 0\.7 3\.1 +downloading fill 25 %$/)
+    expect(table[3]).toMatch(/^d3 +up +10 s +b 0\.7 3\.1 +downloading fill \[###\.{9}\] 25 %$/)
     expect(table.at(-1)).toBe('… and 4 more')
     expect(table).toHaveLength(6)
+    expect(fleetTable(fleet, at, 3, { pieces: 0, bytes: 0, waiting: 0 })).toHaveLength(6)
+    const sending = fleetTable(fleet, at, 3, { pieces: 64, bytes: 2 * 1024 * 1024, waiting: 5 })
+    expect(sending[1]).toBe('sent 2.0 MiB in 64 pieces, 5 devices wait for more')
 
     let drawn = ''
     const screen = new Screen(
@@ -156,6 +159,7 @@ describe('what devices report', () => {
         drawn += text
       },
       () => 30,
+      () => 3,
     )
     screen.table(['evil \x1b[2J name', 'x'.repeat(100)])
     screen.line('a line')
