@@ -116,8 +116,9 @@ async function idleOnBroker(seconds: number) {
   const root = await makeDevice(address, 'mqtt-device')
   const { agent } = await startAgent(root)
   try {
-    // Its first check and its first words are over.
-    await new Promise((settled) => setTimeout(settled, 15_000))
+    // Its own first check and its first words are over.
+    while (!/"lastCheck":\s*\{/.test(await ask(root, 'status'))) await new Promise((again) => setTimeout(again, 1000))
+    await new Promise((settled) => setTimeout(settled, 10_000))
     const taken = async (work: () => Promise<unknown>) => {
       const before = { ...passed }
       await work()
