@@ -1,4 +1,4 @@
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, rm } from 'node:fs/promises'
 import { MiB } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
 import { writeAll } from '../../base/write-all.ts'
@@ -49,9 +49,11 @@ export class ImageOutput {
     await this.#file.close()
   }
 
-  /** Closes without finishing. */
+  /** Closes without finishing, and takes half a file away; a device stays where it is. */
   async abandon(): Promise<void> {
+    const regular = (await this.#file.stat()).isFile()
     await this.#file.close()
+    if (regular) await rm(this.#path, { force: true })
   }
 
   async #flush(): Promise<void> {

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { MiB, roundUp, type Sha256 } from '../../base/bytes.ts'
 import type { MergedTree } from '../tree.ts'
@@ -73,7 +72,6 @@ export async function writeSquashfs(
     await file.finish(encodeHead({ ...facts, used, fragments }, { blockSize, level, time: options.time }))
   } catch (error) {
     await file.abandon()
-    await rm(output, { force: true })
     throw error
   } finally {
     await pool.close()
