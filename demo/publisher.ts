@@ -93,6 +93,8 @@ export async function openWorkshop(folder: string, timeline: Timeline, level: nu
         'stable',
         '--root',
         join(keys, 'root.json'),
+        // A patch takes the publisher as long as the small system's whole install.
+        ...(level < 9 ? ['--deltas', '0'] : []),
         ...key('fleet-1'),
       ])
       timeline.say('publisher', `published ${bundle.split('/').at(-1)} to channel stable`)

@@ -105,7 +105,9 @@ describe.skipIf(!ready)('state', () => {
     expect(readdirSync(join(w.data, 'bistable')).sort()).toEqual(['schema', 'seeding', 'slots'])
   })
 
-  test('the power goes at every program and at every step of a migration: the next start begins again or undoes', { timeout: 300_000 }, () => {
+  test('the power goes at every program and at every step of a migration: the next start begins again or undoes', {
+    timeout: 300_000,
+  }, () => {
     const template = world()
     const spot = join(dir, 'spot')
     const moments = [
