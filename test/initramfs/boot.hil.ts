@@ -166,7 +166,9 @@ ${PLACES}`),
     // The program and the packages are those of release 2; the configuration, the log and what was deleted are the device's.
     const kept = ['app.conf', 'bin', 'logs', 'version']
     const runs = ['program 1 run 1', 'program 2 run 2', 'program 1 run 3']
-    expect(placeLines(lines)).toEqual([...[...runs.slice(0, 2), ...kept, 'packages 2', 'index 2', 'of-the-image']])
+    expect(placeLines(lines)).toEqual([
+      ...[...runs.slice(0, 2), ...kept, 'packages 2', 'index 2', 'of-the-image', '/var/lib/sub/migrated'],
+    ])
     const back = output(await vm.boot('a', a, {}))
     expect(back[0]).toBe('release 1')
     // What release 1 wrote in the place that begins anew is there again; what release 2 wrote is not.
