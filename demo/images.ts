@@ -177,6 +177,8 @@ class Layer {
   }
 }
 
+export const POLL_SECONDS: Readonly<Record<Flavour, number>> = { fast: 2, debian: 5 }
+
 function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<string, unknown>>): string {
   const system = {
     product: 'demo-appliance',
@@ -191,7 +193,7 @@ function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<str
     },
     agent: {
       channel: 'http://10.0.2.100/channels/stable.json',
-      pollSeconds: flavour === 'fast' ? 2 : 5,
+      pollSeconds: POLL_SECONDS[flavour],
       apply: 'reboot',
       // busybox init gives the agent the console as its output; systemd gives it the journal.
       ...(flavour === 'debian' ? { console: '/dev/console' } : {}),

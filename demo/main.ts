@@ -5,9 +5,9 @@ import { join, resolve } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
 import { Dut } from '../hw-tests/harness/dut.ts'
 import { choosePlace, missingTools } from '../hw-tests/places/index.ts'
-import { type Flavour, imageFactory } from './images.ts'
+import { type Flavour, imageFactory, POLL_SECONDS } from './images.ts'
 import { openWorkshop, serveSite } from './publisher.ts'
-import { type Row, Story } from './story.ts'
+import { type Ended, Story } from './story.ts'
 import { TARGETS } from './targets.ts'
 import { Timeline, table } from './timeline.ts'
 
@@ -38,7 +38,7 @@ function meanwhile<T>(work: Promise<T>): Promise<T> {
 }
 let dut: Dut | undefined
 let closeServer: (() => Promise<void>) | undefined
-const rows: Row[] = []
+const ended: Ended[] = []
 
 try {
   timeline.chapter('1. two operating systems as OCI images')
@@ -67,7 +67,10 @@ try {
   timeline.say('server', `plain directory served on 127.0.0.1:${server.port}; the device sees http://10.0.2.100/`)
   const memoryMiB = flavour === 'fast' ? 512 : 1024
   dut = new Dut({ disk, profile: place.machine, httpPort: server.port, transcript, memoryMiB })
-  const story = new Story(dut, timeline, flavour === 'fast' ? 240_000 : 420_000)
+  const story = new Story(dut, timeline, {
+    bootMs: flavour === 'fast' ? 240_000 : 420_000,
+    pollMs: POLL_SECONDS[flavour] * 1000,
+  })
   const bundle2 = meanwhile(workshop.makeBundle(second, { version: '2.0.0', counter: 2 }))
   await story.firstBoot()
 
@@ -78,7 +81,7 @@ try {
       .release({ tag: 'r3', version: '3.0.0', app: 'app-broken', newPackages: true })
       .then((image) => workshop.makeBundle(image, { version: '3.0.0', counter: 3 })),
   )
-  rows.push(await story.commits({ release: '1.2', version: '2.0.0', slot: 'b' }))
+  ended.push(await story.commits({ release: '1.2', version: '2.0.0', slot: 'b' }))
 
   timeline.chapter('4. release 3: its application fails its health check')
   await workshop.publish(await bundle3)
@@ -87,12 +90,13 @@ try {
       .release({ tag: 'r4', version: '4.0.0', app: 'app', newPackages: true, brokenInit: true })
       .then((image) => workshop.makeBundle(image, { version: '4.0.0', counter: 4 })),
   )
-  rows.push(await story.fallsBack({ release: '1.3', slot: 'a', home: 'b', homeRelease: '1.2', how: 'health' }))
+  ended.push(await story.fallsBack({ release: '1.3', slot: 'a', home: 'b', homeRelease: '1.2', how: 'health' }))
 
   timeline.chapter('5. release 4: the kernel panics before user space')
   await workshop.publish(await bundle4)
-  rows.push(await story.fallsBack({ release: '1.4', slot: 'a', home: 'b', homeRelease: '1.2', how: 'panic' }))
+  ended.push(await story.fallsBack({ release: '1.4', slot: 'a', home: 'b', homeRelease: '1.2', how: 'panic' }))
   await story.lastLook()
+  const rows = await story.withBytes(ended)
 
   timeline.chapter('6. what happened')
   console.log(

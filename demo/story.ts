@@ -6,12 +6,15 @@ import type { Timeline } from './timeline.ts'
 
 // The device's side of the demo: what is expected of it, step by step. Any deviation throws.
 
-export interface Row {
+export interface Ended {
   readonly release: string
   readonly slot: string
   readonly tries: number
   readonly outcome: string
   readonly seconds: number
+}
+
+export interface Row extends Ended {
   readonly fetched: string
   readonly total: string
 }
@@ -22,11 +25,13 @@ export class Story {
   readonly #dut: Dut
   readonly #timeline: Timeline
   readonly #bootMs: number
+  readonly #twoPollsMs: number
 
-  constructor(dut: Dut, timeline: Timeline, bootMs: number) {
+  constructor(dut: Dut, timeline: Timeline, times: { readonly bootMs: number; readonly pollMs: number }) {
     this.#dut = dut
     this.#timeline = timeline
-    this.#bootMs = bootMs
+    this.#bootMs = times.bootMs
+    this.#twoPollsMs = 2 * times.pollMs + 1000
   }
 
   async firstBoot(): Promise<void> {
@@ -43,7 +48,7 @@ export class Story {
   }
 
   /** The published release is found, installed into `slot`, tried and committed. */
-  async commits(want: { readonly release: string; readonly version: string; readonly slot: string }): Promise<Row> {
+  async commits(want: { readonly release: string; readonly version: string; readonly slot: string }): Promise<Ended> {
     const armed = await this.#event('armed')
     this.#say(`installed into slot ${want.slot}, read back, armed; rebooting`)
     const boot = await this.#dut.nextBoot(this.#bootMs)
@@ -63,7 +68,6 @@ export class Story {
       tries: 1,
       outcome: 'committed',
       seconds: (committed.at - armed.at) / 1000,
-      ...(await this.#bytes(want.release)),
     }
   }
 
@@ -74,7 +78,7 @@ export class Story {
     readonly home: string
     readonly homeRelease: string
     readonly how: 'health' | 'panic'
-  }): Promise<Row> {
+  }): Promise<Ended> {
     const armed = await this.#event('armed')
     assert.equal(armed.fields['release'], want.release)
     this.#say(`installed into slot ${want.slot}, armed; rebooting`)
@@ -98,7 +102,7 @@ export class Story {
     await this.#appRuns('2.0.0')
     // It must not try the same release again: give it two polls.
     const from = this.#dut.console.events.length
-    await sleep(11_000)
+    await sleep(this.#twoPollsMs)
     const again = this.#dut.console.events.slice(from).filter((e) => ['armed', 'boot'].includes(e.kind))
     assert.deepEqual(again, [], 'the failed release was tried again')
     this.#say('polled again, and leaves that release alone')
@@ -107,7 +111,6 @@ export class Story {
       tries,
       outcome: 'fell back',
       seconds: (back.at - armed.at) / 1000,
-      ...(await this.#bytes(want.release)),
     }
   }
 
@@ -127,12 +130,16 @@ export class Story {
     this.#say(`the application runs, version ${version}`)
   }
 
-  async #bytes(release: string): Promise<{ fetched: string; total: string }> {
+  /** What the device says that it fetched for each, asked once: a program of its own costs an emulated device seconds. */
+  async withBytes(ended: readonly Ended[]): Promise<Row[]> {
     const status = (await this.#dut.status()) as { outcomes?: { release?: string; fetched?: number; size?: number }[] }
-    const outcome = status.outcomes?.find((o) => o.release === release)
-    if (outcome?.fetched === undefined || outcome.size === undefined)
-      throw new Error(`status knows nothing of ${release}: ${JSON.stringify(status)}`)
-    return { fetched: `${(outcome.fetched / MiB).toFixed(1)} MiB`, total: `${(outcome.size / MiB).toFixed(1)} MiB` }
+    return ended.map((one) => {
+      const outcome = status.outcomes?.find((o) => o.release === one.release && o.fetched !== undefined)
+      if (outcome?.fetched === undefined || outcome.size === undefined)
+        throw new Error(`status knows nothing of ${one.release}: ${JSON.stringify(status)}`)
+      const inMiB = (bytes: number): string => `${(bytes / MiB).toFixed(1)} MiB`
+      return { ...one, fetched: inMiB(outcome.fetched), total: inMiB(outcome.size) }
+    })
   }
 
   async #run(command: string): Promise<string> {
