@@ -99,6 +99,15 @@ export async function findIn(image: string, name: string, bytes: Buffer): Promis
   return at
 }
 
+/** The first `length` bytes of a file in a FAT partition. */
+export async function startOfFile(image: string, name: string, file: string, length: number): Promise<Buffer> {
+  await using disk = await open(image, 'r')
+  const { start } = await partition(disk, name)
+  const options = { encoding: 'buffer', maxBuffer: 256 * 1024 * 1024 } as const
+  const { stdout } = await promisify(execFile)('mcopy', ['-i', `${image}@@${start}`, `::${file}`, '-'], options)
+  return stdout.subarray(0, length)
+}
+
 /** A stick: an ext4 file system with the files of a folder. */
 export async function makeStick(image: string, folder: string, mib: number): Promise<void> {
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
