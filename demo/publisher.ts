@@ -46,7 +46,11 @@ export interface Workshop {
   ): Promise<void>
 }
 
-export async function openWorkshop(folder: string, timeline: Timeline, level: number): Promise<Workshop> {
+export async function openWorkshop(
+  folder: string,
+  timeline: Timeline,
+  { level, deltas }: { readonly level: number; readonly deltas: number },
+): Promise<Workshop> {
   const keys = join(folder, 'keys')
   const site = join(folder, 'site')
   const secret = join(folder, 'passphrase')
@@ -93,8 +97,8 @@ export async function openWorkshop(folder: string, timeline: Timeline, level: nu
         'stable',
         '--root',
         join(keys, 'root.json'),
-        // A patch takes the publisher as long as the small system's whole install.
-        ...(level < 9 ? ['--deltas', '0'] : []),
+        '--deltas',
+        String(deltas),
         ...key('fleet-1'),
       ])
       timeline.say('publisher', `published ${bundle.split('/').at(-1)} to channel stable`)

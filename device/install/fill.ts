@@ -68,33 +68,25 @@ export interface FillJob {
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
   const scratch = new Uint8Array(MiB)
-  const lacking = chunks.filter(
-    (chunk, i) =>
-      job.held[i] === 0 && claimFor(job.reuse, job.image, chunk) === undefined && job.patched?.covers(i) !== true,
-  )
+  const local = (i: number, chunk: Chunk) => localSource(job, i, chunk, scratch)
+  const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && local(i, chunk) === undefined)
   const failed = new Set<number>()
   const coming = fetchChunks(job, lacking)
   try {
     for (const [i, chunk] of chunks.entries()) {
       throwIfCancelled(job.signal)
-      const claim = claimFor(job.reuse, job.image, chunk)
-      if (job.held[i] === 1) job.journal.add(i, 'keep')
-      else if (claim !== undefined) {
-        const bytes = await claimedBytes(claim, chunk, scratch)
+      if (job.held[i] === 1) {
+        job.journal.add(i, 'keep')
+        continue
+      }
+      const found = local(i, chunk)
+      if (found !== undefined) {
+        const bytes = await found.bytes()
         if (bytes === undefined) failed.add(i)
         else {
           await job.writer.write(chunk.offset, bytes)
-          job.counts.reused += chunk.length
-          job.journal.add(i, 'reuse')
-          job.onChunk()
-        }
-      } else if (job.patched?.covers(i) === true) {
-        const bytes = await job.patched.take(i)
-        if (bytes === undefined) failed.add(i)
-        else {
-          await job.writer.write(chunk.offset, bytes)
-          job.counts.patched += chunk.length
-          job.journal.add(i, 'patch')
+          job.counts[found.counted] += chunk.length
+          job.journal.add(i, found.how)
           job.onChunk()
         }
       } else {
@@ -119,6 +111,26 @@ export async function fillSlot(job: FillJob): Promise<void> {
     job.journal.end()
     await again.return(undefined)
   }
+}
+
+interface LocalSource {
+  readonly how: 'reuse' | 'patch'
+  readonly counted: 'reused' | 'patched'
+  /** Verified content; undefined when the claim or the patch did not hold. */
+  readonly bytes: () => Promise<Uint8Array | undefined>
+}
+
+/** What the device itself can make a chunk of: a copy that it claims to have, or a patch. Undefined: fetch it. */
+function localSource(
+  { reuse, image, patched }: FillJob,
+  i: number,
+  chunk: Chunk,
+  scratch: Uint8Array,
+): LocalSource | undefined {
+  const claim = claimFor(reuse, image, chunk)
+  if (claim !== undefined) return { how: 'reuse', counted: 'reused', bytes: () => claimedBytes(claim, chunk, scratch) }
+  if (patched?.covers(i) !== true) return undefined
+  return { how: 'patch', counted: 'patched', bytes: () => patched.take(i) }
 }
 
 async function claimedBytes(

@@ -3,9 +3,10 @@ import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { expect, hil } from '../harness/hil.ts'
+import { hil } from '../harness/hil.ts'
 import { LabError } from '../harness/lab-error.ts'
 import type { TestServer } from '../harness/server.ts'
+import { arrives } from './arrive.ts'
 
 // A release that comes over a broker: Mosquitto on this machine, and 'bistable serve' behind it. The device reaches the
 // broker where it otherwise reaches the web server.
@@ -37,20 +38,12 @@ hil(
     const serve = ['bistable.mjs', 'serve', site, '--port', '0', '--broker', broker]
     await started(process.execPath, serve, /mqtt: connected to/)
 
-    const address = 'mqtt://10.0.2.100:80/bundles/next.bundle'
-    expect(await dut.bistable('install mqtt://10.0.2.100:80/bundles/none.bundle')).toMatchObject({
-      code: 7,
-      body: { error: { code: 'TRANSPORT_MISSING' } },
+    const folder = 'mqtt://10.0.2.100:80/bundles'
+    await arrives(dut, {
+      address: `${folder}/next.bundle`,
+      missing: `${folder}/none.bundle`,
+      release: next.release,
     })
-    expect(await dut.bistable(`install ${address}`)).toMatchObject({ code: 0, body: { ok: true } })
-    expect(await dut.status()).toMatchObject({
-      state: 'armed',
-      slots: { a: { role: 'primary' }, b: { role: 'trial', release: next.release, triesLeft: 3 } },
-    })
-    await dut.reboot()
-    await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
-    await expect(dut).toRun({ slot: 'b', release: next.release })
-    expect(await dut.bistable('verify')).toMatchObject({ code: 0 })
   },
 )
 

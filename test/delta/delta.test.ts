@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { isBistableError } from '../../base/errors.ts'
-import type { ByteSource } from '../../base/source.ts'
 import { type DeltaUnit, encodeDeltaHead, readDeltaHead } from '../../bundle/delta/head.ts'
 import { packStreams, STREAMS, unpackStreams } from '../../bundle/delta/streams.ts'
 import { VarintWriter } from '../../bundle/delta/varint.ts'
@@ -15,6 +14,7 @@ import type { InstallRequest, ReuseSource } from '../../device/install/types.ts'
 import { makeDelta } from '../../publisher/delta/make.ts'
 import { codeOfAsync } from '../codes.ts'
 import { Machine, PowerCut, randomFrom } from '../device-install/model.ts'
+import { countingDoor } from '../helpers/counting.ts'
 import { changed, type Made, release, slots } from './kit.ts'
 
 // Patches between two releases of the publisher's own writer: small, exact, and never more than a way to save bytes.
@@ -64,19 +64,7 @@ interface Tried {
 async function tryPatch(file: string, extra: Partial<InstallRequest> = {}): Promise<Tried> {
   const refused: string[] = []
   const onRefused = (error: Error) => void refused.push(isBistableError(error) ? error.code : String(error))
-  const inner = await openFileDoor(file)
-  const counted = { bytes: 0 }
-  const source: ByteSource = {
-    name: inner.name,
-    size: inner.size,
-    async *read(...asked) {
-      for await (const piece of inner.read(...asked)) {
-        counted.bytes += piece.length
-        yield piece
-      }
-    },
-    close: () => inner.close(),
-  }
+  const { source, counted } = await countingDoor(file)
   const { reuse, from } = running()
   const slot = slots()
   const journal: string[] = []

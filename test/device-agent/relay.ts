@@ -1,6 +1,6 @@
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { onTestFinished } from 'vitest'
+import { listenForTest } from '../helpers/listen.ts'
 import type { World } from './world.ts'
 
 /**
@@ -35,17 +35,7 @@ export class Relay {
 
   static async start(...args: ConstructorParameters<typeof Relay>): Promise<Relay> {
     const relay = new Relay(...args)
-    const sockets = new Set<Socket>()
-    const server = createServer({ noDelay: true }, (socket) => {
-      sockets.add(socket)
-      relay.#serve(socket, sockets)
-    })
-    await new Promise<void>((up) => server.listen(0, '127.0.0.1', up))
-    relay.port = (server.address() as AddressInfo).port
-    onTestFinished(() => {
-      for (const socket of sockets) socket.destroy()
-      server.close()
-    })
+    relay.port = await listenForTest((socket, sockets) => relay.#serve(socket, sockets))
     return relay
   }
 

@@ -1,5 +1,5 @@
-import { type AddressInfo, createServer, type Socket } from 'node:net'
-import { onTestFinished } from 'vitest'
+import type { Socket } from 'node:net'
+import { listenForTest } from '../helpers/listen.ts'
 import type { World } from './world.ts'
 
 /**
@@ -48,17 +48,7 @@ export class Wire {
 
   static async start(world: World, files: ReadonlyMap<string, Uint8Array>, fault: Fault): Promise<Wire> {
     const wire = new Wire(world, files, fault)
-    const sockets = new Set<Socket>()
-    const server = createServer({ noDelay: true }, (socket) => {
-      sockets.add(socket)
-      wire.#serve(socket)
-    })
-    await new Promise<void>((up) => server.listen(0, '127.0.0.1', up))
-    wire.port = (server.address() as AddressInfo).port
-    onTestFinished(() => {
-      for (const socket of sockets) socket.destroy()
-      server.close()
-    })
+    wire.port = await listenForTest((socket) => wire.#serve(socket))
     return wire
   }
 

@@ -7,13 +7,13 @@ import { openBundle } from '../../bundle/reader.ts'
 import type { BundleHead, ImageName } from '../../bundle/types.ts'
 import { engineOver, type Slots } from '../../device/agent/engine-over.ts'
 import { slotFolder } from '../../device/agent/slot-files.ts'
-import { openFileDoor } from '../../device/doors/file.ts'
 import { install, previewInstall } from '../../device/install/install.ts'
 import type { ReuseSource } from '../../device/install/types.ts'
 import { noise } from '../bundle/tools.ts'
 import { codeOfAsync } from '../codes.ts'
 import { MemoryFiles } from '../device-agent/memory-files.ts'
 import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
+import { countingDoor } from '../helpers/counting.ts'
 import { Machine, ModelDevice, PowerCut } from './model.ts'
 
 // What an install says it will fetch is what it fetches, from real bundles; and what it may not, it does not.
@@ -41,19 +41,7 @@ beforeAll(async () => {
 
 /** A file door that counts, and the head of its bundle. */
 async function open(bundle: TestBundle) {
-  const inner = await openFileDoor(bundle.path)
-  const counted = { bytes: 0 }
-  const source: ByteSource = {
-    name: inner.name,
-    size: inner.size,
-    async *read(...asked) {
-      for await (const piece of inner.read(...asked)) {
-        counted.bytes += piece.length
-        yield piece
-      }
-    },
-    close: () => inner.close(),
-  }
+  const { source, counted } = await countingDoor(bundle.path)
   return { source, counted, head: await openBundle(source, { trusted: bundle.trusted }) }
 }
 
