@@ -118,7 +118,7 @@ function start(processors: number): HashCrew | undefined {
     memory,
     buffer: () => (open ? free.pop() : undefined),
     release: (buffer) => {
-      if (buffer.buffer === memory && buffer.length === PIECE) free.push(buffer)
+      if (buffer.length === PIECE) free.push(buffer)
     },
     digests: (piece, spans) => {
       if (!open || piece.length < WORTH_BYTES || spans.length > MAX_SPANS) return undefined

@@ -1,9 +1,9 @@
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { AddonStatement } from '../../bundle/addon.ts'
-import { addonErrors } from '../../bundle/addon-errors.ts'
 import { BLOCK } from '../../bundle/tree.ts'
 import type { Processes } from '../agent/ports.ts'
+import { runTool, TOOL_MS } from './tool.ts'
 
 /**
  * Puts add-ons over /usr: a loop device, dm-verity with the signed root, SquashFS; then systemd-sysext, or an overlay of our
@@ -20,8 +20,6 @@ export interface AddonMounts {
    */
   merge(addons: readonly AddonStatement[], image: (name: string) => string): Promise<ReadonlyMap<string, Error>>
 }
-
-const TOOL_MS = 30_000
 
 export interface MountSurroundings {
   readonly processes: Processes
@@ -166,10 +164,7 @@ export class KernelMounts implements AddonMounts {
   async #tool(program: string, ...rest: (string | Readonly<Record<string, string>>)[]): Promise<string> {
     const args = rest.filter((arg) => typeof arg === 'string')
     const env = rest.find((arg) => typeof arg === 'object')
-    const { exit, timedOut, said } = await this.#around.processes.run([program, ...args], TOOL_MS, undefined, env)
-    if (exit === 0) return said
-    const why = timedOut ? 'no answer' : said.trim() || `exit ${exit ?? 'by a signal'}`
-    throw addonErrors.ADDON_MOUNT(`${program} ${args[0] ?? ''}: ${why}`)
+    return await runTool(this.#around.processes, [program, ...args], `${program} ${args[0] ?? ''}`, env)
   }
 }
 

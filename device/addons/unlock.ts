@@ -5,13 +5,13 @@ import { addOutcome } from '../agent/body.ts'
 import type { Core } from '../agent/core.ts'
 import { guarded } from '../agent/guarded.ts'
 import type { Processes } from '../agent/ports.ts'
+import { runTool, TOOL_MS } from './tool.ts'
 
 /**
  * `bistable unlock`: /usr of a development release can be written for a while, into memory. Nothing of it outlives the time or
  * a reboot, and a release that does not declare itself for development refuses.
  */
 
-const TOOL_MS = 30_000
 const LOOK_MS = 10_000
 /** Seconds. */
 export const UNLOCK = { least: 60, most: 86_400 } as const
@@ -77,8 +77,7 @@ export class Unlocking {
   }
 
   async #tool(program: string, ...args: string[]): Promise<void> {
-    const { exit, said } = await this.#around.processes.run([program, ...args], TOOL_MS)
-    if (exit !== 0) throw addonErrors.ADDON_MOUNT(`${program} ${args.slice(-1)}: ${said.trim() || `exit ${exit}`}`)
+    await runTool(this.#around.processes, [program, ...args], `${program} ${args.slice(-1)}`)
   }
 }
 
