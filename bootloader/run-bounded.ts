@@ -6,6 +6,8 @@ export type RunBounded = (
   command: readonly [string, ...string[]],
   input: string,
   timeMs: number,
+  /** `cwd`: the folder that it runs in. `maxOut`: bytes that it may print (64 KiB). */
+  options?: { readonly cwd?: string; readonly maxOut?: number },
 ) => Promise<{
   /** Undefined when it could not be run, was ended by a signal, by its time limit, or for saying too much. */
   readonly exit: number | undefined
@@ -16,26 +18,33 @@ export type RunBounded = (
 
 const MAX_OUT = 64 * 1024
 const MAX_SAID = 400
+/** For words that are in the pipe when the program has ended. */
+const LINGER_MS = 1000
 
 /** Never rejects. The program gets a group of its own and is ended with everything it started. */
-export const runBounded: RunBounded = ([program, ...args], input, timeMs) =>
+export const runBounded: RunBounded = ([program, ...args], input, timeMs, { cwd, maxOut = MAX_OUT } = {}) =>
   new Promise((resolve) => {
-    const child = spawn(program, args, { detached: true, stdio: 'pipe' })
-    let out = Buffer.alloc(0)
+    const child = spawn(program, args, { cwd, detached: true, stdio: 'pipe' })
+    const pieces: Buffer[] = []
+    let length = 0
     let said = Buffer.alloc(0)
     let ended: string | undefined
-    const end = (why: string) => {
-      ended ??= why
+    const killAll = () => {
       try {
         if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
       } catch {
         // Gone already.
       }
     }
+    const end = (why: string) => {
+      ended ??= why
+      killAll()
+    }
     const timer = setTimeout(() => end(`ended after ${timeMs} ms`), timeMs)
     child.stdout.on('data', (piece: Buffer) => {
-      out = Buffer.concat([out, piece])
-      if (out.length > MAX_OUT) end(`ended: it said more than ${MAX_OUT} bytes`)
+      length += piece.length
+      if (length > maxOut) end(`ended: it said more than ${maxOut} bytes`)
+      else pieces.push(piece)
     })
     child.stderr.on('data', (piece: Buffer) => {
       said = Buffer.concat([said, piece]).subarray(-MAX_SAID)
@@ -43,23 +52,27 @@ export const runBounded: RunBounded = ([program, ...args], input, timeMs) =>
     // A program that does not read its input is no error of ours.
     child.stdin.on('error', () => undefined)
     child.stdin.end(input)
+    let lingering: NodeJS.Timeout | undefined
     const done = (exit: number | undefined, words: string) => {
       clearTimeout(timer)
+      clearTimeout(lingering)
       child.stdout.destroy()
       child.stderr.destroy()
-      resolve({ exit: ended === undefined ? exit : undefined, out: out.toString('utf8'), said: ended ?? words })
+      const out = Buffer.concat(pieces).toString('utf8')
+      resolve({ exit: ended === undefined ? exit : undefined, out, said: ended ?? words })
     }
     child.on('error', (error) => done(undefined, `cannot be run: ${systemReason(error)}`))
-    // A moment for the last words, then whatever it left running in its group goes too.
-    child.on('exit', (code) =>
-      setTimeout(() => {
-        const words = said.toString('utf8').trim()
-        done(code ?? undefined, words)
-        try {
-          if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
-        } catch {
-          // Nothing was left.
-        }
-      }, 20),
-    )
+    // Its last words are read to their end, which comes when nobody holds the pipes any more. What it left running in its
+    // group goes a moment later; what left the group and holds them still is not waited for.
+    child.on('exit', (code) => {
+      const last = () => {
+        killAll()
+        done(code ?? undefined, said.toString('utf8').trim())
+      }
+      child.on('close', last)
+      lingering = setTimeout(() => {
+        killAll()
+        lingering = setTimeout(last, LINGER_MS)
+      }, 20)
+    })
   })

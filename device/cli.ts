@@ -108,7 +108,7 @@ export const deviceVerbs: readonly Verb[] = [
   {
     name: 'usb',
     usage: 'usb [DEVICE] [--check]',
-    summary: 'Install the newest acceptable bundle from a stick, and leave the result on it.',
+    summary: 'Install the newest acceptable bundle from a stick, apply its add-ons, and leave the result on it.',
     options: {
       check: { type: 'boolean', help: 'say what would be installed' },
       event: { type: 'boolean', help: 'asked by udev: does nothing unless usb.watch is event' },

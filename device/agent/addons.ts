@@ -1,4 +1,10 @@
-import { type AddonFacts, type AddonStatement, type AddonVerdict, judgeAddon } from '../../bundle/addon.ts'
+import {
+  type AddonFacts,
+  type AddonStatement,
+  type AddonVerdict,
+  type AuthenticAddon,
+  judgeAddon,
+} from '../../bundle/addon.ts'
 import { addonErrors } from '../../bundle/addon-errors.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
 import { formatNumber } from '../../bundle/fields.ts'
@@ -122,11 +128,29 @@ export async function addonStatus(core: Core): Promise<readonly AddonStatus[]> {
 }
 
 /** @throws ADDON_* when it does not count here; the errors of keys/ and of the door */
-export function applyAddon(core: Core, from: string, signal: AbortSignal): Promise<string> {
-  return inTurn(core, () => apply(core, from, signal))
+export async function applyAddon(core: Core, from: string, signal: AbortSignal): Promise<string> {
+  return (await inTurn(core, () => apply(core, from, 'told', signal))).message
 }
 
-async function apply(core: Core, from: string, signal: AbortSignal): Promise<string> {
+export interface CarriedAddon {
+  /** False: it is here already, gives way to a newer one of its name, or was only to be looked at. */
+  readonly applied: boolean
+  readonly message: string
+}
+
+/**
+ * An add-on that nobody named, from a stick: one that is here already stays as it is, and an older one never takes the place
+ * of a newer one.
+ * @param check only says what would become of it
+ * @throws as `applyAddon`
+ */
+export function applyCarried(core: Core, from: string, check: boolean, signal: AbortSignal): Promise<CarriedAddon> {
+  return inTurn(core, () => apply(core, from, check ? 'check' : 'carried', signal))
+}
+
+type Asked = 'told' | 'carried' | 'check'
+
+async function apply(core: Core, from: string, asked: Asked, signal: AbortSignal): Promise<CarriedAddon> {
   const port = portOf(core)
   const source = await core.ports.engine.open(from, signal)
   try {
@@ -137,6 +161,9 @@ async function apply(core: Core, from: string, signal: AbortSignal): Promise<str
     if (verdict.use !== 'active') throw addonErrors[verdict.code](`${statement.name}: ${verdict.message}`)
     if ((await core.ports.unlocking?.until()) !== undefined)
       throw addonErrors.ADDON_STATE('/usr is unlocked; reboot, or wait until that ends')
+    const needless = asked === 'told' ? undefined : await whyNeedless(core, port, head)
+    if (needless !== undefined) return { applied: false, message: `${statement.name} ${needless}` }
+    if (asked === 'check') return { applied: false, message: `${statement.name} would be put over /usr` }
     // One of the same name gives way before its file does.
     const { verdicts } = await judged(core, port)
     const others = verdicts.filter((one) => one.name !== statement.name && one.verdict.use === 'active')
@@ -158,10 +185,20 @@ async function apply(core: Core, from: string, signal: AbortSignal): Promise<str
     }
     const message = `${statement.name} (${statement.kind}) is over /usr until ${statement.expires}: ${statement.summary}`
     await note(core, { ok: true, message })
-    return message
+    return { applied: true, message }
   } finally {
     await source.close()
   }
+}
+
+/** Why an add-on that came by itself changes nothing; undefined: it does. One that is here and does not work is put on anew. */
+async function whyNeedless(core: Core, port: AddonPort, { statement, digest }: AuthenticAddon) {
+  const { stored } = await judged(core, port)
+  const there = stored.find(({ name }) => name === statement.name)?.addon
+  if (there === undefined) return undefined
+  if (there.digest === digest)
+    return (await port.mounts.active()).includes(statement.name) ? 'is over /usr already' : undefined
+  return there.statement.issued > statement.issued ? 'is here already, from a later time' : undefined
 }
 
 /** @throws ADDON_STATE */

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { type RunBounded, runBounded } from '../../bootloader/run-bounded.ts'
 
 /**
  * Extended attributes, by the tools of the Debian package `attr`: Node.js has no calls for them. A system without the
@@ -16,17 +16,21 @@ export interface XattrTool {
   write(folder: string, values: ReadonlyMap<string, ReadonlyMap<string, string>>): Promise<string | undefined>
 }
 
-export const attrTools: XattrTool = {
+/** @param run starts the tools */
+export const xattrsBy = (run: RunBounded): XattrTool => ({
   async read(folder) {
-    const listed = await run('getfattr', ['-R', '-P', '-h', '-d', '-m', '-', '-e', 'base64', '--', '.'], folder)
+    const options = ['-R', '-P', '-h', '-d', '-m', '-', '-e', 'base64'] as const
+    const listed = await run(['getfattr', ...options, '--', '.'], '', TOOL_MS, { cwd: folder, maxOut: MAX_LISTING })
     return listed.exit === 0 ? parseDump(listed.out) : undefined
   },
   async write(folder, values) {
     if (values.size === 0) return undefined
-    const set = await run('setfattr', ['-h', '--restore=-'], folder, formatDump(values))
+    const set = await run(['setfattr', '-h', '--restore=-'], formatDump(values), TOOL_MS, { cwd: folder })
     return set.exit === 0 ? undefined : `setfattr: ${set.said}`
   },
-}
+})
+
+export const attrTools = xattrsBy(runBounded)
 
 /** The dump that getfattr prints: "# file: PATH", then NAME=0sBASE64 lines, then an empty one. Pure. */
 export function parseDump(text: string): Map<string, Map<string, string>> {
@@ -68,31 +72,3 @@ const unescapePath = (text: string) =>
   ).toString()
 const escapePath = (text: string) =>
   text.replace(/[\\\n\r=]/g, (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`)
-
-interface Ran {
-  readonly exit: number | null
-  readonly out: string
-  readonly said: string
-}
-
-function run(program: string, args: readonly string[], cwd: string, input = ''): Promise<Ran> {
-  return new Promise((resolve) => {
-    const child = spawn(program, args, { cwd, stdio: ['pipe', 'pipe', 'pipe'], timeout: TOOL_MS })
-    const pieces: Buffer[] = []
-    let length = 0
-    let said = ''
-    child.stdout.on('data', (piece: Buffer) => {
-      length += piece.length
-      if (length > MAX_LISTING) child.kill('SIGKILL')
-      else pieces.push(piece)
-    })
-    child.stderr.on('data', (piece: Buffer) => {
-      said = (said + piece.toString()).slice(-400)
-    })
-    child.on('error', (error) => resolve({ exit: null, out: '', said: error.message }))
-    child.on('close', (exit) => resolve({ exit, out: Buffer.concat(pieces).toString(), said }))
-    // A tool that is gone does not read what it is given.
-    child.stdin.on('error', () => undefined)
-    child.stdin.end(input)
-  })
-}

@@ -24,8 +24,8 @@ export const usbErrors = defineErrors({
   },
   USB_NO_BUNDLE: {
     family: 'input',
-    meaning: 'The stick holds no bundle.',
-    next: "Copy a file that ends in .bundle to the stick's top folder, or to a folder named bistable.",
+    meaning: 'The stick holds no bundle and no add-on.',
+    next: "Copy a file that ends in .bundle or .addon to the stick's top folder, or to a folder named bistable.",
   },
   USB_RESULT: {
     family: 'storage',

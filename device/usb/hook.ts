@@ -2,7 +2,7 @@ import type { Processes } from '../agent/ports.ts'
 
 /** A light, a buzzer, a display: told by a command what goes on with a stick. */
 
-export type StickEvent = 'found' | 'checking' | 'installing' | 'armed' | 'nothing' | 'refused'
+export type StickEvent = 'found' | 'checking' | 'installing' | 'armed' | 'applied' | 'nothing' | 'refused'
 
 /** A hook that takes longer is ended; it can delay nothing but itself. */
 const HOOK_MS = 10_000

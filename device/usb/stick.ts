@@ -1,23 +1,23 @@
-import { basename } from 'node:path'
 import { EXIT, isBistableError } from '../../base/errors.ts'
-import { printable } from '../../base/printable.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { BundleHead } from '../../bundle/types.ts'
 import { assignedNow, judgeCarried } from '../agent/assignment.ts'
 import { addOutcome } from '../agent/body.ts'
 import { decideUpdate } from '../agent/channel.ts'
 import { type Core, failureFrom } from '../agent/core.ts'
-import { checkAllowed, type InstallDone, installFrom, type Progress } from '../agent/work.ts'
+import { checkAllowed, installFrom, type Progress } from '../agent/work.ts'
 import { systemClock, within } from '../doors/clock.ts'
 import { deviceErrors } from '../errors.ts'
+import { type Account, fileOf, nameOf } from './account.ts'
+import { takeAddons } from './addons.ts'
 import { usbErrors } from './errors.ts'
 import type { Stick } from './find.ts'
 import { StickHook } from './hook.ts'
 import { encodeResult, resultName, type StickResult, writeResult } from './result.ts'
-import { findBundles } from './scan.ts'
+import { findOnStick } from './scan.ts'
 import type { Sticks } from './sticks.ts'
 
-/** One stick, from being mounted to its result file: the newest acceptable bundle on it is installed. */
+/** One stick, from being mounted to its result file: its add-ons are applied, the newest acceptable bundle is installed. */
 
 export interface StickOptions {
   /** `check`: look and say; nothing is installed. */
@@ -43,14 +43,6 @@ export interface StickReport {
 const HEAD_MS = 60_000
 const RESULT_MS = 30_000
 
-/** What went on, gathered for the result file while it goes. */
-interface Account {
-  readonly files: { name: string; code: string; message: string }[]
-  readonly notes: string[]
-  readonly journal: string[]
-  done: InstallDone | undefined
-}
-
 /**
  * Mounts read-only, looks, installs, writes the result, unmounts. The stick may be pulled at any moment.
  * @throws what refused the newest bundle, USB_*, TRANSPORT_*: after the result was written
@@ -63,7 +55,7 @@ export async function useStick(
   signal: AbortSignal,
 ): Promise<StickReport> {
   const hook = new StickHook(core.ports.processes, options.hook)
-  const account: Account = { files: [], notes: [], journal: [], done: undefined }
+  const account: Account = { files: [], notes: [], journal: [], done: undefined, applied: [] }
   hook.tell('found')
   core.ports.say(`bistable: stick ${stick.name}`)
   let message = ''
@@ -73,7 +65,7 @@ export async function useStick(
     core.activity.beat()
     const folder = await sticks.mount(stick, type, 'ro')
     try {
-      message = await takeNewest(core, folder, options, account, hook, signal)
+      message = await takeAll(core, folder, options, account, hook, signal)
     } catch (error) {
       failed = error
     } finally {
@@ -86,7 +78,7 @@ export async function useStick(
   }
   const code = failed === undefined ? 'OK' : failureFrom(failed).code
   for (const file of account.files) core.ports.say(`bistable: stick file=${file.name} ${file.code} ${file.message}`)
-  hook.tell(failed !== undefined ? 'refused' : account.done === undefined ? 'nothing' : 'armed', 100, code)
+  hook.tell(failed === undefined ? outcomeOf(account) : 'refused', 100, code)
   await note(core, failed, message)
   await hook.settled()
   if (failed !== undefined) throw failed
@@ -100,8 +92,14 @@ interface Candidate {
   readonly head: BundleHead
 }
 
-/** @returns what became of it, for people */
-async function takeNewest(
+const outcomeOf = ({ done, applied }: Account) =>
+  done !== undefined ? 'armed' : applied.length > 0 ? 'applied' : 'nothing'
+
+/**
+ * The add-ons first: they are for the release that runs, and what becomes of them keeps no bundle from being installed.
+ * @returns what became of it, for people
+ */
+async function takeAll(
   core: Core,
   folder: string,
   options: StickOptions,
@@ -109,12 +107,28 @@ async function takeNewest(
   hook: StickHook,
   signal: AbortSignal,
 ): Promise<string> {
-  const found = await findBundles(folder)
-  account.notes.push(...found.notes)
-  if (found.bundles.length === 0) throw usbErrors.USB_NO_BUNDLE(`there is no bundle among the files of the stick`)
+  const { bundles, addons, notes } = await findOnStick(folder)
+  account.notes.push(...notes)
+  if (bundles.length + addons.length === 0)
+    throw usbErrors.USB_NO_BUNDLE('there is no bundle and no add-on among the files of the stick')
+  const { messages, refused } = await takeAddons(core, addons, options.apply === 'check', account, signal)
+  if (bundles.length === 0 && messages.length === 0) throw refused
+  const news = bundles.length === 0 ? [] : [await takeNewest(core, bundles, options, account, hook, signal)]
+  return [...news, ...(news.length > 0 && options.apply !== 'check' ? account.applied : messages)].join('; ')
+}
+
+/** @returns what became of it, for people */
+async function takeNewest(
+  core: Core,
+  bundles: readonly string[],
+  options: StickOptions,
+  account: Account,
+  hook: StickHook,
+  signal: AbortSignal,
+): Promise<string> {
   let refused: unknown
   const candidates: Candidate[] = []
-  for (const path of found.bundles) {
+  for (const path of bundles) {
     core.activity.beat()
     try {
       const head = await readHead(core, path, signal)
@@ -262,10 +276,4 @@ async function note(core: Core, failed: unknown, message: string): Promise<void>
   if (failure === undefined && core.body.state.name === 'armed' && last?.what === 'install') return
   const outcome = { at, what: 'stick', ok: failure === undefined, ...(failure ?? { message }) }
   await core.update((body) => addOutcome(body, outcome))
-}
-
-const nameOf = (path: string): string => printable(basename(path)).slice(0, 255)
-
-function fileOf(path: string, error: unknown): { name: string; code: string; message: string } {
-  return { name: nameOf(path), ...failureFrom(error) }
 }

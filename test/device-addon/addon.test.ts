@@ -5,7 +5,6 @@ import { nodeFiles } from '../../base/durable.ts'
 import { type AddonFacts, encodeAddon, judgeAddon, parseAddon } from '../../bundle/addon.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
 import { fileSource } from '../../bundle/file-source.ts'
-import type { AddonMounts } from '../../device/addons/mounts.ts'
 import { AddonStore } from '../../device/addons/store.ts'
 import { Unlocking } from '../../device/addons/unlock.ts'
 import { addonLines, applyAddon, removeAddon, reviewAddons } from '../../device/agent/addons.ts'
@@ -16,13 +15,13 @@ import { statusOf, statusText } from '../../device/agent/status.ts'
 import { walkRoots } from '../../keys/root.ts'
 import { packAddon } from '../../publisher/addon.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
-import { digestOf, World } from '../device-agent/world.ts'
+import { digestOf, type World } from '../device-agent/world.ts'
+import { onDevice, RUNNING } from './device.ts'
 import { drop, type MadeAddon, makeAddon, ROOT, scratchFolder } from './made.ts'
 
 // Add-ons from the publisher's folder to the device's list: who may, for which release, for how long.
 
 const folder = scratchFolder()
-const RUNNING = digestOf({ counter: 2 })
 const never = new AbortController().signal
 let fix: MadeAddon
 
@@ -30,49 +29,6 @@ beforeAll(async () => {
   fix = await makeAddon(folder, [RUNNING])
 })
 afterAll(() => drop(folder))
-
-/** The kernel's part, in memory. */
-class Over implements AddonMounts {
-  names: readonly string[] = []
-  broken = ''
-  active = async () => this.names
-  merge: AddonMounts['merge'] = async (addons) => {
-    this.names = addons.map(({ name }) => name).filter((name) => name !== this.broken)
-    const failed = addons.filter(({ name }) => name === this.broken)
-    return new Map(failed.map(({ name }) => [name, new Error('mount: wrong fs type')]))
-  }
-}
-
-interface Device {
-  readonly world: World
-  readonly core: Core
-  readonly over: Over
-  readonly store: AddonStore
-}
-
-/** An agent at rest, that opens files of this machine. */
-async function onDevice(work: (device: Device) => Promise<void>, change: (world: World) => void = () => undefined) {
-  const data = scratchFolder()
-  const world = new World({ counter: 2 })
-  world.agentConfig = {}
-  world.addons = { store: new AddonStore(join(data, 'addons'), nodeFiles), mounts: new Over() }
-  change(world)
-  let failed: unknown
-  try {
-    await world.powerOn(100, async (core) => {
-      world.held = true
-      core.ports.engine.open = fileSource
-      const device = { world, core, over: world.addons?.mounts as Over, store: world.addons?.store as AddonStore }
-      await work(device).catch((error: unknown) => {
-        failed = error
-      })
-      world.held = false
-    })
-  } finally {
-    drop(data)
-  }
-  if (failed !== undefined) throw failed
-}
 
 describe('an add-on', () => {
   it('is applied, told everywhere, and removed', async () => {

@@ -7,7 +7,7 @@ import { fileSystemOf, mountOptions } from '../../device/usb/file-system.ts'
 import { findSticks, namedStick } from '../../device/usb/find.ts'
 import { StickHook } from '../../device/usb/hook.ts'
 import { encodeResult, resultName, writeResult } from '../../device/usb/result.ts'
-import { findBundles } from '../../device/usb/scan.ts'
+import { findOnStick } from '../../device/usb/scan.ts'
 import { kernelSticks } from '../../device/usb/sticks.ts'
 import { haveTool, noise, run, scratch } from '../bundle/tools.ts'
 import { codeOfAsync } from '../codes.ts'
@@ -166,7 +166,7 @@ describe('the bundles on a stick', () => {
     writeFileSync(join(stick, 'bistable/inner.bundle'), 'x')
     mkdirSync(join(stick, 'deep'))
     writeFileSync(join(stick, 'deep/no.bundle'), 'x')
-    const found = await findBundles(stick)
+    const found = await findOnStick(stick)
     expect(found.bundles.map((path) => path.slice(stick.length + 1)).sort()).toEqual(
       [...names, 'bistable/inner.bundle'].sort(),
     )
@@ -179,17 +179,17 @@ describe('the bundles on a stick', () => {
     const outside = scratch()
     writeFileSync(join(outside, 'x.bundle'), 'x')
     symlinkSync(outside, join(stick, 'bistable'))
-    expect((await findBundles(stick)).bundles).toEqual([])
+    expect((await findOnStick(stick)).bundles).toEqual([])
   })
 
   it('C3 10,000 files: 64 bundles at most, and it says so', async () => {
     const stick = scratch()
     for (let n = 0; n < 9900; n++) writeFileSync(join(stick, `junk-${n}`), '')
     for (let n = 100; n < 200; n++) writeFileSync(join(stick, `r${n}.bundle`), 'x')
-    const { bundles, notes } = await findBundles(stick)
+    const { bundles, notes } = await findOnStick(stick)
     expect(bundles).toHaveLength(64)
     expect(notes).toEqual(['100 bundles; the first 64 by name are opened'])
-    expect((await findBundles(join(stick, 'none'))).notes[0]).toContain('ENOENT')
+    expect((await findOnStick(join(stick, 'none'))).notes[0]).toContain('ENOENT')
   })
 })
 
