@@ -46,7 +46,7 @@ export interface FactoryOptions {
 }
 
 const BUSYBOX_LINKS =
-  'sh ash ls cat cp mv rm mkdir rmdir ln chmod chown echo printf test [ true false sleep sync mount umount ps kill date uname hostname ip modprobe insmod lsmod dmesg grep sed awk head tail wc sort cut tr seq base64 sha256sum dd df du find xargs stty reboot poweroff halt stat touch id env vi free top od hexdump'
+  'sh ash ls cat cp mv rm mkdir rmdir ln chmod chown echo printf test [ true false sleep sync mount umount ps kill date uname hostname ip modprobe insmod lsmod dmesg grep sed awk head tail wc sort cut tr seq base64 sha256sum dd df du find xargs stty reboot poweroff halt stat touch id env vi free top od hexdump losetup'
 
 async function tool(command: string, args: readonly string[]): Promise<void> {
   await run(command, [...args], { env, maxBuffer: 16 * 1024 * 1024 })

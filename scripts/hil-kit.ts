@@ -61,10 +61,36 @@ const isWanted = (name: string) => ONLY?.includes(name) ?? true
 
 const HANGING_CHECK = '#!/bin/sh\nexec sleep 3600\n'
 
+/** A fix that the add-on brings, and the release after it. */
+const FIX = 'HIL-1'
+/** By name, how they are built: tools, and a fix. */
+const ADDONS = { tools: ['--debug'], mend: ['--fixes', FIX] }
+/** What only the release for people who develop has: every kind of check that a system without systemd can pass. */
+const WORKBENCH = {
+  system: { development: true, fixes: [FIX] },
+  files: {
+    '/usr/lib/bistable/health.json': JSON.stringify({
+      ...{ soakSeconds: 6, everySeconds: 2, holdSeconds: 900 },
+      checks: [
+        { name: 'listens', level: 'required', kind: 'tcp', host: '127.0.0.1', port: 8080, seconds: 5 },
+        { name: 'answers', level: 'required', kind: 'http', url: 'http://127.0.0.1:8080/version', contains: '7.0' },
+        { name: 'beeps', level: 'wanted', kind: 'program', path: '/opt/app/beep', seconds: 5 },
+        { name: 'broker', level: 'wanted', kind: 'broker', url: 'mqtt://127.0.0.1:1', seconds: 5 },
+      ],
+    }),
+    '/opt/app/beep': '#!/bin/sh\necho there is no speaker\nexit 1\n',
+    // Serves its own folder, then does what the other releases' application does.
+    '/opt/app/app':
+      '#!/bin/sh\n/bin/busybox httpd -p 127.0.0.1:8080 -h /opt/app\necho 7.0 >/run/app.version\nexec sleep 36000\n',
+  },
+} as const
+
 interface KitRelease {
   readonly name: string
   readonly counter: number
   readonly spec: ReleaseSpec
+  /** More of system.json. */
+  readonly system?: object
 }
 
 const good = { tag: 'good', version: '1.0', app: 'app' } as const
@@ -75,6 +101,7 @@ const RELEASES: readonly KitRelease[] = [
   { name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
   { name: 'panics', counter: 5, spec: { tag: 'panics', version: '5.0', app: 'app', brokenInit: true } },
   { name: 'hangs', counter: 6, spec: { tag: 'hangs', version: '6.0', app: 'app' } },
+  { name: 'workbench', counter: 7, spec: { tag: 'workbench', version: '7.0', app: 'app' }, system: WORKBENCH.system },
 ]
 
 async function inputDigest(): Promise<string> {
@@ -135,10 +162,11 @@ async function signer(folder: string, product: string, passphrase: string) {
         ])
       signing = 2
     },
-    bundle: async (image: string, name: string, counter: number, hardware: readonly string[] = SYSTEM.hardware) => {
+    /** @param more of system.json */
+    bundle: async (image: string, name: string, counter: number, more: object = {}) => {
       const epoch = signing
       const system = join(folder, `${name}.json`)
-      await writeFile(system, `${JSON.stringify({ ...SYSTEM, product, hardware }, null, 2)}\n`)
+      await writeFile(system, `${JSON.stringify({ ...SYSTEM, product, ...more }, null, 2)}\n`)
       const build = join(folder, `${name}.build`)
       const output = join(folder, `${name}.bundle`)
       const number = ['--version', `${counter}.0`, '--epoch', String(epoch), '--counter', String(counter)]
@@ -149,6 +177,20 @@ async function signer(folder: string, product: string, passphrase: string) {
       await rm(build, { recursive: true })
       await rm(system)
       console.log(`hil kit: bundle ${name}, release ${epoch}.${counter}`)
+    },
+    /** An add-on for release `base`, as `NAME.addon`: one program, `NAME`. */
+    addon: async (name: string, kind: readonly string[]) => {
+      const tree = join(folder, `${name}.tree`)
+      await mkdir(join(tree, 'usr/bin'), { recursive: true })
+      await writeFile(join(tree, 'usr/bin', name), `#!/bin/sh\necho ${name} from the add-on\n`, { mode: 0o755 })
+      const build = join(folder, `${name}.build`)
+      const base = ['--base', join(folder, 'base.bundle')]
+      await bistable(['addon', 'build', tree, '--name', name, ...kind, ...base, '--output', build])
+      await bistable(['addon', 'sign', build, ...signKey(signing)])
+      const output = ['--output', join(folder, `${name}.addon`)]
+      await bistable(['addon', 'pack', build, '--roots', join(keys, 'roots'), ...output])
+      await rm(build, { recursive: true })
+      await rm(tree, { recursive: true })
     },
   }
 }
@@ -168,30 +210,33 @@ async function makeBundles(folder: string, work: string, passphrase: string, own
   for (const { name, spec } of RELEASES) {
     if (!isWanted(name) || references.has(spec.tag)) continue
     references.set(spec.tag, await images.release(spec))
-    if (spec.tag !== 'hangs') continue
-    const check = join(work, 'hanging-check')
-    await writeFile(check, HANGING_CHECK, { mode: 0o755 })
-    await run('umoci', [
-      ...['insert', '--image', `${images.layout}:hangs`],
-      ...[check, '/usr/lib/bistable/health.d/required/10-app'],
-    ])
+    const files: Readonly<Record<string, string>> =
+      { hangs: { '/usr/lib/bistable/health.d/required/10-app': HANGING_CHECK }, workbench: WORKBENCH.files }[
+        spec.tag
+      ] ?? {}
+    for (const [path, text] of Object.entries(files)) {
+      const file = join(work, 'inserted')
+      await writeFile(file, text, { mode: 0o755 })
+      await run('umoci', ['insert', '--image', `${images.layout}:${spec.tag}`, file, path])
+    }
   }
   const image = (spec: ReleaseSpec) => references.get(spec.tag) ?? ''
   const jobs = RELEASES.filter(({ name }) => isWanted(name)).map(
-    ({ name, counter, spec }) =>
+    ({ name, counter, spec, system }) =>
       () =>
-        own.bundle(image(spec), name, counter),
+        own.bundle(image(spec), name, counter, system),
   )
   if (isWanted('foreign')) {
     const foreign = await signer(folder, 'other-appliance', passphrase)
     jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
   }
-  if (isWanted('board')) jobs.push(() => own.bundle(image(good), 'board', 9, ['another-board']))
+  if (isWanted('board')) jobs.push(() => own.bundle(image(good), 'board', 9, { hardware: ['another-board'] }))
   // Two at a time: a build is partly one thread.
   const workers = [0, 1].map(async () => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
   })
   await Promise.all(workers)
+  if (isWanted('base')) for (const [name, kind] of Object.entries(ADDONS)) await own.addon(name, kind)
   // The last one: what was packed before knows only the first root.
   if (isWanted('rotated')) {
     await own.rotate()
@@ -226,7 +271,11 @@ async function make(folder: string): Promise<void> {
     ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
     ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
   ])
-  await writeFile(join(folder, 'kit.json'), `${JSON.stringify({ disks, product: SYSTEM.product, bundles }, null, 2)}\n`)
+  const addons = Object.fromEntries(Object.keys(ADDONS).map((name) => [name, `${name}.addon`]))
+  await writeFile(
+    join(folder, 'kit.json'),
+    `${JSON.stringify({ disks, product: SYSTEM.product, bundles, addons }, null, 2)}\n`,
+  )
 }
 
 /** What was not made here is the other kit's; its saved devices too, unless a disk is another. */

@@ -21,6 +21,8 @@ export interface Kit {
   readonly disk: string
   /** @throws LabError when the kit has no such bundle */
   bundle(name: string): KitBundle
+  /** Path of an add-on. @throws LabError when the kit has no such add-on */
+  addon(name: string): string
 }
 
 interface KitFile {
@@ -28,6 +30,7 @@ interface KitFile {
   readonly disks?: Readonly<Record<string, string>>
   readonly disk?: string
   readonly product: string
+  readonly addons?: Readonly<Record<string, string>>
   readonly bundles: Readonly<Record<string, { readonly file: string; readonly release: string }>>
 }
 
@@ -53,6 +56,11 @@ export async function openKit({
       const found = file.bundles[name]
       if (found === undefined) throw new LabError(`the test kit has no bundle ${name}`)
       return { path: join(folder, found.file), release: found.release }
+    },
+    addon: (name) => {
+      const found = file.addons?.[name]
+      if (found === undefined) throw new LabError(`the test kit has no add-on ${name}`)
+      return join(folder, found)
     },
   }
 }

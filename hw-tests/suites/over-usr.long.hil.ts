@@ -1,0 +1,121 @@
+import type { Dut } from '../harness/dut.ts'
+import { expect, hil } from '../harness/hil.ts'
+
+// What lies over /usr for a while, and what decides about a release: add-ons, unlock, health.json, a person.
+
+hil.override('needs', ['stick'])
+
+/** Asks the agent until its list of add-ons has these words; the agent looks for itself now and then. */
+const listed = (dut: Dut, words: string) =>
+  dut.run(`for i in $(seq 100); do bistable addon list | grep '${words}' && break; sleep 1; done`, {
+    timeoutMs: 180_000,
+  })
+
+hil(
+  'add-ons under dm-verity, unlock, every kind of check, and a release that waits for its person',
+  async ({ dut, kit, server, stick }) => {
+    const says = async (program: string) => (await dut.run(`${program} 2>/dev/null || echo none`)).output.trim()
+    expect(await says('tools')).toBe('none')
+    expect(await dut.bistable(`addon apply ${server.offer('/t', { from: kit.addon('tools') })}`)).toMatchObject({
+      code: 0,
+    })
+    expect(await says('tools')).toBe('tools from the add-on')
+    expect((await dut.run('dmsetup table bistable-addon-tools')).output).toMatch(/^0 \d+ verity 1 7:0 7:0 4096 4096 /)
+    expect((await dut.run('touch /usr/bin/x')).code).not.toBe(0)
+
+    // One that nobody named, from a stick.
+    await stick.plug({ 'mend.addon': kit.addon('mend') })
+    await dut.run('umount /mnt')
+    const used = await dut.bistable('usb')
+    expect(used).toMatchObject({ code: 0, body: { files: [{ name: 'mend.addon', code: 'OK' }] } })
+    await stick.pull()
+    expect([await says('tools'), await says('mend')]).toEqual(['tools from the add-on', 'mend from the add-on'])
+    expect(await dut.status()).toMatchObject({
+      addons: [
+        { name: 'mend', kind: 'fix', state: 'active', fixes: ['HIL-1'] },
+        { name: 'tools', kind: 'debug', state: 'active' },
+      ],
+    })
+
+    // What the device changes of /etc is seen, and nothing else.
+    await dut.run('echo mine >>/etc/inittab; chmod 600 /etc/group; echo new >/etc/new')
+    const drift = (await dut.bistable('drift')).body['entries'] as { path: string; kind: string }[]
+    expect(drift.filter(({ path }) => /inittab|group|new/.test(path))).toMatchObject([
+      { path: '/etc/group' },
+      { path: '/etc/inittab' },
+      { path: '/etc/new', kind: 'added' },
+    ])
+    expect(drift.filter(({ path }) => path.startsWith('/usr'))).toEqual([])
+    expect(await dut.bistable('unlock --for 1h')).toMatchObject({ code: 5, error: 'UNLOCK_PRODUCTION' })
+
+    const { path, release } = kit.bundle('workbench')
+    expect(await dut.bistable(`install ${server.offer('/n', { from: path })} --hold`)).toMatchObject({ code: 0 })
+    await dut.reboot()
+    await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
+    await dut.sees(/COMMIT_HELD/, 180_000)
+    const waiting = await dut.status()
+    expect(waiting).toMatchObject({
+      state: 'trying',
+      waiting: { code: 'COMMIT_HELD' },
+      addons: [
+        { name: 'mend', state: 'inactive', reason: { code: 'ADDON_BASE' } },
+        { name: 'tools', state: 'inactive', reason: { code: 'ADDON_BASE' } },
+      ],
+    })
+    const health = waiting['health'] as { ok: boolean; release: string; checks: Check[] }
+    expect([health.ok, health.release]).toEqual([true, release])
+    const { listens, answers, beeps, broker } = Object.fromEntries(health.checks.map((check) => [check.name, check]))
+    for (const check of [listens, answers]) {
+      expect(check).toMatchObject({ required: true, ok: true })
+      // Once, and then for the time of the soak.
+      expect(check?.runs).toBeGreaterThan(2)
+    }
+    expect(beeps).toMatchObject({ required: false, ok: false, said: expect.stringContaining('there is no speaker') })
+    expect(broker).toMatchObject({ required: false, ok: false })
+    expect([await says('tools'), await says('mend')]).toEqual(['none', 'none'])
+    expect(await dut.bistable('commit')).toMatchObject({ code: 0 })
+    expect(await dut.status()).toMatchObject({ state: 'committed', slots: { b: { role: 'primary', committed: true } } })
+
+    // It contains the fix.
+    await dut.run('for i in $(seq 100); do bistable addon list | grep -q mend || break; sleep 1; done', {
+      timeoutMs: 180_000,
+    })
+    const told = await dut.status()
+    expect(told).toMatchObject({ addons: [{ name: 'tools', state: 'inactive' }] })
+    expect(JSON.stringify(told)).toContain('mend was dropped')
+
+    expect(await dut.bistable('unlock --for 1m')).toMatchObject({ code: 0 })
+    expect((await dut.run('touch /usr/bin/x && ls /usr/bin/x')).output).toBe('/usr/bin/x\n')
+    await dut.sees(/usr is read-only again/, 240_000)
+    expect((await dut.run('touch /usr/bin/y')).code).not.toBe(0)
+    expect((await dut.run('ls /usr/bin/x')).code).not.toBe(0)
+
+    expect(await dut.bistable('rollback')).toMatchObject({ code: 0 })
+    await dut.reboot()
+    await expect(dut).toRun({ slot: 'a', release: '1.2' })
+    expect((await listed(dut, 'tools  ACTIVE')).output).toContain('ACTIVE')
+    expect(await says('tools')).toBe('tools from the add-on')
+
+    // A changed byte on the disk is found when it is mounted next.
+    await dut.run('printf X | dd of=/data/bistable/addons/tools/image bs=1 seek=300 conv=notrunc && sync')
+    await dut.reboot()
+    await expect(dut).toRun({ slot: 'a', release: '1.2' })
+    expect((await listed(dut, 'tools  FAILED')).output).toContain('ADDON_MOUNT')
+    expect(await says('tools')).toBe('none')
+
+    // Applied anew, it goes when its time has come by the device's clock.
+    expect(await dut.bistable(`addon apply ${server.offer('/t', { from: kit.addon('tools') })}`)).toMatchObject({
+      code: 0,
+    })
+    expect(await says('tools')).toBe('tools from the add-on')
+    await dut.run('date -s "@$(($(date +%s) + 40 * 86400))"')
+    await dut.sees(/tools was dropped: it expired/, 180_000)
+    expect(await says('tools')).toBe('none')
+    expect(await dut.status()).toMatchObject({ addons: [] })
+  },
+)
+
+interface Check {
+  readonly name: string
+  readonly runs: number
+}
