@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { benchBoot } from './boot.ts'
-import { benchDelta } from './delta.ts'
+import { benchDelta } from './delta/campaign.ts'
 import { benchEtc } from './etc.ts'
 import { benchInstall } from './install.ts'
 import { describeMachine, load } from './machine.ts'
@@ -18,7 +18,13 @@ import { openWorkshop, type Workshop } from './workshop.ts'
 
 const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
   squashfs: benchSquashfs,
-  delta: benchDelta,
+  delta: (workshop) =>
+    benchDelta(workshop, {
+      folder: steps,
+      seconds: Number(values.seconds ?? 1e9),
+      only: values.pairs?.split(','),
+      again: values.again?.split(',') ?? [],
+    }),
   publish: benchPublish,
   install: (workshop, runs) => benchInstall(workshop, runs, sizes),
   boot: benchBoot,
@@ -34,6 +40,11 @@ const { values, positionals } = parseArgs({
     json: { type: 'string', default: join('out', 'bench.json') },
     fast: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
+    // Of delta, whose steps are kept: begin no step later than this, these pairs only, these steps anew.
+    seconds: { type: 'string' },
+    pairs: { type: 'string' },
+    again: { type: 'string' },
+    steps: { type: 'string', default: join('out', 'delta') },
   },
 })
 const sizes = values.sizes
@@ -45,6 +56,7 @@ const usual: Readonly<Record<string, number>> = { squashfs: 3, publish: 3, insta
 const wanted = positionals.length === 0 ? Object.keys(benches).filter((name) => name !== 'delta') : positionals
 for (const name of wanted) if (benches[name] === undefined) throw new Error(`there is no bench '${name}'`)
 
+const steps = resolve(values.steps)
 const folder = await mkdtemp(join(tmpdir(), 'bistable-bench-'))
 const say = (line: string): void => console.error(`bench: ${line}`)
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
@@ -55,7 +67,11 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
 try {
   const machine = await describeMachine()
   const flavour = values.fast ? 'fast' : 'debian'
-  const workshop = await openWorkshop({ folder, flavour, level: Number(values.level), say })
+  const workshop = await openWorkshop({
+    ...{ folder, flavour, level: Number(values.level), say },
+    // Steps that are kept are signed by keys that are kept.
+    ...(wanted.includes('delta') ? { keys: join(steps, 'keys') } : {}),
+  })
   const { cores, memoryGiB, system, kernel, node, tools } = machine
   console.log(`${cores} cores, ${memoryGiB} GiB, ${system}, Linux ${kernel}, Node.js ${node}`)
   const versions = Object.entries(tools).map(([name, version]) => `${name} ${version}`)

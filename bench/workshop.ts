@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { type Flavour, imageFactory } from '../demo/images.ts'
@@ -44,9 +45,11 @@ export async function openWorkshop(options: {
   readonly folder: string
   readonly flavour: Flavour
   readonly level: number
+  /** Where keys are, or will be made. */
+  readonly keys?: string
   readonly say: (line: string) => void
 }): Promise<Workshop> {
-  const { folder, flavour, level, say } = options
+  const { folder, flavour, level, say, keys = join(folder, 'keys') } = options
   await tool(process.execPath, [join(root, 'scripts', 'build.mjs')])
   // A copy: nothing that is built beside us meanwhile changes what is measured.
   const dist = join(folder, 'program', 'dist')
@@ -56,11 +59,13 @@ export async function openWorkshop(options: {
     await cp(join(root, 'device', part), join(folder, 'program', 'device', part), { recursive: true })
   const bistable = (args: readonly string[]) => measure(process.execPath, [join(dist, 'bistable.mjs'), ...args])
 
-  const keys = join(folder, 'keys')
   const secret = join(folder, 'passphrase')
   await writeFile(secret, 'a passphrase of the bench\n', { mode: 0o600 })
-  await bistable(['keys', 'init', keys, '--product', PRODUCT, '--passphrase-file', secret])
   const rootStatement = join(keys, 'root.json')
+  if (!existsSync(rootStatement)) {
+    await mkdir(dirname(keys), { recursive: true })
+    await bistable(['keys', 'init', keys, '--product', PRODUCT, '--passphrase-file', secret])
+  }
   const roots = join(keys, 'roots')
 
   const signAndPack = async (build: string, bundle: string): Promise<Measured> => {

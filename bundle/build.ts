@@ -10,7 +10,13 @@ import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
 import { fileSource } from './file-source.ts'
 import { packImage } from './pack.ts'
-import { encodeRelease, MAX_ATTACHMENT_STORED, MAX_ATTACHMENT_UNPACKED, parseRelease } from './release.ts'
+import {
+  ATTACHMENT_LEVEL,
+  encodeRelease,
+  MAX_ATTACHMENT_STORED,
+  MAX_ATTACHMENT_UNPACKED,
+  parseRelease,
+} from './release.ts'
 import {
   ATTACHMENT_NAMES,
   type AttachmentEntry,
@@ -33,8 +39,6 @@ import { compress } from './zstd.ts'
  *   inventory.zst, …         attachments as stored
  */
 
-/** Within the reader's window of 8 MiB at this level. */
-const ATTACHMENT_LEVEL = 9
 const STATEMENT = 'statement.json'
 
 /** Where `build` puts an image before `finishBuild`. */

@@ -3,7 +3,7 @@ import { type ByteSource, readExactly } from '../base/source.ts'
 import { bundleErrors } from './errors.ts'
 
 /** Members in front of the data are small; a source with a long way (a server) is asked for this much at once. */
-const READ_AHEAD = 64 * KiB
+const READ_AHEAD = 16 * KiB
 
 /** Reads a source from its start, strictly in order, and never behind its end. */
 export class Cursor {
@@ -19,6 +19,12 @@ export class Cursor {
 
   get position(): number {
     return this.#position
+  }
+
+  /** Goes past `length` bytes without asking for them; the caller bounds it. */
+  skip(length: number): void {
+    this.#ahead = this.#ahead.subarray(Math.min(length, this.#ahead.length))
+    this.#position += length
   }
 
   /** The next `length` bytes; the caller bounds it. @throws BUNDLE_TRUNCATED */

@@ -8,7 +8,7 @@ import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
 import { ASSIGNMENT_NAME, headOffsets, indexName, type Member, placeMembers, RELEASE_NAME, rootName } from './layout.ts'
 import { checkMember, readContent, readEnvelope, readHeader, readMarker } from './members.ts'
-import { TAR_BLOCK } from './tar.ts'
+import { TAR_BLOCK, tarMemberSize } from './tar.ts'
 import type { BundleHead, ChunkIndex, ImageEntry, ImageName } from './types.ts'
 
 /**
@@ -18,6 +18,11 @@ import type { BundleHead, ChunkIndex, ImageEntry, ImageName } from './types.ts'
 
 export interface ReadOptions {
   readonly signal?: AbortSignal
+  /**
+   * Where else the bytes of a chunk index may be had. What it gives counts only with the signed digest; undefined: the bundle's
+   * own are read.
+   */
+  readonly indexOf?: (image: ImageEntry) => Promise<Uint8Array | undefined>
 }
 
 /**
@@ -58,7 +63,7 @@ async function readHead(
   checkRootNames(first, roots, trusted)
 
   // Only an assignment may stand between here and the members that the statement names.
-  let header = await readHeader(cursor)
+  const header = await readHeader(cursor)
   const assigned = header.name === ASSIGNMENT_NAME ? header : undefined
   const assignment =
     assigned === undefined ? undefined : authenticateAssignment(await readEnvelope(cursor, assigned), trusted)
@@ -69,11 +74,21 @@ async function readHead(
 
   const indexes: Partial<Record<ImageName, ChunkIndex>> = {}
   const indexBytes: Partial<Record<ImageName, Uint8Array>> = {}
-  for (const [i, image] of statement.images.entries()) {
-    if (i > 0 || assigned !== undefined) header = await readHeader(cursor)
+  let next = assigned === undefined ? header : undefined
+  let spared = 0
+  for (const image of statement.images) {
     const wanted: Member = { name: indexName(image.name), size: image.index.length }
-    checkMember(header, wanted)
-    const bytes = await readContent(cursor, wanted)
+    if (next !== undefined) checkMember(next, wanted)
+    let bytes = await options.indexOf?.(image)
+    if (bytes === undefined) {
+      if (next === undefined) checkMember(await readHeader(cursor), wanted)
+      bytes = await readContent(cursor, wanted)
+    } else {
+      const rest = tarMemberSize(wanted.size) - (next === undefined ? 0 : TAR_BLOCK)
+      cursor.skip(rest)
+      spared += rest
+    }
+    next = undefined
     indexBytes[image.name] = bytes
     indexes[image.name] = readIndex(bytes, image)
   }
@@ -86,6 +101,7 @@ async function readHead(
     assignment,
     indexes: both(indexes),
     indexBytes: both(indexBytes),
+    spared,
     offsets: headOffsets(statement, at),
     size,
   }

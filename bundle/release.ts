@@ -23,6 +23,8 @@ import { ATTACHMENT_NAMES, IMAGE_NAMES, type ReleaseStatement } from './types.ts
 
 export const MAX_ATTACHMENT_STORED = 64 * MiB
 export const MAX_ATTACHMENT_UNPACKED = 512 * MiB
+/** zstd level of attachments: its window is within the reader's 8 MiB. A patch rebuilds their stored bytes, so another level is another release. */
+export const ATTACHMENT_LEVEL = 9
 
 const image = v.pipe(
   v.object({

@@ -102,6 +102,8 @@ export interface BundleHead {
   readonly indexes: Readonly<Record<ImageName, ChunkIndex>>
   /** Exact stored bytes of each chunk index. */
   readonly indexBytes: Readonly<Record<ImageName, Uint8Array>>
+  /** Bytes in front of the attachments that were not read, because `indexOf` had them. */
+  readonly spared: number
   /** Where each attachment and each image's data starts in the bundle file. */
   readonly offsets: {
     readonly attachments: Readonly<Partial<Record<AttachmentName, number>>>

@@ -18,8 +18,40 @@ export function compress(bytes: Uint8Array, level: number): Uint8Array {
   return Uint8Array.from(out.subarray(0, new binding.CCtx().compress(out, bytes, level)))
 }
 
+/** From the levels in use, the shortest distance at which matches are found; and what longer bytes are given. Powers of two. */
+const USUAL_WINDOW_LOG = 23
+const MAX_WINDOW_LOG = 27
+
+/**
+ * One frame that says `bytes` by what `old` has in common with them; `decompressAgainst` with the same old bytes gives
+ * them back.
+ * @param level 17 and up, whose windows are large enough
+ */
+export function compressAgainst(bytes: Uint8Array, old: Uint8Array, level: number): Uint8Array {
+  const out = Buffer.allocUnsafe(binding.compressBound(bytes.length))
+  const context = new binding.CCtx()
+  const reach = Math.ceil(Math.log2(bytes.length + old.length + 1))
+  // The one call fits its tables to the bytes; the other way takes some 100 MiB for any.
+  if (reach <= USUAL_WINDOW_LOG)
+    return Uint8Array.from(out.subarray(0, context.compressUsingDict(out, bytes, old, level)))
+  const { compressionLevel, windowLog } = binding.CParameter
+  context.setParameter(compressionLevel, level)
+  context.setParameter(windowLog, Math.min(reach, MAX_WINDOW_LOG))
+  context.loadDictionary(old)
+  return Uint8Array.from(out.subarray(0, context.compress2(out, bytes)))
+}
+
+/** As `decompressExactly`, of a frame by `compressAgainst`. With other old bytes other bytes come out, or none. */
+export function decompressAgainst(bytes: Uint8Array, old: Uint8Array, expectedLength: number): Uint8Array {
+  return unpackExactly(bytes, expectedLength, (out) => new binding.DCtx().decompressUsingDict(out, bytes, old))
+}
+
 /** Unpacks exactly one frame into exactly `expectedLength` bytes; memory is bounded by that. */
 export function decompressExactly(bytes: Uint8Array, expectedLength: number): Uint8Array {
+  return unpackExactly(bytes, expectedLength, (out) => new binding.DCtx().decompress(out, bytes))
+}
+
+function unpackExactly(bytes: Uint8Array, expectedLength: number, unpack: (out: Uint8Array) => number): Uint8Array {
   const frame = guard(() => binding.findFrameCompressedSize(bytes))
   if (frame < bytes.length)
     throw bundleErrors.ZSTD_TRAILING(`${bytes.length - frame} bytes stand behind a frame of ${frame} bytes`)
@@ -27,7 +59,7 @@ export function decompressExactly(bytes: Uint8Array, expectedLength: number): Ui
   if (announced !== null && announced !== expectedLength)
     throw bundleErrors.ZSTD_LENGTH(`a frame says it unpacks to ${announced} bytes, ${expectedLength} were announced`)
   const out = Buffer.allocUnsafe(expectedLength)
-  const produced = guard(() => new binding.DCtx().decompress(out, bytes))
+  const produced = guard(() => unpack(out))
   if (produced !== expectedLength)
     throw bundleErrors.ZSTD_LENGTH(`a frame unpacks to ${produced} bytes, ${expectedLength} were announced`)
   return out

@@ -3,6 +3,7 @@ import { type ByteSource, readExactly } from '../../base/source.ts'
 import { sha256 } from '../digest.ts'
 import { type ChunkIndex, IMAGE_NAMES, type ImageName } from '../types.ts'
 import { deltaErrors } from './errors.ts'
+import { SIDES, type Sides, withinLimit } from './sides.ts'
 
 /**
  * The head of a patch file (docs/format.md): between which releases, with which compressor, and its units with digests.
@@ -13,8 +14,8 @@ export const MAX_DELTA_HEAD = 4 * MiB
 /** Stored bytes of a unit, and what its streams unpack to in all. */
 export const MAX_UNIT_STORED = 24 * MiB
 export const MAX_UNIT_UNPACKED = 32 * MiB
-const MAGIC = 'BSTDLT01'
-const FIXED = 112
+const MAGIC = 'BSTDLT02'
+const FIXED = 124
 const LIBRARY = 24
 
 /** A row of neighbouring chunks of the new image. */
@@ -44,6 +45,8 @@ export interface DeltaHead {
   /** Bytes of content of a full block of the new root file system. */
   readonly blockSize: number
   readonly units: readonly DeltaUnit[]
+  /** What else a release has, as patches; they stand in the head. */
+  readonly sides: Sides
   /** Bytes of the head. */
   readonly length: number
   /** Bytes of the whole file. */
@@ -53,11 +56,14 @@ export interface DeltaHead {
 /** Units without their places, which follow. */
 export type PlannedUnit = Omit<DeltaUnit, 'offset'>
 
+/** Sides that would make the head too long are left out. */
 export function encodeDeltaHead(
   head: Omit<DeltaHead, 'length' | 'size' | 'units'>,
   units: readonly PlannedUnit[],
 ): Uint8Array {
-  const length = FIXED + units.reduce((sum, { runs }) => sum + 44 + runs.length * 8, 0)
+  const plain = FIXED + units.reduce((sum, { runs }) => sum + 44 + runs.length * 8, 0)
+  const sides = withinLimit(head.sides, MAX_DELTA_HEAD - plain)
+  const length = plain + SIDES.reduce((sum, name) => sum + sides[name].length, 0)
   const bytes = Buffer.alloc(length)
   bytes.write(MAGIC, 0, 'latin1')
   bytes.writeUInt32LE(length, 8)
@@ -67,6 +73,7 @@ export function encodeDeltaHead(
   bytes.write(head.library, 80, LIBRARY, 'latin1')
   bytes.writeUInt32LE(head.level, 104)
   bytes.writeUInt32LE(head.blockSize, 108)
+  for (const [i, name] of SIDES.entries()) bytes.writeUInt32LE(sides[name].length, 112 + i * 4)
   let at = FIXED
   for (const { image, runs, stored, sha256: digest } of units) {
     bytes.writeUInt32LE(IMAGE_NAMES.indexOf(image), at)
@@ -79,6 +86,10 @@ export function encodeDeltaHead(
       bytes.writeUInt32LE(count, at + 4)
       at += 8
     }
+  }
+  for (const name of SIDES) {
+    bytes.set(sides[name], at)
+    at += sides[name].length
   }
   return bytes
 }
@@ -112,8 +123,10 @@ function decodeHead(bytes: Buffer): DeltaHead {
   const units: DeltaUnit[] = []
   let at = FIXED
   let offset = bytes.length
+  const lengths = SIDES.map((_, i) => bytes.readUInt32LE(112 + i * 4))
+  const unitsEnd = bytes.length - lengths.reduce((sum, length) => sum + length, 0)
   const need = (count: number): void => {
-    if (at + count > bytes.length) throw invalid('its head ends inside a unit')
+    if (at + count > unitsEnd) throw invalid('its head ends inside a unit')
   }
   for (let n = bytes.readUInt32LE(12); n > 0; n--) {
     need(44)
@@ -131,7 +144,13 @@ function decodeHead(bytes: Buffer): DeltaHead {
     units.push({ image, runs, offset, stored, sha256: digest })
     offset += stored
   }
-  if (at !== bytes.length) throw invalid('bytes stand behind the last unit of its head')
+  if (at !== unitsEnd) throw invalid('bytes stand behind the last unit of its head')
+  const sides: Record<string, Uint8Array> = {}
+  for (const [i, name] of SIDES.entries()) {
+    const length = lengths[i] ?? 0
+    sides[name] = bytes.subarray(at, at + length)
+    at += length
+  }
   const library = bytes.toString('latin1', 80, 80 + LIBRARY).replace(/\0+$/, '')
   const level = bytes.readUInt32LE(104)
   const blockSize = bytes.readUInt32LE(108)
@@ -140,7 +159,8 @@ function decodeHead(bytes: Buffer): DeltaHead {
   if (blockSize < 4096 || blockSize > MiB) throw invalid(`its blocks have ${blockSize} bytes`)
   const from = hex(bytes.subarray(16, 48)) as Sha256
   const to = hex(bytes.subarray(48, 80)) as Sha256
-  return { from, to, library, level, blockSize, units, length: bytes.length, size: offset }
+  const codec = { library, level, blockSize }
+  return { from, to, ...codec, units, sides: sides as unknown as Sides, length: bytes.length, size: offset }
 }
 
 /** Refuses units that do not fit the chunks of the release. @throws DELTA_INVALID */

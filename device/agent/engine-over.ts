@@ -21,6 +21,7 @@ import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
 import { slotFault } from '../install/verify.ts'
 import type { SlotDevice } from '../slots/types.ts'
+import { patchedIndexes } from './patch-sides.ts'
 import type { BootPort, Engine, InstallCall } from './ports.ts'
 import { placesFor } from './reuse-from.ts'
 import { forgetSlot, readSlotRelease, slotFilesSize, slotFolder, storeSlot } from './slot-files.ts'
@@ -67,7 +68,10 @@ export function engineOver(
       if (!isAddress(source)) return await openWithCrew(source)
       return await (isBroker(source) ? openMqttDoor(brokers, source, { signal }) : openWeb(source, { signal }))
     },
-    head: (source, trusted, signal) => openBundle(source, { trusted }, { signal }),
+    head: (source, trusted, signal, patch) => {
+      const indexOf = patch === undefined ? {} : { indexOf: patchedIndexes({ files, data }, patch) }
+      return openBundle(source, { trusted }, { signal, ...indexOf })
+    },
     // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
     verifyWhole: (source, head, signal, onProgress) =>
       verifyBehindHead(source, head, { signal, onProgress, storedOnly: true }),
@@ -82,7 +86,10 @@ export function engineOver(
         }
         const { patch: _, ...rest } = call
         const given = await placesFor({ files, data, slots, opened }, call)
-        return await install({ ...rest, slot, ...given, ...steps(files, slotFolder(data, target), call) })
+        return await install({
+          ...{ ...rest, slot, ...given },
+          ...steps(files, slotFolder(data, target), call, given.patch?.inventory),
+        })
       })
     },
     plan: (call) =>
@@ -134,14 +141,19 @@ async function requireSpace(data: string, head: BundleHead, space: Space): Promi
 }
 
 /** The data partition's knowledge of the slot follows the slot: void before the first write, complete before arming. */
-function steps(files: Files, folder: string, call: InstallCall): Pick<InstallCall, 'invalidate' | 'beforeArm'> {
+function steps(
+  files: Files,
+  folder: string,
+  call: InstallCall,
+  inventory: Uint8Array | undefined,
+): Pick<InstallCall, 'invalidate' | 'beforeArm'> {
   return {
     invalidate: async () => {
       await call.invalidate()
       await forgetSlot(files, folder, true)
     },
     beforeArm: async () => {
-      await storeSlot(files, folder, call.head, call.source, call.signal)
+      await storeSlot(files, folder, call.head, call.source, call.signal, inventory)
       await call.beforeArm()
     },
   }

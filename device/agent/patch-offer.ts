@@ -1,5 +1,7 @@
 import { isAddress } from '../../base/address.ts'
 import { isBistableError } from '../../base/errors.ts'
+import { readDeltaHead } from '../../bundle/delta/head.ts'
+import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import { exact } from '../doors/exact.ts'
 import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
@@ -9,7 +11,8 @@ import type { OfferedPatch } from './ports.ts'
 export interface PatchPlace {
   /** A path or an address. */
   readonly from: string
-  readonly announced?: OfferedPatch['announced']
+  /** What the channel says of its head; undefined: nobody vouches for it. */
+  readonly announced?: AnnouncedDelta['head']
 }
 
 /**
@@ -24,7 +27,7 @@ export async function openPatch(
   if (place === undefined) return undefined
   const onRefused = (error: Error): void => {
     const { code, message } = failureFrom(error)
-    core.say(`bistable: ${code}: ${message}; chunks are fetched instead`, 'warning')
+    core.say(`bistable: ${code}: ${message}; what it was to give is fetched instead`, 'warning')
   }
   try {
     const { engine, config, clock } = core.ports
@@ -32,10 +35,21 @@ export async function openPatch(
     const { bytesPerSecond } = config.agent.policy.download
     const slow = isAddress(place.from) && bytesPerSecond !== undefined
     const source = slow ? limited(opened, bytesPerSecond, clock) : opened
-    return { source, announced: place.announced, onRefused, close: () => source.close() }
+    try {
+      const head = await readDeltaHead(source, place.announced, { signal })
+      return { source, head, onRefused, close: () => source.close() }
+    } catch (error) {
+      await source.close()
+      throw error
+    }
   } catch (error) {
     if (signal.aborted || !isBistableError(error)) throw error
     onRefused(error)
     return undefined
   }
+}
+
+/** What may spare reading chunk indexes. Not for a place whose every byte is verified before it is used: there they are read. */
+export function offerFor(core: Core, from: string, offered: OfferedPatch | undefined) {
+  return offered === undefined || !isAddress(from) ? undefined : { offered, running: core.line.slot }
 }

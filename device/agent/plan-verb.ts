@@ -2,7 +2,7 @@ import { exact } from '../doors/exact.ts'
 import type { InstallPlan } from '../install/plan.ts'
 import { assignedNow } from './assignment.ts'
 import type { Core } from './core.ts'
-import { openPatch } from './patch-offer.ts'
+import { offerFor, openPatch } from './patch-offer.ts'
 import { checkAllowed, type InstallOptions } from './work.ts'
 
 /**
@@ -20,7 +20,7 @@ export async function planFrom(
   const source = exact(await engine.open(from, signal))
   const patch = await openPatch(core, place, signal)
   try {
-    const head = await engine.head(source, core.trusted, signal)
+    const head = await engine.head(source, core.trusted, signal, offerFor(core, from, patch))
     const assigned = await assignedNow(core)
     checkAllowed(core, head, { force }, assigned?.release === head.digest && assigned.allowDowngrade)
     return await engine.plan({

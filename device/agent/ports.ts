@@ -5,7 +5,7 @@ import type { BootReason } from '../../bootloader/reason.ts'
 import type { BootRepairer } from '../../bootloader/repair.ts'
 import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
-import type { AnnouncedDelta } from '../../bundle/freshness.ts'
+import type { DeltaHead } from '../../bundle/delta/head.ts'
 import type { HealthPlan } from '../../bundle/health-plan.ts'
 import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
@@ -106,8 +106,7 @@ export interface InstallCall {
 /** A patch file that may lead from the running release to the wanted one. */
 export interface OfferedPatch {
   readonly source: ByteSource
-  /** What the channel says of its head; undefined: nobody vouches for it. */
-  readonly announced: AnnouncedDelta['head'] | undefined
+  readonly head: DeltaHead
   /** Told why it, or a part of it, is not used. */
   readonly onRefused: (error: Error) => void
 }
@@ -121,7 +120,13 @@ export type PlanCall = Pick<
 export interface Engine {
   /** Opens a path or an address. */
   open(source: string, signal: AbortSignal): Promise<ByteSource>
-  head(source: ByteSource, trusted: TrustedRoots, signal: AbortSignal): Promise<BundleHead>
+  /** @param patch may have chunk indexes, which then need not be read */
+  head(
+    source: ByteSource,
+    trusted: TrustedRoots,
+    signal: AbortSignal,
+    patch?: { readonly offered: OfferedPatch; readonly running: Slot },
+  ): Promise<BundleHead>
   /** All that stands behind the head. */
   verifyWhole(
     source: ByteSource,

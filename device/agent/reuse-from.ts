@@ -3,7 +3,6 @@ import { isBistableError } from '../../base/errors.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { chunkImage } from '../../bundle/chunk-image.ts'
 import { deltaErrors } from '../../bundle/delta/errors.ts'
-import { readDeltaHead } from '../../bundle/delta/head.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
 import { IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { exact } from '../doors/exact.ts'
@@ -11,6 +10,7 @@ import { openFileDoor } from '../doors/file.ts'
 import { checkPatch, type Patch } from '../install/patch.ts'
 import type { ReuseSource } from '../install/types.ts'
 import type { Slots } from './engine-over.ts'
+import { patchedInventory } from './patch-sides.ts'
 import type { InstallCall, PlanCall } from './ports.ts'
 import { readEarlierIndex, readSlotIndex, readSlotRelease, slotFolder } from './slot-files.ts'
 
@@ -88,14 +88,16 @@ async function patchFrom(around: Around, call: PlanCall): Promise<Patch | undefi
     const stored = await readSlotRelease(around.files, slotFolder(around.data, running))
     if (stored === undefined)
       throw deltaErrors.DELTA_WRONG_RELEASE(`nothing is recorded about slot ${running}, from which a patch would lead`)
-    const head = await readDeltaHead(offered.source, offered.announced, { signal })
+    const { head } = offered
     checkPatch(head, stored.facts.digest, wanted)
     const place = async (name: ImageName) => {
       const device = kept(around, await around.slots.forReuse(running, name))
       return { device, length: stored.statement.images.find((image) => image.name === name)?.length ?? 0 }
     }
     const from = { boot: await place('boot'), rootfs: await place('rootfs') }
-    return { source: offered.source, head, from, onRefused: offered.onRefused }
+    const inventory = await patchedInventory(around, stored, call)
+    const { source, onRefused } = offered
+    return { source, head, from, onRefused, ...(inventory === undefined ? {} : { inventory }) }
   } catch (error) {
     if (signal.aborted || !isBistableError(error)) throw error
     offered.onRefused(error)

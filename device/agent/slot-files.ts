@@ -22,6 +22,7 @@ const STATE = 'state'
 /**
  * Writes everything a bundle says about a slot. The release comes last: while it is missing, nothing is known about
  * the slot, so a cut in between leaves no mixture.
+ * @param known the stored inventory, when it need not be read from the source
  */
 export async function storeSlot(
   files: Files,
@@ -29,6 +30,7 @@ export async function storeSlot(
   head: BundleHead,
   source: ByteSource,
   signal: AbortSignal,
+  known?: Uint8Array,
 ): Promise<void> {
   await forgetSlot(files, folder)
   await files.makeDir(join(folder, 'roots'))
@@ -39,7 +41,7 @@ export async function storeSlot(
   const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
   const at = head.offsets.attachments.inventory
   if (inventory !== undefined && at !== undefined) {
-    const bytes = await readExactly(source, at, inventory.length, { signal })
+    const bytes = known ?? (await readExactly(source, at, inventory.length, { signal }))
     // A door is not believed: what does not have the signed digest is not kept, the bundle is still installable.
     if (sha256(bytes) === inventory.sha256) await writeFileDurably(join(folder, INVENTORY), bytes, files)
   }
@@ -104,11 +106,23 @@ export async function readSlotIndex(
   stored: StoredRelease,
   name: ImageName,
 ): Promise<ChunkIndex | undefined> {
+  const bytes = await readSlotIndexBytes(files, folder, stored, name)
+  return bytes && decodeIndex(bytes)
+}
+
+/** Its bytes, verified by the statement kept for the slot. */
+export async function readSlotIndexBytes(
+  files: Files,
+  folder: string,
+  stored: StoredRelease,
+  name: ImageName,
+): Promise<Uint8Array | undefined> {
   const image = stored.statement.images.find((entry) => entry.name === name)
   if (image === undefined) return undefined
   try {
     const bytes = await files.read(join(folder, `${name}.idx`), Math.min(image.index.length, MAX_INDEX_BYTES))
-    return bytes === undefined ? undefined : readIndex(bytes, image)
+    if (bytes !== undefined) readIndex(bytes, image)
+    return bytes
   } catch {
     return undefined
   }

@@ -19,8 +19,8 @@ import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
 import { after, before } from './hooks.ts'
-import { openPatch, type PatchPlace } from './patch-offer.ts'
-import type { BootPort } from './ports.ts'
+import { offerFor, openPatch, type PatchPlace } from './patch-offer.ts'
+import type { BootPort, InstallCall, OfferedPatch } from './ports.ts'
 
 /** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
 
@@ -87,8 +87,12 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
     )
     const { bytesPerSecond } = config.agent.policy.download
     const source = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
+    const patch = await openPatch(core, options.patch, signal).catch(async (error) => {
+      await source.close()
+      throw error
+    })
     try {
-      const head = await engine.head(source, core.trusted, signal)
+      const head = await engine.head(source, core.trusted, signal, offerFor(core, from, patch))
       const before = core.body.trust.version
       if (head.trusted.current.version < before) {
         // Only after stored roots were lost: keys that a newer root revoked must not count again.
@@ -111,7 +115,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
       }
       const calm = await core.ports.surroundings?.calm(config.agent.policy.download)
       try {
-        const done = await fillAndArm(core, from, source, head, options, signal)
+        const done = await fillAndArm(core, from, { source, head, patch }, options, signal)
         const facts = { ...done, code: done.waits?.code }
         if (network) await after(core, 'download', facts)
         await after(core, 'install', facts)
@@ -121,6 +125,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
         await calm?.()
       }
     } finally {
+      await patch?.close()
       await source.close()
     }
   } catch (error) {
@@ -145,8 +150,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
 async function fillAndArm(
   core: Core,
   from: string,
-  source: Awaited<ReturnType<Core['ports']['engine']['open']>>,
-  head: BundleHead,
+  { source, head, patch }: Pick<InstallCall, 'source' | 'head'> & { readonly patch: OfferedPatch | undefined },
   options: InstallOptions,
   signal: AbortSignal,
 ): Promise<InstallDone> {
@@ -169,7 +173,6 @@ async function fillAndArm(
   await before(core, 'install', job, signal)
   await core.apply({ kind: 'begin', job })
   const done = { slot, number, version, digest: head.digest }
-  const patch = await openPatch(core, options.patch, signal)
   let fetched = 0
   const steps = {
     source,
@@ -216,8 +219,6 @@ async function fillAndArm(
       waits: error.wait,
       message: `${named} is verified in slot ${slot}; ${error.wait.message}`,
     }
-  } finally {
-    await patch?.close()
   }
 }
 

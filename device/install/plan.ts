@@ -30,11 +30,11 @@ export interface InstallPlan {
   /** Where the rest is fetched from. */
   readonly source: string
   readonly images: readonly ImagePlan[]
-  /** Bytes of roots, statement and chunk indexes: fetched before anything can be planned. */
+  /** Bytes of roots, statement and those chunk indexes that no patch has: fetched before anything can be planned. */
   readonly head: number
-  /** Bytes of attachments that the device keeps. */
+  /** Bytes of attachments that the device keeps and no patch has. */
   readonly attachments: number
-  /** Bytes of the patch's head; 0 without one. */
+  /** Bytes of the patch's head, with indexes and inventory; 0 without one. */
   readonly patch: number
   /** All that comes through the door, in bytes. */
   readonly total: number
@@ -46,7 +46,7 @@ export interface PlanParts {
   /** From `scanSlot`. */
   readonly held: Readonly<Record<ImageName, Uint8Array>>
   readonly reuse: ReuseMap
-  readonly patch?: Pick<Patch, 'head'> | undefined
+  readonly patch?: Pick<Patch, 'head' | 'inventory'> | undefined
 }
 
 /** The patch's units that are worth their bytes, for one image. Pure. */
@@ -67,8 +67,9 @@ export function planInstall(parts: PlanParts): InstallPlan {
   const { source, head, patch } = parts
   const images = IMAGE_NAMES.map((image) => planImage(image, parts))
   const patchHead = patch?.head.length ?? 0
-  const inventory = head.statement.attachments.find(({ name }) => name === 'inventory')?.length ?? 0
-  const first = Math.min(head.offsets.data.boot, ...Object.values(head.offsets.attachments))
+  const whole = head.statement.attachments.find(({ name }) => name === 'inventory')?.length ?? 0
+  const inventory = patch?.inventory === undefined ? whole : 0
+  const first = Math.min(head.offsets.data.boot, ...Object.values(head.offsets.attachments)) - head.spared
   const stored = images.reduce((sum, { fetched, patched }) => sum + fetched.stored + patched.stored, 0)
   const total = first + inventory + patchHead + stored
   return { source, images, head: first, attachments: inventory, patch: patchHead, total }

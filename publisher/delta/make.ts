@@ -13,6 +13,7 @@ import { formatNumber } from '../../bundle/fields.ts'
 import { blockLibrary, DEFAULT_LEVEL } from '../../bundle/squashfs/block-codec.ts'
 import { type BundleHead, type ChunkIndex, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { publisherErrors } from '../errors.ts'
+import { sidesOf } from './sides.ts'
 import { OldSources, placesOf } from './sources.ts'
 import { UnitBuilder } from './unit.ts'
 
@@ -86,7 +87,7 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
       await file.close()
     }
     const parts = { from: from.head.digest, to: to.head.digest, library: blockLibrary, ...codec }
-    const head = encodeDeltaHead(parts, units)
+    const head = encodeDeltaHead({ ...parts, sides: await sidesOf(from, to) }, units)
     const joined = async function* (): AsyncGenerator<Uint8Array> {
       yield head
       yield* createReadStream(scratch)

@@ -11,11 +11,14 @@ import { signer } from '../keys/helpers.ts'
 /** A publish directory on a web server whose owner is the attacker: files by path, and answers of any kind. */
 export class PublishSite {
   readonly files = new Map<string, Uint8Array | ((response: ServerResponse) => void)>()
+  /** "/path bytes=0-9", in order. */
+  readonly asked: string[] = []
   origin = ''
 
   static async open(): Promise<PublishSite> {
     const site = new PublishSite()
     const { url } = await serve((request, response) => {
+      site.asked.push(`${request.url} ${request.headers.range ?? ''}`)
       const found = site.files.get(request.url ?? '')
       if (found === undefined) response.writeHead(404).end()
       else if (found instanceof Uint8Array) sendFile(request, response, found, {})

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
+import { sha256 } from '../../bundle/digest.ts'
 import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import { slotFolder, storeSlot } from '../../device/agent/slot-files.ts'
 import { publish } from '../../publisher/publish.ts'
@@ -59,7 +60,7 @@ async function world(name: string) {
 
 describe('an agent that follows a channel with patches', () => {
   it('fetches the patch from its own release instead of chunks', async () => {
-    const { device, held } = await world('good')
+    const { device, held, web } = await world('good')
     await device.poll()
     expect(device.said.filter((line) => line.includes('DELTA_'))).toEqual([])
     expect(await device.bootState()).toMatchObject({ trial: 'b' })
@@ -67,6 +68,17 @@ describe('an agent that follows a channel with patches', () => {
     const outcome = device.core.body.outcomes.findLast(({ what }) => what === 'install')
     expect(outcome).toMatchObject({ ok: true })
     expect(outcome?.fetched).toBeLessThan(80_000)
+    // The record of the slot is whole, though neither index nor inventory was fetched.
+    const kept = (name: string) => readFileSync(join(dir, 'good/data/bistable/slots/b', name))
+    const { statement, indexBytes, offsets } = second.head
+    for (const image of ['boot', 'rootfs'] as const) expect(kept(`${image}.idx`).equals(indexBytes[image])).toBe(true)
+    const [inventory] = statement.attachments
+    expect(sha256(kept('inventory.zst'))).toBe(inventory?.sha256)
+    const starts = web.asked.map((line) => /\.bundle bytes=(\d+)-/.exec(line)?.[1]).filter((at) => at !== undefined)
+    expect(starts[0]).toBe('0')
+    const behind = (offsets.attachments.inventory ?? 0) + (inventory?.length ?? 0)
+    expect(behind).toBeGreaterThan(24_000)
+    for (const at of starts.slice(1)) expect(Number(at)).toBeGreaterThanOrEqual(behind)
   })
 
   it('installs all the same when the patch is damaged, gone, or another one', async () => {
@@ -88,7 +100,7 @@ describe('an agent that follows a channel with patches', () => {
       else web.files.set(path, served)
       await device.poll()
       expect(device.said.join('\n'), name).toContain(`${code}: `)
-      expect(device.said.join('\n'), name).toContain('chunks are fetched instead')
+      expect(device.said.join('\n'), name).toContain('what it was to give is fetched instead')
       expect(await device.bootState(), name).toMatchObject({ trial: 'b' })
       expect(held().equals(second.bundle.rootfs), name).toBe(true)
     }

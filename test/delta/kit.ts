@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ByteSource } from '../../base/source.ts'
+import { sha256 } from '../../bundle/digest.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { openSquashfs } from '../../bundle/squashfs/image.ts'
 import type { BundleHead, ImageName } from '../../bundle/types.ts'
@@ -54,6 +55,12 @@ export function system(version: 1 | 2): Item[] {
   return items
 }
 
+/** Lines that do not compress, one in forty of them another in each release. */
+function inventoryLine(i: number, version: 1 | 2): string {
+  const digest = sha256(Buffer.from(`${i} ${i % 40 === 3 ? version : 0}`))
+  return `${JSON.stringify({ path: `/share/${i}`, type: 'file', mode: 420, uid: 0, gid: 0, size: i, digest })}\n`
+}
+
 export interface Made {
   readonly bundle: TestBundle
   readonly source: ByteSource
@@ -72,7 +79,8 @@ export async function release(
   const boundaries = await image.contentBoundaries()
   const boot = Buffer.concat([noise(4096 * 30, 'kernel'), noise(4096 * 4, `initrd ${version}`)])
   const number = { epoch: 0, counter }
-  const bundle = await makeBundle(dir, `release-${version}`, { boot, rootfs, boundaries, number })
+  const inventory = Buffer.from(Array.from({ length: 400 }, (_, i) => inventoryLine(i, version)).join(''))
+  const bundle = await makeBundle(dir, `release-${version}`, { boot, rootfs, boundaries, number, inventory })
   const source = await openFileDoor(bundle.path)
   return { bundle, source, head: await openBundle(source, { trusted: bundle.trusted }) }
 }

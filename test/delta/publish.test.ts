@@ -2,15 +2,21 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync,
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { isBistableError } from '../../base/errors.ts'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
+import { packSide, type Sides } from '../../bundle/delta/sides.ts'
+import { sha256 } from '../../bundle/digest.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import type { BundleHead } from '../../bundle/types.ts'
 import { engineOver } from '../../device/agent/engine-over.ts'
 import type { OfferedPatch } from '../../device/agent/ports.ts'
 import { slotFolder, storeSlot } from '../../device/agent/slot-files.ts'
+import { makeDelta } from '../../publisher/delta/make.ts'
 import { deltaName, earlierBundles } from '../../publisher/delta/published.ts'
 import { publish } from '../../publisher/publish.ts'
+import { NEVER } from '../attacks/device.ts'
 import { MemoryFiles } from '../device-agent/memory-files.ts'
+import { countingDoor } from '../helpers/counting.ts'
 import { signer } from '../keys/helpers.ts'
 import { type Made, release, slots } from './kit.ts'
 
@@ -19,11 +25,14 @@ import { type Made, release, slots } from './kit.ts'
 let dir: string
 let first: Made
 let second: Made
+let patch: string
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'bistable-delta-publish-'))
   first = await release(dir, 1)
   second = await release(dir, 2)
+  patch = join(dir, 'sides.delta')
+  await makeDelta(first, second, patch, { say: () => undefined })
   return async () => {
     await first.source.close()
     await second.source.close()
@@ -103,10 +112,11 @@ describe('the engine of a device', () => {
     const open = () => fileSource(join(to, named?.path ?? ''))
     const refused: Error[] = []
     const opened: { close(): Promise<void> }[] = []
-    const offer = async (announced = named?.head): Promise<OfferedPatch> => {
+    const offer = async (): Promise<OfferedPatch> => {
       const source = await open()
       opened.push(source)
-      return { source, announced, onRefused: (error) => void refused.push(error) }
+      const head = await readDeltaHead(source, named?.head)
+      return { source, head, onRefused: (error) => void refused.push(error) }
     }
     const good = await device()
     const plan = await good.engine.plan(call(await offer()))
@@ -116,17 +126,67 @@ describe('the engine of a device', () => {
     expect(good.places.b.rootfs.medium.subarray(0, second.bundle.rootfs.length).equals(second.bundle.rootfs)).toBe(true)
     expect(refused).toEqual([])
 
-    const other = await device()
-    const without = await other.engine.install(call(await offer(named && { ...named.head, sha256: first.head.digest })))
-    expect(refused).toMatchObject([{ code: 'DELTA_DIGEST' }])
-    expect(without.fetched).toBeGreaterThan(4 * fetched)
-
     // Nothing on record about the running slot: nobody knows what a patch would start from.
     const unknown = await device()
     await unknown.files.remove(`${slotFolder('/data', 'a')}/release.json`)
-    await unknown.engine.install(call(await offer()))
-    expect(refused).toMatchObject([{ code: 'DELTA_DIGEST' }, { code: 'DELTA_WRONG_RELEASE' }])
+    const without = await unknown.engine.install(call(await offer()))
+    expect(refused).toMatchObject([{ code: 'DELTA_WRONG_RELEASE' }])
+    expect(without.fetched).toBeGreaterThan(4 * fetched)
     for (const one of opened) await one.close()
+  })
+})
+
+describe('the head of a bundle with a patch at hand', () => {
+  /** A device that runs `first`, the patch with other sides, and what reading the head of `second` takes. */
+  async function read(change: (sides: Sides) => Partial<Sides>, spoil?: (files: MemoryFiles) => Promise<void>) {
+    const { source, counted } = await countingDoor(second.bundle.path)
+    const delta = await fileSource(patch)
+    const files = new MemoryFiles()
+    const folder = slotFolder('/data', 'a')
+    await storeSlot(files, folder, first.head, first.source, NEVER)
+    await spoil?.(files)
+    const found = await readDeltaHead(delta)
+    const refused: string[] = []
+    const onRefused = (error: Error) => void refused.push(isBistableError(error) ? error.code : String(error))
+    const offered = { source: delta, head: { ...found, sides: { ...found.sides, ...change(found.sides) } }, onRefused }
+    const none = async () => expect.unreachable('no slot is opened')
+    const engine = engineOver('/data', files, { forWriting: none, forReuse: none, forVerifying: none })
+    const head = await engine.head(source, second.bundle.trusted, NEVER, { offered, running: 'a' })
+    await source.close()
+    await delta.close()
+    // Whatever a patch says: the signed indexes, byte for byte.
+    for (const image of ['boot', 'rootfs'] as const)
+      expect(sha256(head.indexBytes[image])).toBe(sha256(second.head.indexBytes[image]))
+    return { spared: head.spared, read: counted.bytes, refused }
+  }
+  const indexes = () => second.head.statement.images.reduce((sum, { index }) => sum + index.length, 0)
+
+  it('reads neither index, and of the boot image not even the header behind the first', async () => {
+    const { spared, refused, read: bytes } = await read(() => ({}))
+    expect(refused).toEqual([])
+    expect(spared).toBeGreaterThanOrEqual(indexes())
+    expect(bytes).toBeLessThanOrEqual(16 * 1024)
+    const whole = await read((sides) => Object.fromEntries(Object.keys(sides).map((name) => [name, Buffer.alloc(0)])))
+    expect(whole).toMatchObject({ spared: 0, refused: [] })
+    expect(whole.read).toBeGreaterThan(indexes())
+  })
+
+  it('reads the index itself when the patch makes another one, or the old one is not there', async () => {
+    const flipped = (side: Uint8Array): Uint8Array => side.map((byte, i) => (i === side.length >> 1 ? byte ^ 1 : byte))
+    const swapped = await read(({ boot, rootfs }) => ({ boot: rootfs, rootfs: boot }))
+    expect(swapped).toMatchObject({ spared: 0, refused: ['DELTA_INVALID', 'DELTA_INVALID'] })
+    const other = await read(({ rootfs }) => ({ rootfs: flipped(rootfs) }))
+    expect(other.refused).toEqual([expect.stringMatching(/^DELTA_(INVALID|DIGEST)$/)])
+    const digest = await read(() => ({
+      boot: packSide(first.head.indexBytes.boot, first.head.indexBytes.boot, 1e6),
+    }))
+    expect(digest.refused).toEqual(['DELTA_DIGEST'])
+    const gone = await read(
+      () => ({}),
+      (files) => files.remove(`${slotFolder('/data', 'a')}/rootfs.idx`),
+    )
+    expect(gone.refused).toEqual([])
+    expect(gone.spared).toBeLessThan(indexes())
   })
 })
 

@@ -25,6 +25,8 @@ export interface TestBundlePlan {
   readonly securityFloor?: ReleaseNumber
   /** Ends of the rootfs image's own blocks. Default: chunks of 128 KiB. */
   readonly boundaries?: readonly number[]
+  /** Unpacked; unless given, one that names the root directory. */
+  readonly inventory?: Uint8Array
 }
 
 /** Writes `NAME.bundle` into `folder`. */
@@ -45,7 +47,7 @@ export async function makeBundle(folder: string, name: string, plan: TestBundleP
       issued: '2026-11-21T00:00:00Z',
     },
     ...(plan.boundaries === undefined ? {} : { boundaries: { rootfs: plan.boundaries } }),
-    attachments: { inventory: Buffer.from('{"path":"/"}\n') },
+    attachments: { inventory: plan.inventory ?? Buffer.from('{"path":"/"}\n') },
   })
   const envelope = encodeEnvelope(await signStatement(RELEASE_PAYLOAD_TYPE, payload, [signer(11)]))
   const path = join(folder, `${name}.bundle`)

@@ -1,0 +1,100 @@
+import { open, truncate } from 'node:fs/promises'
+import { join } from 'node:path'
+import { useHashCrew } from '../../base/hash-crew.ts'
+import { readExactly } from '../../base/source.ts'
+import { chunkImage } from '../../bundle/chunk-image.ts'
+import { readDeltaHead } from '../../bundle/delta/head.ts'
+import { indexFrom, inventoryFrom } from '../../bundle/delta/sides.ts'
+import { inspectBundle, openBundle } from '../../bundle/reader.ts'
+import { treeSize } from '../../bundle/tree.ts'
+import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
+import { openFileDoor } from '../../device/doors/file.ts'
+import { openHttpDoor } from '../../device/doors/http.ts'
+import { install } from '../../device/install/install.ts'
+import { checkPatch } from '../../device/install/patch.ts'
+import { openSlotDevice } from '../../device/slots/block.ts'
+import { placeAt } from '../../device/slots/find.ts'
+import { nodeSys } from '../../device/slots/sys.ts'
+
+// One install over HTTP into slots that are files: FOLDER OLD.bundle NEW-URL [PATCH-URL]. Says what it took.
+
+const [folder = '', oldBundle = '', newUrl = '', patchUrl] = process.argv.slice(2)
+const nothing = async (): Promise<void> => undefined
+
+async function slotOf(name: string, image: ImageName, size: number) {
+  const path = join(folder, `${name}-${image}`)
+  await (await open(path, 'w')).close()
+  await truncate(path, size)
+  return openSlotDevice(await placeAt(nodeSys(), path))
+}
+
+function inventoryOf({ statement, offsets }: BundleHead) {
+  const entry = statement.attachments.find(({ name }) => name === 'inventory')
+  if (entry === undefined) throw new Error('a release without an inventory')
+  return { entry, at: offsets.attachments.inventory ?? 0 }
+}
+
+const oldSource = await openFileDoor(oldBundle)
+const { head: old } = await inspectBundle(oldSource)
+const length = (name: ImageName, of: typeof old): number => of.indexes[name].imageLength
+const from = {
+  boot: await slotOf('from', 'boot', length('boot', old)),
+  rootfs: await slotOf('from', 'rootfs', length('rootfs', old)),
+}
+for (const name of IMAGE_NAMES) {
+  const image = chunkImage(oldSource, old.offsets.data[name], old.indexes[name])
+  for (let at = 0; at < length(name, old); at += 1 << 20)
+    await from[name].write(at, await image.read(at, Math.min(1 << 20, length(name, old) - at)))
+}
+
+const idle = process.memoryUsage().rss
+let peak = idle
+const sample = (): void => {
+  peak = Math.max(peak, process.memoryUsage().rss)
+}
+const sampling = setInterval(sample, 10)
+const started = performance.now()
+const cpu = process.cpuUsage()
+const crewBack = useHashCrew()
+const source = await openHttpDoor(newUrl)
+const patchSource = patchUrl === undefined ? undefined : await openHttpDoor(patchUrl)
+const patchHead = patchSource && (await readDeltaHead(patchSource))
+const { trusted } = old
+const indexOf = async (image: ImageEntry) =>
+  patchHead && indexFrom(patchHead.sides[image.name], old.indexBytes[image.name], image)
+const head = await openBundle(source, { trusted }, { indexOf })
+const room = (name: ImageName): number => length(name, head) + treeSize(length(name, head))
+const slot = { boot: await slotOf('to', 'boot', room('boot')), rootfs: await slotOf('to', 'rootfs', room('rootfs')) }
+const place = (name: ImageName) => ({ device: from[name], length: length(name, old) })
+const onRefused = (error: Error): never => {
+  throw error
+}
+const patch = patchSource &&
+  patchHead && {
+    source: patchSource,
+    head: patchHead,
+    from: { boot: place('boot'), rootfs: place('rootfs') },
+    onRefused,
+  }
+if (patchHead !== undefined) checkPatch(patchHead, old.digest, head)
+const result = await install({
+  ...{ source, head, slot, invalidate: nothing, beforeArm: nothing, arm: nothing },
+  reuse: IMAGE_NAMES.map((name) => ({ name, index: old.indexes[name], device: from[name] })),
+  ...(patch === undefined ? {} : { patch }),
+  onProgress: sample,
+})
+// As the agent does before it arms: the inventory is kept.
+const [was, is] = [inventoryOf(old), inventoryOf(head)]
+if (patchHead === undefined) await readExactly(source, is.at, is.entry.length)
+else {
+  const stored = await readExactly(oldSource, was.at, was.entry.length)
+  inventoryFrom(patchHead.sides.inventory, { entry: was.entry, stored }, is.entry)
+}
+crewBack()
+clearInterval(sampling)
+const { user, system } = process.cpuUsage(cpu)
+const seconds = (performance.now() - started) / 1000
+console.log(
+  JSON.stringify({ seconds, cpuSeconds: (user + system) / 1e6, aboveIdleMiB: (peak - idle) / 2 ** 20, ...result }),
+)
+process.exit(0)

@@ -1,0 +1,100 @@
+import { createReadStream } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { basename, join } from 'node:path'
+import { fileSource } from '../../bundle/file-source.ts'
+import { inspectBundle } from '../../bundle/reader.ts'
+import { measure } from '../measure.ts'
+import type { Workshop } from '../workshop.ts'
+import { type Both, cost, type Found, sizeOf } from './found.ts'
+
+/** Our two ways: an install over HTTP by the device's own code in a process of its own, the server in this one. */
+
+interface Applied {
+  readonly seconds: number
+  readonly cpuSeconds: number
+  readonly aboveIdleMiB: number
+}
+
+/** Chunks that the old release has not; everything else that an install fetches counts too. */
+export async function chunks(_: Workshop, both: Both): Promise<Found> {
+  return installed(both, undefined)
+}
+
+/** A patch from `bistable delta`, and whatever an install from it fetches besides. */
+export async function patch(workshop: Workshop, both: Both): Promise<Found> {
+  const { folder, old, next } = both
+  const file = join(folder, 'ours.delta')
+  const made = await workshop.bistable(['delta', old.bundle, next.bundle, '--output', file])
+  return { ...(await installed(both, file)), make: cost(made) }
+}
+
+async function installed({ folder, old, next }: Both, delta: string | undefined): Promise<Found> {
+  const web = await serveFiles([next.bundle, ...(delta === undefined ? [] : [delta])])
+  try {
+    const program = join(import.meta.dirname, 'apply.ts')
+    const urls = [next.bundle, ...(delta === undefined ? [] : [delta])].map((path) => web.url(path))
+    const ran = await measure(process.execPath, ['--import', 'tsx', program, folder, old.bundle, ...urls])
+    const { seconds, cpuSeconds, aboveIdleMiB } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
+    const content = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await sizeOf(delta)
+    return {
+      bytes: web.sent(),
+      besides: web.sent() - content,
+      apply: { seconds, cpuSeconds, peakMiB: aboveIdleMiB },
+      requests: web.requests(),
+    }
+  } finally {
+    await web.close()
+  }
+}
+
+async function lackingBytes(old: string, next: string): Promise<number> {
+  const [before, after] = [await headOf(old), await headOf(next)]
+  const known = new Set(Object.values(before.indexes).flatMap((index) => index.chunks.map(({ digest }) => digest)))
+  return Object.values(after.indexes)
+    .flatMap(({ chunks: all }) => all)
+    .reduce((sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength), 0)
+}
+
+async function headOf(bundle: string) {
+  const source = await fileSource(bundle)
+  try {
+    return (await inspectBundle(source)).head
+  } finally {
+    await source.close()
+  }
+}
+
+/** A static server with ranges, which counts. */
+async function serveFiles(paths: readonly string[]) {
+  const sizes = new Map<string, { readonly path: string; readonly size: number }>()
+  for (const path of paths) sizes.set(`/${basename(path)}`, { path, size: await sizeOf(path) })
+  let sent = 0
+  let requests = 0
+  const server = createServer((request, response) => {
+    const file = sizes.get(request.url ?? '')
+    requests++
+    if (file === undefined) return void response.writeHead(404).end()
+    const [, from = '0', to = ''] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? []
+    const end = Math.min(to === '' ? file.size - 1 : Number(to), file.size - 1)
+    sent += end - Number(from) + 1
+    const about = { 'content-length': end - Number(from) + 1, etag: `"${file.size}"`, 'accept-ranges': 'bytes' }
+    const ranged = request.headers.range !== undefined
+    const range = ranged ? { 'content-range': `bytes ${from}-${end}/${file.size}` } : {}
+    response.writeHead(ranged ? 206 : 200, { ...about, ...range })
+    createReadStream(file.path, { start: Number(from), end })
+      .on('error', () => response.destroy())
+      .pipe(response)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  return {
+    url: (path: string) => `http://127.0.0.1:${port}/${basename(path)}`,
+    sent: () => sent,
+    requests: () => requests,
+    close: async () => {
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}
