@@ -125,6 +125,8 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
     // The console is open before the first instruction runs: nothing is lost.
     await qmp.send('cont')
+    let sticks = 0
+    let stick = ''
     return {
       port,
       qmp,
@@ -141,12 +143,14 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
         await cut(child, qmp, exited)
       },
       plug: async (image) => {
+        // A name of its own each time: what was pulled may still be held by the emulator.
+        stick = `stick${++sticks}`
         const file = { driver: 'file', filename: image }
-        await qmp.send('blockdev-add', { driver: 'raw', 'node-name': 'stick', 'read-only': true, file })
-        await qmp.send('device_add', { driver: 'virtio-blk-pci', id: 'stick', drive: 'stick', bus: profile.socket.bus })
+        await qmp.send('blockdev-add', { driver: 'raw', 'node-name': stick, 'read-only': true, file })
+        await qmp.send('device_add', { driver: 'virtio-blk-pci', id: stick, drive: stick, bus: profile.socket.bus })
       },
       unplug: async () => {
-        await qmp.send('device_del', { id: 'stick' })
+        await qmp.send('device_del', { id: stick })
       },
     }
   } catch (error) {
