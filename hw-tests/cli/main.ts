@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
-import { mkdir, readFile } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { mkdir } from 'node:fs/promises'
+import { join, relative, resolve } from 'node:path'
 import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
@@ -12,7 +12,9 @@ import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
 import { lockFolder } from '../lease/store.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
-import { type Outcome, tally } from '../report/outcome.ts'
+import { mergeRuns, readOutcomes } from '../report/merge.ts'
+import { type Outcome, runText, tally } from '../report/outcome.ts'
+import { pointLast } from '../report/reporter.ts'
 import { converse } from './console.ts'
 import { diagnose, examine } from './doctor.ts'
 import { openPatient } from './patient.ts'
@@ -24,6 +26,7 @@ const USAGE = `usage: npm run hil                          every suite on HIL_PL
        npm run hil -- [run] VITEST-ARGUMENTS  some of them, as in: npm run hil -- hw-tests/suites/install
        npm run hil -- prepare [PLACE]         the test kit and the saved device, made ahead of a run
        npm run hil -- repeat N VITEST-ARGUMENTS   N times, each with a seed of its own (first: HIL_SEED): which fail now and then
+       npm run hil -- merge RUN RUN…          one report of runs (folders in out/hil) that were parts of one
        npm run hil -- places                  what there is, and who has it
        npm run hil -- console PLACE           its console at this terminal
        npm run hil -- doctor PLACE            wiring, power, console, boot; lifts a quarantine when all is well
@@ -58,6 +61,8 @@ async function main(args: readonly string[]): Promise<number> {
       return run(args.slice(1))
     case 'repeat':
       return repeat(Number(name), args.slice(2))
+    case 'merge':
+      return merge(args.slice(1))
     default:
       return run(args)
   }
@@ -66,9 +71,26 @@ async function main(args: readonly string[]): Promise<number> {
 /** The suites. A run in which only the lab failed ends with another code than one that found something. */
 async function run(args: readonly string[]): Promise<number> {
   const { code, outcomes } = await suites(runFolder(root, process.env), args)
-  if (code === 0) return 0
+  return code === 0 ? 0 : codeOf(outcomes)
+}
+
+/** Of a run that was not good. */
+function codeOf(outcomes: readonly Outcome[]): number {
   const { lab, failed } = tally(outcomes)
   return lab > 0 && failed === 0 ? LAB_BROKEN : 1
+}
+
+async function merge(folders: readonly string[]): Promise<number> {
+  if (folders.length === 0) {
+    console.error('hil: which runs?')
+    return 2
+  }
+  const into = runFolder(root, process.env)
+  const merged = await mergeRuns(folders, into)
+  await pointLast(into)
+  console.log(`hil: ${runText(merged)}; report: ${relative(process.cwd(), join(into, 'index.html'))}`)
+  const { passed, failed, lab } = tally(merged.outcomes)
+  return passed > 0 && failed + lab + merged.stray.length === 0 ? 0 : codeOf(merged.outcomes)
 }
 
 /** The suites once, into this folder. */
@@ -82,13 +104,7 @@ async function suites(folder: string, args: readonly string[], more: NodeJS.Proc
     env,
   })
   const code = await new Promise<number>((done) => child.on('close', (status) => done(status ?? 1)))
-  return { code, outcomes: await readOutcomes(folder) }
-}
-
-async function readOutcomes(folder: string): Promise<readonly Outcome[]> {
-  const text = await readFile(join(folder, 'run.jsonl'), 'utf8').catch(() => '')
-  const lines = text.split('\n').filter((line) => line !== '')
-  return lines.map((line) => JSON.parse(line) as Outcome)
+  return { code, outcomes: await readOutcomes(folder).catch(() => []) }
 }
 
 async function repeat(times: number, args: readonly string[]): Promise<number> {

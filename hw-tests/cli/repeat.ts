@@ -1,5 +1,5 @@
-import { countsOf, seconds } from '../harness/record.ts'
-import { type Outcome, tally } from '../report/outcome.ts'
+import { seconds } from '../harness/record.ts'
+import { countsText, type Outcome, tally, testKey } from '../report/outcome.ts'
 
 /** `npm run hil -- repeat N …`: the same tests again and again, each run with a seed of its own, to find those that fail now and then. */
 
@@ -13,8 +13,7 @@ export interface Repetition {
 /** "run 3 of 20, seed 7: 2 passed, 0 failed, …; 4 boots, 1 power cuts, 61.0 s" */
 export function repetitionText(repetition: Repetition, number: number, of: number): string {
   const { passed, failed, lab } = tally(repetition.outcomes)
-  const { boots, cuts } = countsOf(repetition.outcomes.flatMap(({ record }) => record ?? []))
-  const what = `${passed} passed, ${failed} failed, ${lab} not run (lab); ${boots} boots, ${cuts} power cuts`
+  const what = `${passed} passed, ${failed} failed, ${lab} not run (lab); ${countsText(repetition.outcomes)}`
   return `run ${number} of ${of}, seed ${repetition.seed}: ${what}, ${seconds(repetition.ms)} s`
 }
 
@@ -25,10 +24,10 @@ export function repetitionText(repetition: Repetition, number: number, of: numbe
 export function flakeText(runs: readonly Repetition[]): { readonly good: boolean; readonly lines: readonly string[] } {
   const ends = new Map<string, { readonly seed: number; readonly verdict: Outcome['verdict'] }[]>()
   for (const { seed, outcomes } of runs)
-    for (const { file, name, verdict } of outcomes) {
+    for (const outcome of outcomes) {
+      const { verdict } = outcome
       if (verdict === 'skipped') continue
-      // A part of some names, and another in each run.
-      const key = `${file}: ${name.replace(/\bseed \d+/, 'seed N').replace(/\b\d+ ms\b/, 'N ms')}`
+      const key = testKey(outcome)
       ends.set(key, [...(ends.get(key) ?? []), { seed, verdict }])
     }
   const lines: string[] = []
@@ -41,8 +40,9 @@ export function flakeText(runs: readonly Repetition[]): { readonly good: boolean
     const seeds = bad.map(({ seed, verdict }) => `${verdict} with seed ${seed}`).join(', ')
     lines.push(`${always ? 'broken' : 'flake'}: ${key}: ${bad.length} of ${all.length}: ${seeds}`)
   }
-  const { boots, cuts } = countsOf(runs.flatMap(({ outcomes }) => outcomes).flatMap(({ record }) => record ?? []))
   const tests = [...ends.values()].reduce((sum, { length }) => sum + length, 0)
-  lines.push(`${runs.length} runs, ${tests} tests, ${boots} boots, ${cuts} power cuts: ${flakes} flakes`)
+  lines.push(
+    `${runs.length} runs, ${tests} tests, ${countsText(runs.flatMap(({ outcomes }) => outcomes))}: ${flakes} flakes`,
+  )
   return { good: lines.length === 1 && tests > 0, lines }
 }

@@ -7,6 +7,7 @@ import { lockFolder } from '../lease/store.ts'
 import { allPlaces, choosePlace, type Feature, missingTools, type Place } from '../places/index.ts'
 import { type Board, openBoard } from './board.ts'
 import { isTrouble, type Trouble } from './boot-states.ts'
+import { mosquittoProgram, TestBroker } from './broker.ts'
 import { copyImage } from './disk.ts'
 import { Dut, type DutOptions } from './dut.ts'
 import { openKit } from './kit.ts'
@@ -106,6 +107,18 @@ export const hil = test
     })
     return bench
   })
+  /** A real Mosquitto of the test's own, and a publisher behind it. */
+  .extend('broker', async ({ place, bench, skip }, { onCleanup }) => {
+    if (mosquittoProgram() === undefined && process.env['CI'] === undefined) skip('not here: mosquitto')
+    const broker = await TestBroker.start({
+      folder: join(bench.folder, 'broker'),
+      socket: brokerSocket(bench),
+      host: new URL(place.serverAddress).hostname,
+      ...(place.kind === 'board' && { listen: place.serverListen }),
+    })
+    onCleanup(() => broker.close())
+    return broker
+  })
   /** A device that is none of bistable's: how to give it power, and when it is up. */
   .extend('device', {} as OwnDevice)
   .extend('begin', 'running' as Begin)
@@ -152,9 +165,9 @@ export const hil = test
       await rm(transcript, { force: true })
       const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
       if (kept === undefined) await clear(bench)
-      const disk = join(bench.folder, 'disk.img')
+      const disk = diskOf(bench)
       const own = await device.make?.({ folder: bench.folder, httpPort: server.port })
-      const dut = kept ?? new Dut(own ?? dutOptions(place, board, disk, server.port, extra))
+      const dut = kept ?? new Dut(own ?? dutOptions(place, board, bench, server.port, extra))
       bench.dut = dut
       dut.signal = lease === undefined ? signal : AbortSignal.any([signal, lease.signal])
       dut.logTo(transcript)
@@ -204,14 +217,22 @@ export const hil = test
   /** What is plugged into the device and pulled; `needs` must have 'stick'. */
   .extend('stick', ({ dut, bench }) => new Stick(dut, bench.folder))
 
+const diskOf = (bench: Bench) => join(bench.folder, 'disk.img')
+/** Known before a broker listens on it: the emulator is told of it at its start, and a test may want none. */
+const brokerSocket = (bench: Bench) => join(bench.folder, 'broker.socket')
+
 function dutOptions(
   place: Place,
   board: Board | undefined,
-  disk: string,
+  bench: Bench,
   httpPort: number,
   extra: readonly string[],
 ): DutOptions {
-  if (place.kind === 'qemu') return { disk, profile: place.machine, memoryMiB: place.memoryMiB, httpPort, extra }
+  const disk = diskOf(bench)
+  if (place.kind === 'qemu') {
+    const { machine: profile, memoryMiB } = place
+    return { disk, profile, memoryMiB, httpPort, brokerSocket: brokerSocket(bench), extra }
+  }
   if (board === undefined) throw new LabError(`the place ${place.name} is not leased`)
   return {
     disk,

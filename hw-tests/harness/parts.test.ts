@@ -1,11 +1,14 @@
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import mqtt, { MqttClient } from 'mqtt'
 import { afterAll, describe, expect, it } from 'vitest'
 import { choosePlace, missingTools } from '../places/index.ts'
 import { type BootEvent, readLine } from './boot-states.ts'
+import { mosquittoProgram, TestBroker } from './broker.ts'
 import { flipBit, partitionDigest, readGpt } from './disk.ts'
 import { Dut, readAnswer } from './dut.ts'
 import { judgeBoot, judgeFallBack } from './judge.ts'
@@ -166,6 +169,36 @@ describe('web server', () => {
     expect(rangeOf('bytes=5-500', 100)).toEqual([5, 99, true])
     expect(rangeOf(undefined, 100)).toEqual([0, 99, false])
     expect(rangeOf('bytes=0-1,5-6', 100)).toEqual([0, 99, false])
+  })
+})
+
+describe.skipIf(mosquittoProgram() === undefined && process.env['CI'] === undefined)('broker', () => {
+  it('is a Mosquitto of its own, by port and by socket, with a publisher behind it; a new one takes its place', async () => {
+    const options = { folder: join(folder, 'broker'), socket: join(folder, 'broker.socket'), host: '10.0.2.100' }
+    const bundle = join(folder, 'x.bundle')
+    writeFileSync(bundle, 'no bundle, and named as one')
+    for (const last of [false, true]) {
+      const broker = await TestBroker.start(options)
+      const [near, far] = [mqtt.connect(broker.local), new MqttClient(() => connect(options.socket), {})]
+      try {
+        for (const client of [near, far]) {
+          const said = new Map<string, string>()
+          client.on('message', (topic, bytes) => said.set(topic, bytes.toString('latin1')))
+          await client.subscribeAsync('$SYS/broker/version')
+          await expect.poll(() => said.get('$SYS/broker/version'), { timeout: 20_000 }).toMatch(/^mosquitto version/)
+        }
+        if (last) expect(await broker.offer('x', { from: bundle })).toBe('mqtt://10.0.2.100:1883/bundles/x')
+      } finally {
+        for (const client of [near, far]) await client.endAsync(true)
+        await broker.close()
+      }
+      await expect(mqtt.connectAsync(broker.local, { reconnectPeriod: 0 })).rejects.toThrow()
+    }
+  })
+
+  it('that does not start is a broken lab', async () => {
+    const options = { folder: join(folder, 'no-broker'), socket: join(folder, 'nowhere', 'socket'), host: 'x' }
+    await expect(TestBroker.start(options)).rejects.toThrow(LabError)
   })
 })
 

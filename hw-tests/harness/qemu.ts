@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SerialPort } from 'serialport'
+import { BROKER_PORT } from './broker.ts'
 import { LabError } from './lab-error.ts'
 import type { Machine } from './machine.ts'
 import { MACHINES, type MachineName, type MachineProfile } from './machines.ts'
@@ -20,6 +21,8 @@ export interface QemuOptions {
   readonly memoryMiB?: number
   /** Loopback port on this machine that the guest reaches as http://10.0.2.100/. */
   readonly httpPort?: number
+  /** Unix socket of a broker on this machine that the guest reaches as mqtt://10.0.2.100:1883. */
+  readonly brokerSocket?: string
   /** What the disk refuses from the start. */
   readonly faults?: readonly DiskFault[]
   /** More emulator arguments, for tests of special hardware. */
@@ -75,14 +78,16 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   const control = join(scratch, 'qmp')
   const wire = join(scratch, 'console')
   const firmware = await profile.firmware(scratch)
+  const forwards = [
+    ...(options.httpPort === undefined ? [] : [[80, `TCP:127.0.0.1:${options.httpPort}`]]),
+    ...(options.brokerSocket === undefined ? [] : [[BROKER_PORT, `UNIX-CONNECT:${options.brokerSocket}`]]),
+  ].map(([port, to]) => `guestfwd=tcp:10.0.2.100:${port}-cmd:socat STDIO ${to}`)
   const network =
-    options.httpPort === undefined
+    forwards.length === 0
       ? ['-nic', 'none']
       : [
-          '-netdev',
-          `user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:80-cmd:socat STDIO TCP:127.0.0.1:${options.httpPort}`,
-          '-device',
-          'virtio-net-pci,netdev=net,romfile=',
+          ...['-netdev', ['user,id=net,restrict=on', ...forwards].join(',')],
+          ...['-device', 'virtio-net-pci,netdev=net,romfile='],
         ]
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],

@@ -1,5 +1,5 @@
-import { countsOf, seconds } from '../harness/record.ts'
-import { escaped, type Outcome, type Run, tallyText } from './outcome.ts'
+import { seconds } from '../harness/record.ts'
+import { countsText, escaped, type Outcome, type Run, tallyText } from './outcome.ts'
 import { type LineOf, timelineSvg } from './timeline.ts'
 
 /** One page per run: each test with its timeline as a picture, and its transcript beside it. Needs nothing from a network. */
@@ -25,7 +25,6 @@ svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: 
 
 /** `transcripts`: the text of each test's transcript by its path; a missing one is said to be missing. */
 export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): string {
-  const { boots, cuts } = countsOf(run.outcomes.flatMap(({ record }) => record ?? []))
   // One that never ran, or keeps no record, has nothing to show but its row.
   const shown = (outcome: Outcome) => outcome.record !== undefined || outcome.errors.length > 0
   const title = (outcome: Outcome, index: number) =>
@@ -38,7 +37,7 @@ export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): st
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
     `<title>${escaped(run.place)}: ${escaped(tallyText(run.outcomes))}</title><style>${STYLE}</style>`,
     `<h1>${escaped(run.place)}: ${escaped(tallyText(run.outcomes))}</h1>`,
-    `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began)}, ${seconds(run.ms)} s; ${boots} boots, ${cuts} power cuts</div>`,
+    `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began)}, ${seconds(run.ms)} s${run.parts === undefined ? '' : ` in ${run.parts.length} parts`}; ${countsText(run.outcomes)}</div>`,
     ...run.stray.map((text) => `<pre class="error">${escaped(text)}</pre>`),
     `<table>${rows.join('\n')}</table>`,
     ...run.outcomes.map((outcome, index) => (shown(outcome) ? section(outcome, index, transcripts) : '')),

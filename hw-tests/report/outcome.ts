@@ -1,4 +1,4 @@
-import type { TestRecord } from '../harness/record.ts'
+import { countsOf, seconds, type TestRecord } from '../harness/record.ts'
 
 /** One test's outcome, as all reports take it. `lab`: nothing was found out about the product. */
 export interface Outcome {
@@ -25,6 +25,8 @@ export interface Run {
   /** Errors outside of tests, such as a file that could not be loaded. */
   readonly stray: readonly string[]
   readonly outcomes: readonly Outcome[]
+  /** Names of the runs that were put together; their times are added up. */
+  readonly parts?: readonly string[]
 }
 
 /** A lab error anywhere among a test's errors means that its other errors say nothing about the product either. */
@@ -47,6 +49,23 @@ export function tally(outcomes: readonly Outcome[]): Readonly<Record<Outcome['ve
 export function tallyText(outcomes: readonly Outcome[]): string {
   const { passed, failed, lab, skipped } = tally(outcomes)
   return `${passed} passed, ${failed} failed, ${lab} not run (lab), ${skipped} skipped`
+}
+
+/** A test's file and name. Seeds and moments are a part of some names, and another in each run. */
+export function testKey({ file, name }: Pick<Outcome, 'file' | 'name'>): string {
+  return `${file}: ${name.replace(/\bseed \d+/, 'seed N').replace(/\b\d+ ms\b/, 'N ms')}`
+}
+
+/** "14 boots, 3 power cuts" */
+export function countsText(outcomes: readonly Outcome[]): string {
+  const { boots, cuts } = countsOf(outcomes.flatMap(({ record }) => record ?? []))
+  return `${boots} boots, ${cuts} power cuts`
+}
+
+/** What a run ends with: "12 passed, … on qemu-x86-grub; 14 boots, 3 power cuts, 601.2 s" */
+export function runText({ outcomes, place, ms, parts }: Run): string {
+  const of = parts === undefined ? '' : ` in ${parts.length} parts`
+  return `${tallyText(outcomes)} on ${place}; ${countsText(outcomes)}, ${seconds(ms)} s${of}`
 }
 
 /** Text for XML and HTML: the five characters escaped, what XML 1.0 forbids dropped. */

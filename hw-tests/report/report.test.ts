@@ -4,10 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { readLine } from '../harness/boot-states.ts'
+import { LabError } from '../harness/lab-error.ts'
 import { countsOf, type Session, spansOf, type TestRecord, timelineText } from '../harness/record.ts'
 import { runFolder } from '../harness/report.ts'
 import { junitXml } from './junit.ts'
-import { type Outcome, type Run, tallyText, verdictOf } from './outcome.ts'
+import { mergeRuns, readOutcomes } from './merge.ts'
+import { type Outcome, type Run, runText, tallyText, verdictOf } from './outcome.ts'
 import { writeReports } from './reporter.ts'
 import { summaryMarkdown } from './summary.ts'
 import { timelineSvg } from './timeline.ts'
@@ -120,7 +122,7 @@ print(json.dumps({
 
   it('the summary shows trouble first and a row of boots for each test; no text breaks the table', () => {
     const text = summaryMarkdown(run)
-    expect(text).toContain('1 passed, 1 failed, 1 not run (lab), 1 skipped; 6 boots, 3 power cuts, 60.0 s')
+    expect(text).toContain('1 passed, 1 failed, 1 not run (lab), 1 skipped on qemu; 6 boots, 3 power cuts, 60.0 s (run')
     expect(text.indexOf('### 🔧 not run, the lab is broken: no lab')).toBeLessThan(text.indexOf('| --- |'))
     expect(text).toContain('````\nAssertionError: slot is b')
     const rows = text.split('\n').filter((line) => line.startsWith('| ✅') || line.startsWith('| ❌'))
@@ -147,6 +149,47 @@ print(json.dumps({
     expect(page).toContain('UEFI &lt;disk&gt; &amp; more')
     expect(page).not.toMatch(/<(line|no|disk)>|\x1b|\x07/)
     expect(page).not.toMatch(/(?:src|href)="https?:/)
+  })
+
+  it('runs that were parts of one make one report: each test once, where it ran; times, boots and transcripts together', async () => {
+    const [one, other, into] = ['one', 'other', 'both'].map((name) => join(folder, name)) as [string, string, string]
+    const parts: readonly [string, Run][] = [
+      [one, { ...run, id: 'one', outcomes: [outcomes[0], { ...outcomes[3], name: 'cut and 9 ms' }] as Outcome[] }],
+      [
+        other,
+        {
+          ...run,
+          id: 'other',
+          ms: 2000,
+          outcomes: [{ ...outcomes[0], name: 'cut and 7 ms' }, ...outcomes.slice(3)] as Outcome[],
+        },
+      ],
+    ]
+    for (const [path, part] of parts) {
+      execFileSync('mkdir', ['-p', join(path, 'x')])
+      writeFileSync(join(path, 'x/y.log'), `transcript of ${part.id}`)
+      writeFileSync(join(path, 'run.jsonl'), part.outcomes.map((outcome) => `${JSON.stringify(outcome)}\n`).join(''))
+      await writeReports(path, part)
+    }
+    execFileSync('mkdir', [into])
+    const merged = await mergeRuns([one, other], into)
+    expect(merged.outcomes.map(({ name, verdict }) => [name, verdict])).toEqual([
+      ['works', 'passed'],
+      ['cut and 7 ms', 'passed'],
+      ['later', 'skipped'],
+    ])
+    expect(runText(merged)).toBe(
+      '2 passed, 0 failed, 0 not run (lab), 1 skipped on qemu; 4 boots, 2 power cuts, 62.0 s in 2 parts',
+    )
+    expect(await readOutcomes(into)).toEqual(merged.outcomes)
+    const page = readFileSync(join(into, 'index.html'), 'utf8')
+    for (const { id } of [{ id: 'one' }, { id: 'other' }]) {
+      expect(page).toContain(`transcript of ${id}`)
+      expect(readFileSync(join(into, id, 'x/y.log'), 'utf8')).toBe(`transcript of ${id}`)
+    }
+    await writeReports(other, { ...run, place: 'bench' })
+    await expect(mergeRuns([one, other], into)).rejects.toThrow(/these are of qemu, bench/)
+    await expect(mergeRuns([folder], into)).rejects.toThrow(LabError)
   })
 
   it('a crowded timeline leaves words out, and no mark', () => {

@@ -8,11 +8,11 @@ import { runFolder } from '../harness/report.ts'
 import { choosePlaceName } from '../places/index.ts'
 import { htmlPage } from './html.ts'
 import { junitXml } from './junit.ts'
-import { type Outcome, type Run, tallyText, verdictOf } from './outcome.ts'
+import { type Outcome, type Run, runText, verdictOf } from './outcome.ts'
 import { summaryMarkdown } from './summary.ts'
 
 /**
- * The reports of a hardware-in-the-loop run, in its folder: `run.jsonl` (a line as each test ends), `junit.xml`, `summary.md`
+ * The reports of a hardware-in-the-loop run, in its folder: `run.jsonl` (a line as each test ends), `run.json`, `junit.xml`, `summary.md`
  * (also appended to `$GITHUB_STEP_SUMMARY`) and `index.html`. Tests of other projects are none of its business.
  */
 
@@ -57,11 +57,12 @@ export default class HilReporter implements Reporter {
     const { GITHUB_STEP_SUMMARY: summary } = process.env
     if (summary !== undefined && summary !== '') appendFileSync(summary, summaryMarkdown(run))
     await pointLast(folder)
-    console.log(
-      `hil: ${tallyText(run.outcomes)} on ${run.place}; report: ${relative(process.cwd(), join(folder, 'index.html'))}`,
-    )
+    console.log(`hil: ${runText(run)}; report: ${relative(process.cwd(), join(folder, 'index.html'))}`)
   }
 }
+
+/** What `run.jsonl` does not say about a run. */
+export type RunFile = Omit<Run, 'outcomes'>
 
 export async function writeReports(folder: string, run: Run): Promise<void> {
   const transcripts = new Map<string, string>()
@@ -70,13 +71,15 @@ export async function writeReports(folder: string, run: Run): Promise<void> {
     const text = await readFile(join(folder, record.transcript), 'latin1').catch(() => undefined)
     if (text !== undefined) transcripts.set(record.transcript, text.slice(-MOST_TRANSCRIPT))
   }
+  const { outcomes: _, ...file } = run satisfies RunFile
+  await writeFile(join(folder, 'run.json'), `${JSON.stringify(file, null, 2)}\n`)
   await writeFile(join(folder, 'junit.xml'), junitXml(run))
   await writeFile(join(folder, 'summary.md'), summaryMarkdown(run))
   await writeFile(join(folder, 'index.html'), htmlPage(run, transcripts))
 }
 
 /** `out/hil/last` leads to the newest run. */
-async function pointLast(folder: string): Promise<void> {
+export async function pointLast(folder: string): Promise<void> {
   const link = join(dirname(folder), 'last')
   await rm(link, { force: true })
   await symlink(basename(folder), link).catch(() => {})

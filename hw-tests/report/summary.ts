@@ -1,5 +1,5 @@
-import { countsOf, seconds, timelineText } from '../harness/record.ts'
-import { type Outcome, type Run, tallyText } from './outcome.ts'
+import { seconds, timelineText } from '../harness/record.ts'
+import { type Outcome, type Run, runText } from './outcome.ts'
 
 const SIGNS = { passed: '✅', failed: '❌', lab: '🔧', skipped: '⏭️' } as const
 /** GitHub takes at most 1 MiB per step. */
@@ -7,13 +7,7 @@ const MOST_BYTES = 900 * 1024
 
 /** The run as Markdown, for `$GITHUB_STEP_SUMMARY`: what went wrong first, then every test with its boots. */
 export function summaryMarkdown(run: Run): string {
-  const { boots, cuts } = countsOf(run.outcomes.flatMap(({ record }) => record ?? []))
-  const lines = [
-    `## Hardware in the loop: ${run.place}`,
-    '',
-    `${tallyText(run.outcomes)}; ${boots} boots, ${cuts} power cuts, ${seconds(run.ms)} s (run ${run.id})`,
-    '',
-  ]
+  const lines = [`## Hardware in the loop: ${run.place}`, '', `${runText(run)} (run ${run.id})`, '']
   for (const text of run.stray) lines.push('outside of tests:', '', ...fenced(text), '')
   for (const outcome of run.outcomes)
     if (outcome.verdict === 'failed' || outcome.verdict === 'lab') lines.push(...trouble(outcome))
