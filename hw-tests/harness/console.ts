@@ -22,6 +22,7 @@ export interface WaitOptions {
 const KEPT_LINES = 400
 const KEPT_TEXT = 256 * 1024
 const KEPT_EVENTS = 5_000
+const MOST_REMARK = 200
 const FRAME = /^<F[0-9A-F]{10} \d+\/\d+ /
 
 export class Console {
@@ -72,6 +73,12 @@ export class Console {
     this.#powerOn = this.#now()
     this.#note(restored ? '--- a saved state of the running device goes on ---' : '--- power on ---')
     this.#state = restored ? 'userspace' : 'off'
+  }
+
+  /** A line of the harness's own in the transcript: what it did, such as a command. Never taken for the device's. */
+  remark(text: string): void {
+    const line = text.replace(/[^\x20-\x7e]+/g, ' ').trim()
+    this.#note(`--- ${line.length > MOST_REMARK ? `${line.slice(0, MOST_REMARK)} ...` : line}`)
   }
 
   /** The transcript goes to this file from now on; what it holds already stays. */
@@ -147,7 +154,9 @@ export class Console {
   async close(): Promise<void> {
     this.#closed ??= new LabError('the console was closed')
     this.#port.destroy()
-    await new Promise<void>((resolve) => (this.#log === undefined ? resolve() : this.#log.end(() => resolve())))
+    const log = this.#log
+    this.#log = undefined
+    await new Promise<void>((resolve) => (log === undefined ? resolve() : log.end(() => resolve())))
   }
 
   async #wait<T>(what: string, options: WaitOptions, poll: () => T | undefined): Promise<T> {

@@ -197,6 +197,7 @@ export class Dut {
     this.#machine = undefined
     this.#shell = undefined
     this.#powerEnds(true)
+    this.#console?.remark('power cut ---')
     await this.#console?.close()
     await machine.cut()
   }
@@ -262,6 +263,7 @@ export class Dut {
 
   /** Types a line and does not wait for an answer, as for a command that ends the session. */
   async type(line: string): Promise<void> {
+    this.console.remark(`> ${line}`)
     await this.console.write(`${line}\n`)
   }
 

@@ -34,6 +34,23 @@ describe('framed shell', () => {
     expect(await shell.run("printf '%s' \"it's $((6*7)) <>\"")).toEqual({ code: 0, output: "it's 42 <>" })
   })
 
+  it('leaves in the transcript what was asked and what came of it, and none of it is taken for the device', async () => {
+    const { shell, console, close } = openPtyShell(undefined)
+    closing.push(close)
+    await shell.open({ timeoutMs: 20_000 })
+    await shell.run(`echo 'bistable: committed slot=b'; echo ${'x'.repeat(300)}; exit 7`)
+    const said = console
+      .tail()
+      .split('\n')
+      .filter((line) => line.includes('---'))
+      .slice(-2)
+    expect(said).toEqual([
+      expect.stringMatching(/^ *[\d.]+ {2}--- \$ echo 'bistable: committed slot=b'; echo x{150,} \.\.\.$/),
+      expect.stringMatching(/^ *[\d.]+ {2}--- = 7 bistable: committed slot=b x{150,} \.\.\.$/),
+    ])
+    expect(console.events).toEqual([])
+  })
+
   it('is right 20 of 20 times with a kernel line every 300 bytes', async () => {
     const shell = ptyShell(300, 20261121)
     await shell.open({ timeoutMs: 60_000 })

@@ -97,6 +97,7 @@ export class Shell {
     const timeoutMs = options.timeoutMs ?? 30_000
     const wait = options.signal === undefined ? {} : { signal: options.signal }
     const start = this.#console.position()
+    this.#console.remark(`$ ${command}`)
     const script = Buffer.from(command).toString('base64')
     // Files of the command before are removed here, not behind its answer: nobody would wait for that line, and a machine
     // saved or cut meanwhile would keep half of it in its tty.
@@ -124,7 +125,9 @@ export class Shell {
           start,
           { ...wait, timeoutMs: Math.max(1, Math.min(pause, left)) },
         )
-        return decode(whole)
+        const answer = decode(whole)
+        this.#console.remark(`= ${answer.code} ${answer.bytes.toString('latin1', 0, 300)}`)
+        return answer
       } catch (error) {
         if (!(error instanceof DutError) || left <= 0) throw error
         const { frames, total } = readFrames(this.#console.since(start), tag)

@@ -7,7 +7,7 @@ import { type LineOf, timelineSvg } from './timeline.ts'
 const MOST_LINES = 4000
 
 const STYLE = `
-:root { color-scheme: light dark; --line: #8886; --bad: #c62828; --lab: #b26a00; --good: #2e7d32; --dim: #777; }
+:root { color-scheme: light dark; --line: #8886; --bad: #c62828; --lab: #b26a00; --good: #2e7d32; --dim: #777; --said: light-dark(#0b57d0, #8ab4f8); }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 0; }
 table { border-collapse: collapse; margin: 1rem 0; } td { padding: .1rem .8rem .1rem 0; vertical-align: top; }
@@ -19,6 +19,7 @@ section { border-top: 1px solid var(--line); padding: 1rem 0; }
 pre { font: 12px/1.4 ui-monospace, monospace; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre.error { border-left: 3px solid var(--bad); padding-left: .7rem; margin-bottom: .8rem; max-height: 22rem; overflow: auto; }
 pre.transcript { max-height: 30rem; overflow: auto; border: 1px solid var(--line); padding: .5rem; }
+pre.transcript b { font-weight: 600; color: var(--said); }
 pre.transcript span:target { background: #ffd54f; color: #000; }
 svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: currentColor; }
 .dim { color: var(--dim); }`
@@ -60,7 +61,7 @@ function section(outcome: Outcome, index: number, transcripts: ReadonlyMap<strin
   const left = lines.length - kept.length
   const beside = [
     ...(left > 0 ? [`<span class="dim">(${left} lines before are in the file)</span>`] : []),
-    ...kept.map((line, at) => `<span id="t${index}-${at}">${escaped(line)}</span>`),
+    ...kept.map((line, at) => `<span id="t${index}-${at}">${shownLine(line)}</span>`),
   ].join('\n')
   return [
     head,
@@ -69,6 +70,12 @@ function section(outcome: Outcome, index: number, transcripts: ReadonlyMap<strin
     `<pre class="transcript" tabindex="0">${beside}</pre>`,
     '</div></section>',
   ].join('\n')
+}
+
+/** What the harness did stands out from what the device said. */
+function shownLine(line: string): string {
+  const text = escaped(line)
+  return /^ *[\d.]+ --- /.test(line) ? `<b>${text}</b>` : text
 }
 
 /** Answers of commands come as base64 in frames: one line stands for a run of them. The file has them all. */

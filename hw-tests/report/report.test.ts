@@ -146,6 +146,7 @@ print(json.dumps({
     // No link leads nowhere.
     for (const [, id] of page.matchAll(/<a href="#([^"]+)">/g)) expect(page).toContain(` id="${id}"`)
     expect(page).toContain('(2 frames of commands&#39; answers)')
+    expect(page).toContain('<b>    0.000 --- power on ---</b>')
     expect(page).toContain('UEFI &lt;disk&gt; &amp; more')
     expect(page).not.toMatch(/<(line|no|disk)>|\x1b|\x07/)
     expect(page).not.toMatch(/(?:src|href)="https?:/)
