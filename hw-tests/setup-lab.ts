@@ -1,7 +1,8 @@
-import { readdir, rm } from 'node:fs/promises'
+import { readdir, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { LabError } from './harness/lab-error.ts'
 import { quarantineText, readHealth } from './harness/quarantine.ts'
-import { runFolder } from './harness/report.ts'
+import { labErrorFile, runFolder } from './harness/report.ts'
 import { chooseStore, hold } from './lease/hold.ts'
 import { lockFolder } from './lease/store.ts'
 import { allPlaces, choosePlace, missingTools } from './places/index.ts'
@@ -14,9 +15,13 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   if (place.kind !== 'board' || missingTools(place.tools, process.env['PATH'] ?? '').length > 0) return undefined
   // The tests say that it is quarantined; nobody needs to wait for it.
   if (quarantineText(place.name, await readHealth(lockFolder(process.env), place.name)) !== undefined) return undefined
+  const folder = runFolder(process.cwd(), process.env)
   const lease = await hold(chooseStore(process.env), place.name, {
     waitMs: 1000 * Number(process.env['HIL_WAIT'] ?? 0),
     say: (line) => console.log(line),
+  }).catch(async (error: unknown) => {
+    if (error instanceof LabError) await writeFile(labErrorFile(folder), `${error.message}\n`)
+    throw error
   })
   process.env['HIL_HELD'] = lease.token
   return () => lease.release()

@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join, relative, resolve } from 'node:path'
 import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
 import { campaign } from '../harness/random.ts'
-import { runFolder } from '../harness/report.ts'
+import { labErrorFile, runFolder } from '../harness/report.ts'
 import { savedState } from '../harness/warm.ts'
 import { chooseStore } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
@@ -13,7 +14,7 @@ import { startLeaseServer } from '../lease/server.ts'
 import { lockFolder } from '../lease/store.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
 import { mergeRuns, readOutcomes } from '../report/merge.ts'
-import { type Outcome, runText, tally } from '../report/outcome.ts'
+import { exitCode, runText, tally } from '../report/outcome.ts'
 import { pointLast } from '../report/reporter.ts'
 import { converse } from './console.ts'
 import { diagnose, examine } from './doctor.ts'
@@ -70,14 +71,9 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** The suites. A run in which only the lab failed ends with another code than one that found something. */
 async function run(args: readonly string[]): Promise<number> {
-  const { code, outcomes } = await suites(runFolder(root, process.env), args)
-  return code === 0 ? 0 : codeOf(outcomes)
-}
-
-/** Of a run that was not good. */
-function codeOf(outcomes: readonly Outcome[]): number {
-  const { lab, failed } = tally(outcomes)
-  return lab > 0 && failed === 0 ? LAB_BROKEN : 1
+  const folder = runFolder(root, process.env)
+  const { code, outcomes } = await suites(folder, args)
+  return exitCode(code === 0, outcomes, existsSync(labErrorFile(folder)))
 }
 
 async function merge(folders: readonly string[]): Promise<number> {
@@ -90,7 +86,7 @@ async function merge(folders: readonly string[]): Promise<number> {
   await pointLast(into)
   console.log(`hil: ${runText(merged)}; report: ${relative(process.cwd(), join(into, 'index.html'))}`)
   const { passed, failed, lab } = tally(merged.outcomes)
-  return passed > 0 && failed + lab + merged.stray.length === 0 ? 0 : codeOf(merged.outcomes)
+  return exitCode(passed > 0 && failed + lab + merged.stray.length === 0, merged.outcomes)
 }
 
 /** The suites once, into this folder. */

@@ -9,11 +9,14 @@ import { diagnose, examine, type Facts } from '../cli/doctor.ts'
 import { readKeys } from '../cli/keys.ts'
 import { openPatient, type Patient } from '../cli/patient.ts'
 import { program } from '../drivers/stand-ins.ts'
+import { hold } from '../lease/hold.ts'
+import { localStore } from '../lease/store.ts'
 import { allPlaces, type BoardPlace, PLACES, type Place } from '../places/index.ts'
 import { openBoard } from './board.ts'
 import { Dut } from './dut.ts'
 import { LabError } from './lab-error.ts'
 import { nextHealth, quarantineText } from './quarantine.ts'
+import { labErrorFile } from './report.ts'
 
 const root = resolve(import.meta.dirname, '..', '..')
 const folder = mkdtempSync(join(tmpdir(), 'bistable-board-'))
@@ -40,7 +43,7 @@ async function lab(health = 'good', more: Partial<BoardPlace> = {}, script = '')
   return {
     power,
     orders: () =>
-      readFileSync(`${power}.log`, 'utf8')
+      (existsSync(`${power}.log`) ? readFileSync(`${power}.log`, 'utf8') : '')
         .split('\n')
         .filter((line) => line === 'on' || line === 'off'),
     place: {
@@ -250,7 +253,12 @@ describe('console for a person', () => {
 })
 
 /** A whole run of the harness on a board that is a program. */
-async function wholeRun(place: BoardPlace, locks: string): Promise<{ code: number; said: string; out: string }> {
+async function wholeRun(
+  place: BoardPlace,
+  locks: string,
+  more: NodeJS.ProcessEnv = {},
+  heard: (said: string) => void = () => {},
+): Promise<{ code: number; said: string; out: string }> {
   const out = mkdtempSync(join(folder, 'run-'))
   const places = join(out, 'places.mjs')
   writeFileSync(places, `export const PLACES = ${JSON.stringify({ 'fake-1': place })}\n`)
@@ -265,7 +273,7 @@ async function wholeRun(place: BoardPlace, locks: string): Promise<{ code: numbe
     process.execPath,
     [vitest, 'run', '--config', config, '--root', join(root, 'hw-tests/fixtures')],
     {
-      env: { ...env, HIL_PLACES: places, HIL_PLACE: 'fake-1', HIL_KIT: kit, HIL_RUN: out, HIL_LOCKS: locks },
+      env: { ...env, HIL_PLACES: places, HIL_PLACE: 'fake-1', HIL_KIT: kit, HIL_RUN: out, HIL_LOCKS: locks, ...more },
       stdio: ['ignore', 'pipe', 'pipe'],
     },
   )
@@ -273,6 +281,7 @@ async function wholeRun(place: BoardPlace, locks: string): Promise<{ code: numbe
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (bytes: Buffer) => {
       said += bytes.toString()
+      heard(said)
     })
   const code = await new Promise<number>((done) => child.on('close', (status) => done(status ?? -1)))
   return { code, said, out }
@@ -290,7 +299,20 @@ describe('a whole run', () => {
     const storage = { driver: 'usb-gadget', image: join(folder, 'run-card'), controller: 'udc0', configfs } as const
     const { place, orders } = await lab('good', { storage })
     const { name: _, ...wired } = place
-    const { code, said, out } = await wholeRun(wired, join(folder, 'run-locks'))
+    // Another run has the board: this one says who, touches nothing, and waits when it is told to.
+    const locks = join(folder, 'run-locks')
+    const other = await hold(localStore(locks), 'fake-1', { owner: 'another run' })
+    const refused = await wholeRun(wired, locks)
+    expect(refused.said).toContain('fake-1 is leased by another run')
+    expect(refused.code).toBe(1)
+    expect(readFileSync(labErrorFile(refused.out), 'utf8')).toContain('is leased by another run')
+    let waited: readonly string[] | undefined
+    const { code, said, out } = await wholeRun(wired, locks, { HIL_WAIT: '60' }, (text) => {
+      if (waited !== undefined || !text.includes('waiting')) return
+      waited = orders()
+      void other.release()
+    })
+    expect(waited).toEqual([])
     expect(verdicts(out), said).toEqual(['passed', 'failed', 'passed', 'passed', 'skipped'])
     expect(code).toBe(1)
     expect(orders().at(-1)).toBe('off')

@@ -171,6 +171,8 @@ function medium({ disk, writeLog, faults }: QemuOptions): string {
 }
 
 async function restore(qmp: Qmp, file: string): Promise<void> {
+  // The emulator would wait for its first byte.
+  if (!existsSync(file)) throw new LabError(`there is no machine state ${file}`)
   await qmp.send('migrate-incoming', { uri: `exec:cat '${quotable(file)}'` })
   await until(qmp, 'query-status', ['paused', 'prelaunch', 'postmigrate'])
 }

@@ -61,11 +61,12 @@ export function spansOf(session: Session): readonly Span[] {
   return spans
 }
 
-/** Boots seen and power cuts made. Pure. */
+/** Boots seen and power cuts made. Of a board whose boot loader says nothing of ours, the kernels that started. Pure. */
 export function countsOf(records: readonly TestRecord[]): { readonly boots: number; readonly cuts: number } {
   const sessions = records.flatMap((record) => record.sessions)
+  const seen = ({ events }: Session, wanted: BootEvent['kind']) => events.filter(({ kind }) => kind === wanted).length
   return {
-    boots: sessions.flatMap((session) => session.events).filter(({ kind }) => kind === 'boot').length,
+    boots: sessions.reduce((sum, session) => sum + (seen(session, 'boot') || seen(session, 'kernel')), 0),
     cuts: sessions.filter(({ cut }) => cut).length,
   }
 }

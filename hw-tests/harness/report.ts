@@ -15,6 +15,11 @@ export function runFolder(root: string, env: NodeJS.ProcessEnv): string {
   return env['HIL_RUN']
 }
 
+/** In a run's folder: why no test could begin, when the lab was broken before the first of them. */
+export function labErrorFile(folder: string): string {
+  return join(folder, 'lab-error.txt')
+}
+
 /** "suites/fall-back.hil.ts", "unhealthy: falls back" -> "fall-back/unhealthy-falls-back.log" */
 export function transcriptPath(file: string, test: string): string {
   const plain = (text: string) =>

@@ -51,6 +51,13 @@ export function tallyText(outcomes: readonly Outcome[]): string {
   return `${passed} passed, ${failed} failed, ${lab} not run (lab), ${skipped} skipped`
 }
 
+/** What a run ends with: 0 good, 1 a test failed, 3 the lab is broken and no test failed. */
+export function exitCode(good: boolean, outcomes: readonly Outcome[], labBroken = false): 0 | 1 | 3 {
+  if (good) return 0
+  const { lab, failed } = tally(outcomes)
+  return failed === 0 && (lab > 0 || labBroken) ? 3 : 1
+}
+
 /** A test's file and name. Seeds and moments are a part of some names, and another in each run. */
 export function testKey({ file, name }: Pick<Outcome, 'file' | 'name'>): string {
   return `${file}: ${name.replace(/\bseed \d+/, 'seed N').replace(/\b\d+ ms\b/, 'N ms')}`

@@ -9,7 +9,7 @@ import { countsOf, type Session, spansOf, type TestRecord, timelineText } from '
 import { runFolder } from '../harness/report.ts'
 import { junitXml } from './junit.ts'
 import { mergeRuns, readOutcomes } from './merge.ts'
-import { type Outcome, type Run, runText, tallyText, verdictOf } from './outcome.ts'
+import { exitCode, type Outcome, type Run, runText, tallyText, verdictOf } from './outcome.ts'
 import { writeReports } from './reporter.ts'
 import { summaryMarkdown } from './summary.ts'
 import { timelineSvg } from './timeline.ts'
@@ -71,6 +71,8 @@ describe('records', () => {
 
   it('counts boots and cuts, and tells them on one line', () => {
     expect(countsOf([record, record])).toEqual({ boots: 4, cuts: 2 })
+    const foreign = { ...session, cut: false, events: session.events.filter(({ kind }) => kind !== 'boot') }
+    expect(countsOf([{ ...record, sessions: [foreign, { ...foreign, events: [] }] }])).toEqual({ boots: 2, cuts: 0 })
     expect(timelineText([session])).toBe(
       '0.5 power on · 1.2 firmware · 2.0 b try · 2.5 kernel · 9.0 PANIC · 12.0 a committed · 12.5 kernel · 20.0 fell back · 21.0 power cut',
     )
@@ -82,6 +84,18 @@ describe('records', () => {
     expect(verdictOf('failed', [{ name: 'AssertionError' }, { name: 'LabError' }])).toBe('lab')
     expect(verdictOf('skipped', [])).toBe('skipped')
     expect(tallyText(outcomes)).toBe('1 passed, 1 failed, 1 not run (lab), 1 skipped')
+  })
+
+  it('a run ends with 1 when a test failed, and with 3 when only the lab did, also before the first test', () => {
+    const [passed, failed, lab] = outcomes as [Outcome, Outcome, Outcome]
+    expect([
+      exitCode(true, [passed]),
+      exitCode(false, outcomes),
+      exitCode(false, [passed, lab]),
+      exitCode(false, [failed], true),
+      exitCode(false, [], true),
+      exitCode(false, []),
+    ]).toEqual([0, 1, 3, 1, 3, 1])
   })
 
   it('all processes of a run write into the folder that the first one named', () => {
