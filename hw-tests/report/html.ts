@@ -19,7 +19,7 @@ section { border-top: 1px solid var(--line); padding: 1rem 0; }
 pre { font: 12px/1.4 ui-monospace, monospace; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre.error { border-left: 3px solid var(--bad); padding-left: .7rem; margin-bottom: .8rem; max-height: 22rem; overflow: auto; }
 pre.transcript { max-height: 30rem; overflow: auto; border: 1px solid var(--line); padding: .5rem; }
-pre.transcript b { font-weight: 600; color: var(--said); }
+pre.transcript b { font-weight: 400; color: var(--said); }
 pre.transcript span:target { background: #ffd54f; color: #000; }
 svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: currentColor; }
 .dim { color: var(--dim); }`
@@ -38,7 +38,7 @@ export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): st
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
     `<title>${escaped(run.place)}: ${escaped(tallyText(run.outcomes))}</title><style>${STYLE}</style>`,
     `<h1>${escaped(run.place)}: ${escaped(tallyText(run.outcomes))}</h1>`,
-    `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began)}, ${seconds(run.ms)} s${run.parts === undefined ? '' : ` in ${run.parts.length} parts`}; ${countsText(run.outcomes)}</div>`,
+    `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began.slice(0, 19).replace('T', ' '))} UTC, ${seconds(run.ms)} s${run.parts === undefined ? '' : ` in ${run.parts.length} parts`}; ${countsText(run.outcomes)}</div>`,
     ...run.stray.map((text) => `<pre class="error">${escaped(text)}</pre>`),
     `<table>${rows.join('\n')}</table>`,
     ...run.outcomes.map((outcome, index) => (shown(outcome) ? section(outcome, index, transcripts) : '')),
@@ -55,7 +55,7 @@ function section(outcome: Outcome, index: number, transcripts: ReadonlyMap<strin
     .join('\n')
   if (record === undefined) return `${head}${trouble}</section>`
   const text = transcripts.get(record.transcript)
-  const lines = folded((text ?? '(no transcript)').replace(/\n$/, '').split('\n'))
+  const lines = withoutFrames((text ?? '(no transcript)').replace(/\n$/, '').split('\n'))
   const kept = lines.slice(-MOST_LINES)
   const picture = timelineSvg(record.sessions, finder(kept, index))
   const left = lines.length - kept.length
@@ -78,24 +78,9 @@ function shownLine(line: string): string {
   return /^ *[\d.]+ --- /.test(line) ? `<b>${text}</b>` : text
 }
 
-/** Answers of commands come as base64 in frames: one line stands for a run of them. The file has them all. */
-function folded(lines: readonly string[]): string[] {
-  const kept: string[] = []
-  let frames = 0
-  const fold = () => {
-    if (frames > 0) kept.push(`          (${frames} frames of commands' answers)`)
-    frames = 0
-  }
-  for (const line of lines) {
-    if (/^ *[\d.]+ <F[0-9A-F]{10} \d+\/\d+ /.test(line)) {
-      frames++
-      continue
-    }
-    fold()
-    kept.push(line)
-  }
-  fold()
-  return kept
+/** Answers of commands come as base64 in frames; what they said stands behind them in a line of the harness's. The file has them all. */
+function withoutFrames(lines: readonly string[]): readonly string[] {
+  return lines.filter((line) => !/^ *[\d.]+ <F[0-9A-F]{10} \d+\/\d+ /.test(line))
 }
 
 /** Events come in the transcript's order, so each is looked for behind the one before. */
