@@ -18,7 +18,7 @@ import { leaveRecord } from './record.ts'
 import { failureText, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
 import { Stick } from './stick.ts'
-import { savedState } from './warm.ts'
+import { armedState, armNext, savedState } from './warm.ts'
 import './matchers.ts'
 
 export { expect } from 'vitest'
@@ -29,10 +29,11 @@ export { seconds } from './matchers.ts'
  *
  * `dut` is a fresh device on a copy of the kit's disk. What else a test wants is said by
  * `hil.override('begin', 'off')`: `running` (default): it is up, from slot a, on release `base`; `off`: powered off, the
- * test turns it on; `shared`: running, and the tests of a file follow each other on one device, until one fails.
+ * test turns it on; `armed`: running, with release `next` armed in slot b; `shared`: running, and the tests of a file follow
+ * each other on one device, until one fails.
  */
 
-export type Begin = 'running' | 'off' | 'shared'
+export type Begin = 'running' | 'off' | 'armed' | 'shared'
 
 /** Where vitest runs: the project whose tests these are. */
 const root = process.cwd()
@@ -202,7 +203,7 @@ export const hil = test
       })
       if (kept !== undefined) return dut
       try {
-        if (own === undefined) await start(dut, place, board, disk, begin, faults.make)
+        if (own === undefined) await start(dut, { place, board, server, disk, begin, faults: faults.make })
         else if (begin !== 'off') await startOwn(dut, own)
       } catch (error) {
         // No clean-up is called for what never began.
@@ -247,18 +248,20 @@ async function startOwn(dut: Dut, { ready }: OwnDut): Promise<void> {
   await ready?.(dut)
 }
 
+interface Start {
+  readonly place: Place
+  readonly board: Board | undefined
+  readonly server: TestServer
+  readonly disk: string
+  readonly begin: Begin
+  readonly faults: (disk: string) => Promise<readonly DiskFault[]>
+}
+
 /** Brings a device to where its test begins. */
-async function start(
-  dut: Dut,
-  place: Place,
-  board: Board | undefined,
-  disk: string,
-  begin: Begin,
-  faults: (disk: string) => Promise<readonly DiskFault[]>,
-): Promise<void> {
+async function start(dut: Dut, { place, board, server, disk, begin, faults }: Start): Promise<void> {
   const kit = await openKit(place)
   if (place.kind === 'qemu' && place.savedStates && begin !== 'off') {
-    const saved = await savedState(kit, place)
+    const saved = await (begin === 'armed' ? armedState : savedState)(kit, place)
     await copyImage(saved.disk, disk)
     return dut.powerOn({ restore: saved.memory, faults: await faults(disk) })
   }
@@ -267,4 +270,5 @@ async function start(
   if (begin === 'off') return
   await dut.powerOn()
   await dut.next(['running'], { timeoutMs: BOOT_MS })
+  if (begin === 'armed') await armNext(dut, kit, server)
 }

@@ -48,7 +48,6 @@ export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState
     await copyImage(running.disk, state.disk)
     const server = await TestServer.start(place.serverAddress)
     try {
-      const address = server.offer('/next.bundle', { from: kit.bundle('next').path })
       const dut = new Dut({
         disk: state.disk,
         profile: place.machine,
@@ -57,13 +56,19 @@ export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState
       })
       await saving(dut, state, async () => {
         await dut.powerOn({ restore: running.memory })
-        const { code, body } = await dut.bistable(`install ${address}`, { timeoutMs: INSTALL_MS })
-        if (code !== 0) throw new DutError(`nothing can be armed: ${JSON.stringify(body)}`)
+        await armNext(dut, kit, server)
       })
     } finally {
       await server.close()
     }
   })
+}
+
+/** Installs release `next` on a running device. @throws DutError */
+export async function armNext(dut: Dut, kit: Kit, server: TestServer): Promise<void> {
+  const address = server.offer('/next.bundle', { from: kit.bundle('next').path })
+  const { code, body } = await dut.bistable(`install ${address}`, { timeoutMs: INSTALL_MS })
+  if (code !== 0) throw new DutError(`nothing can be armed: ${JSON.stringify(body)}`)
 }
 
 async function saving(dut: Dut, state: SavedState, prepare: () => Promise<void>): Promise<void> {
