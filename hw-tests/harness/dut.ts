@@ -37,6 +37,7 @@ export interface BootReport {
 }
 
 const SEEN_AT_ONCE = 8192
+const SHELL_MS = 120_000
 /** Power sessions that are remembered for the reports. */
 const KEPT_SESSIONS = 500
 
@@ -244,15 +245,28 @@ export class Dut {
     if (this.#shell === undefined) {
       if (this.#options.login !== undefined) await this.#login(this.#options.login)
       const shell = new Shell(this.console)
-      const from = this.console.position()
-      await shell.open({ timeoutMs: 120_000, ...(this.signal && { signal: this.signal }) }).catch((error: unknown) => {
-        const refused = /Login (?:incorrect|timed out)/.exec(this.console.since(from))?.[0]
-        if (refused === undefined) throw error
-        throw new DutError(`${refused}: is the user or the password of this place another?`, { cause: error })
-      })
+      const over = new AbortController()
+      const signal = this.signal === undefined ? over.signal : AbortSignal.any([over.signal, this.signal])
+      try {
+        await Promise.race([shell.open({ timeoutMs: SHELL_MS, signal }), this.#refusal(signal)])
+      } finally {
+        over.abort()
+      }
       this.#shell = shell
     }
     return this.#shell
+  }
+
+  /** Ends only when the device does not let us in. @throws DutError */
+  async #refusal(signal: AbortSignal): Promise<never> {
+    const find = (text: string) => /Login (?:incorrect|timed out)/.exec(text.slice(-SEEN_AT_ONCE))?.[0]
+    const from = this.console.position()
+    // Longer than a shell may take: that it did not come is the better word.
+    const word = await this.console
+      .waitForText(find, 'a refusal', from, { timeoutMs: 2 * SHELL_MS, signal })
+      .catch(() => undefined)
+    if (word === undefined) return new Promise(() => {})
+    throw new DutError(`${word}: is the user or the password of this place another?`)
   }
 
   /** Runs `bistable ARGS --json`. */
