@@ -10,7 +10,7 @@ export interface Repetition {
   readonly outcomes: readonly Outcome[]
 }
 
-/** "run 3 of 20, seed 7: 2 passed, 0 failed, …; 4 boots, 1 power cuts, 61.0 s" */
+/** "run 3 of 20, seed 7: 2 passed, 0 failed, …; 4 boots, 1 power cut, 61.0 s" */
 export function repetitionText(repetition: Repetition, number: number, of: number): string {
   const { passed, failed, lab } = tally(repetition.outcomes)
   const what = `${passed} passed, ${failed} failed, ${lab} not run (lab); ${countsText(repetition.outcomes)}`

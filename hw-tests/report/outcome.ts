@@ -66,7 +66,8 @@ export function testKey({ file, name }: Pick<Outcome, 'file' | 'name'>): string 
 /** "14 boots, 3 power cuts" */
 export function countsText(outcomes: readonly Outcome[]): string {
   const { boots, cuts } = countsOf(outcomes.flatMap(({ record }) => record ?? []))
-  return `${boots} boots, ${cuts} power cuts`
+  const counted = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`
+  return `${counted(boots, 'boot')}, ${counted(cuts, 'power cut')}`
 }
 
 /** What a run ends with: "12 passed, … on qemu-x86-grub; 14 boots, 3 power cuts, 601.2 s" */
