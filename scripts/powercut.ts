@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
@@ -7,8 +7,8 @@ import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 // with a part, only each Nth story and broken writer, for runs side by side.
 // `npm run powercut -- --kill N [--seed N] [--seconds N]`: N cuts of an emulated device (`HIL_PLACE`) at random moments;
 // with seconds, fewer where they take longer.
-// `npm run powercut -- --recorded [FOLDER]`: every cut of an update that an emulated device makes, from the writes that
-// the emulator records; with FOLDER the recording is kept there, and judged again when it is there already.
+// `npm run powercut -- --recorded [FOLDER]`: every cut of what an emulated device does, from the writes that the
+// emulator records; with FOLDER the recordings are kept there, and judged again when they are there already.
 // `npm run powercut -- --uboot [--sample]`: the cuts of U-Boot's boot state, decided by the real U-Boot.
 // Exit code 1 when one of them is lost.
 
@@ -35,15 +35,18 @@ if (args.includes('--kill')) {
   ok = stranded + wrong === 0
 } else if (args.includes('--recorded')) {
   const { judgeRecording, RECORDED } = await import('../test/powercut/recorded.ts')
-  const { openRecording, recordUpdate } = await import('../test/powercut/recording.ts')
+  const { openRecording, RECORDINGS, record } = await import('../test/powercut/recording.ts')
   const folder = args[args.indexOf('--recorded') + 1]
   const place =
     folder === undefined || folder.startsWith('--') ? mkdtempSync(join(tmpdir(), 'bistable-writes-')) : folder
-  const there = existsSync(join(place, 'promises.json'))
-  const recording = await (there ? openRecording(place) : recordUpdate(place, console.log))
-  ok = (await judgeRecording(recording, { ...RECORDED, seed: number('--seed', RECORDED.seed) }, console.log)).ok
+  ok = true
+  for (const name of RECORDINGS) {
+    const recording = (await openRecording(place, name)) ?? (await record(place, name, console.log))
+    const plan = { ...RECORDED, seed: number('--seed', RECORDED.seed) }
+    ok = (await judgeRecording(recording, plan, console.log)).ok && ok
+  }
   if (place !== folder && ok) rmSync(place, { recursive: true })
-  else console.log(`the recording is in ${place}`)
+  else console.log(`the recordings are in ${place}`)
 } else if (args.includes('--uboot')) {
   const { UBOOT_FULL, UBOOT_SAMPLE, ubootCampaign } = await import('../test/powercut/uboot.ts')
   ok = (await ubootCampaign(args.includes('--sample') ? UBOOT_SAMPLE : UBOOT_FULL, console.log)).ok

@@ -76,11 +76,6 @@ export class Judge {
     return (await this.#boots(cut, answer)) ?? (await this.#remembers(cut)) ?? (await this.#comesBack(cut, answer))
   }
 
-  /** Only what is started, for a disk whose data partition is lost: the device comes up without it. */
-  async starts(cut: CutDisk): Promise<Verdict | undefined> {
-    return await this.#boots(cut, this.#bootloader(cut.boot))
-  }
-
   /** The bootloader knows the state, and what it starts verifies. */
   async #boots(cut: CutDisk, answer: BootAnswer): Promise<Verdict | undefined> {
     const state = stateIn(cut.boot)

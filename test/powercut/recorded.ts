@@ -97,7 +97,7 @@ export async function judgeRecording(
     )
     say(`superblock of /data torn between its sectors and repaired from its copy: ${data.fromCopy} data partitions`)
     for (const difference of grub.differences.slice(0, SHOWN)) say(`difference: ${difference}`)
-    const line = `power cuts, recorded: ${seen.size} states, ${decisions} bootloader decisions, ${counts.unbootable} unbootable, ${counts.floor} floors lowered, ${counts.other} otherwise wrong`
+    const line = `power cuts, recorded ${recording.name}: ${seen.size} states, ${decisions} bootloader decisions, ${counts.unbootable} unbootable, ${counts.floor} floors lowered, ${counts.other} otherwise wrong`
     say(line)
     const ok = counts.unbootable + counts.floor + counts.other + grub.differences.length === 0
     return { states: seen.size, line, ok }
@@ -109,12 +109,12 @@ export async function judgeRecording(
 }
 
 /** The recording as a story: writes by partition, and a flush of the disk as one of each partition. */
-async function storyOf({ kit, log, promises }: Recording): Promise<Recorded> {
-  const disk = readFileSync(kit.disk)
+async function storyOf({ name, start: from, log, promises }: Recording): Promise<Recorded> {
+  const disk = readFileSync(from)
   const table = readGpt(disk.subarray(0, 64 * 1024))
   const places = PARTS.map((part) => {
     const found = table.find(({ name }) => name === part)
-    if (found === undefined) throw new Error(`${kit.disk} has no partition ${part}`)
+    if (found === undefined) throw new Error(`${from} has no partition ${part}`)
     return { part, start: found.start, end: found.start + found.length }
   })
   const parts = Object.fromEntries(
@@ -135,7 +135,7 @@ async function storyOf({ kit, log, promises }: Recording): Promise<Recorded> {
     const { part, start } = place
     entries.push({ op: { kind: 'write', part, offset: offset - start, bytes: data, by: 'system' }, told })
   }
-  return { name: 'recorded update', start: { parts, files: new Map() }, log: entries, told: NOTHING_TOLD, boots: [] }
+  return { name: `recorded ${name}`, start: { parts, files: new Map() }, log: entries, told: NOTHING_TOLD, boots: [] }
 }
 
 /** The kit's releases. What is installed after a cut here only has to be another one. */
