@@ -21,17 +21,26 @@ export interface OwnNames extends Readonly<Record<Slot, string>> {
   readonly slotVariable?: string
 }
 
-/** The state in a board's variables; undefined when they name none of the two slots. */
-export function ownState(variables: Variables, names: OwnNames): BootState | undefined {
-  return names.slotVariable === undefined ? raucState(variables, names) : swupdateState(variables, names)
+/**
+ * The state in a board's variables; undefined when they name none of the two slots.
+ * @param counted U-Boot's count, where it is not in the variable `bootcount`
+ */
+export function ownState(variables: Variables, names: OwnNames, counted?: number): BootState | undefined {
+  return names.slotVariable === undefined ? raucState(variables, names) : swupdateState(variables, names, counted)
 }
 
-/** The board's variables with `state` put in; everything else stays. */
-export function withState(variables: Variables, state: BootState, names: OwnNames): Variables {
+/** Whether U-Boot's count says anything: a trial of SWUpdate's names is under way. */
+export const isCounted = (variables: Variables): boolean => Number(variables.get('upgrade_available') ?? 0) > 0
+
+/**
+ * The board's variables with `state` put in; everything else stays.
+ * @param counts U-Boot counts elsewhere than in `bootcount`, and every start: without a limit it does no harm
+ */
+export function withState(variables: Variables, state: BootState, names: OwnNames, counts = false): Variables {
   const { generation, primary } = checkState(state)
   return new Map([
     ...variables,
-    ...(names.slotVariable === undefined ? raucVariables(state, names) : swupdateVariables(state, names)),
+    ...(names.slotVariable === undefined ? raucVariables(state, names) : swupdateVariables(state, names, counts)),
     ['BISTABLE_PRIMARY', names[primary]],
     ['BISTABLE_GENERATION', String(generation)],
   ])
@@ -81,7 +90,7 @@ function raucVariables(state: BootState, names: OwnNames): readonly (readonly [s
   ]
 }
 
-function swupdateState(variables: Variables, names: OwnNames): BootState | undefined {
+function swupdateState(variables: Variables, names: OwnNames, counted?: number): BootState | undefined {
   const first = slotOf(variables.get(names.slotVariable ?? ''), names)
   if (first === undefined) return undefined
   const generation = generationOf(variables)
@@ -96,7 +105,7 @@ function swupdateState(variables: Variables, names: OwnNames): BootState | undef
     const primary = noted ?? otherSlot(first)
     if (first === primary) return committed(variables.get('BISTABLE_SPARE') === '1')
     // Without a limit U-Boot never gives up; nothing here arms so.
-    const left = (number('bootlimit') ?? Number.POSITIVE_INFINITY) - (number('bootcount') ?? 0)
+    const left = (number('bootlimit') ?? Number.POSITIVE_INFINITY) - (counted ?? number('bootcount') ?? 0)
     return { generation, primary, trial: first, left: Math.max(0, Math.min(MAX_TRIES, left)), spare: false }
   }
   // What boots for good is the primary, whatever the note says: another updater may have committed it. Failed: the board's
@@ -108,7 +117,7 @@ function swupdateState(variables: Variables, names: OwnNames): BootState | undef
 
 const USTATE = { ok: 0, installed: 1, failed: 3 } as const
 
-function swupdateVariables(state: BootState, names: OwnNames): readonly (readonly [string, string])[] {
+function swupdateVariables(state: BootState, names: OwnNames, counts: boolean): readonly (readonly [string, string])[] {
   const { primary, trial, left, spare } = state
   const trying = trial !== undefined && left > 0
   const ustate = trying ? USTATE.installed : trial === undefined ? USTATE.ok : USTATE.failed
@@ -117,7 +126,7 @@ function swupdateVariables(state: BootState, names: OwnNames): readonly (readonl
     ['upgrade_available', trying ? '1' : '0'],
     ['bootcount', '0'],
     // The count includes the start that it is written in: so many starts, and the next one is given up.
-    ...(trying ? [['bootlimit', String(left)] as const] : []),
+    ...(trying || counts ? [['bootlimit', String(trying ? left : 0)] as const] : []),
     ['ustate', String(ustate)],
     ['BISTABLE_SPARE', spare ? '1' : '0'],
   ]

@@ -15,7 +15,10 @@ import {
 const MAX_CONFIG = 16 * 1024
 
 /** Opens the environment that a fw_env.config names. Throws BOOT_ENV_CONFIG, BOOT_STATE_READ. */
-export async function openOwnEnvironment(config: string, names: OwnEnvironment['names']): Promise<BootBackend> {
+export async function openOwnEnvironment(
+  config: string,
+  rest: Pick<OwnEnvironment, 'names' | 'counter'>,
+): Promise<BootBackend> {
   const text = await readFile(config, 'utf8').catch((cause: unknown) => {
     throw bootErrors.BOOT_ENV_CONFIG(`${config}: ${systemReason(cause)}`, { cause })
   })
@@ -23,7 +26,7 @@ export async function openOwnEnvironment(config: string, names: OwnEnvironment['
   const [first, second] = parseFwEnvConfig(text)
   const one = await openCopy(first)
   try {
-    return ownEnvironmentBackend({ copies: [one, await openCopy(second)], names })
+    return ownEnvironmentBackend({ copies: [one, await openCopy(second)], ...rest })
   } catch (error) {
     await one.device.close()
     throw error

@@ -1,12 +1,13 @@
 import { systemReason } from '../base/errors.ts'
 import type { BackendReading, BootBackend } from './backend.ts'
+import type { BootCounter } from './boot-counter.ts'
 import { bootErrors } from './errors.ts'
 import { checkState } from './machine.ts'
 import type { RawDevice } from './raw-device.ts'
 import { type BootReason, NO_REASON } from './reason.ts'
 import { MAX_TRIES } from './state.ts'
 import { chooseEnv, decodeEnv, type Environment, encodeEnv, nextFlag } from './uboot-env.ts'
-import { fullTries, type OwnNames, ownState, withState } from './uboot-own-names.ts'
+import { fullTries, isCounted, type OwnNames, ownState, withState } from './uboot-own-names.ts'
 
 /** A board's own U-Boot environment, with the variables that its own script reads already (uboot-own-names.ts). */
 
@@ -21,6 +22,8 @@ export interface OwnEnvironment {
   /** Two places on opened devices. */
   readonly copies: readonly [OwnCopy, OwnCopy]
   readonly names: OwnNames
+  /** With SWUpdate's names: where U-Boot counts, if not in the environment. */
+  readonly counter?: BootCounter
 }
 
 export interface OwnCopy {
@@ -85,12 +88,17 @@ export function ownEnvironmentBackend(own: OwnEnvironment): BootBackend {
         throw bootErrors.BOOT_STATE_INVALID(
           `generation ${state.generation} is to replace ${reading.state.generation}: it must be higher`,
         )
-      await storeOwn(own, source, withState(variables, state, own.names), flag)
+      // What it counted before is not of the trial that begins; the environment's write is the one that arms.
+      if (state.trial !== undefined && state.left > 0) await own.counter?.reset()
+      await storeOwn(own, source, withState(variables, state, own.names, own.counter !== undefined), flag)
     },
     reason: async (): Promise<BootReason> => NO_REASON,
     // The board may count starts of a committed slot too: it gets its tries back here.
     clearReason: async (up) => {
       const { reading, variables, source, flag } = await readOwn(own)
+      // It counts starts of a committed slot too.
+      if (own.counter !== undefined && reading.state?.trial !== up && (await own.counter.read()) !== 0)
+        await own.counter.reset()
       const [key, full] = fullTries(up, own.names)
       if (reading.state?.trial === up || (variables.get(key) ?? full) === full || source === undefined) return
       await storeOwn(own, source, new Map([...variables, [key, full]]), flag)
@@ -108,7 +116,7 @@ interface OwnReading {
   readonly flag: number
 }
 
-async function readOwn({ copies, names }: OwnEnvironment): Promise<OwnReading> {
+async function readOwn({ copies, names, counter }: OwnEnvironment): Promise<OwnReading> {
   const read = async (copy: OwnCopy): Promise<Environment | undefined> =>
     await readPieces(copy).then(
       (bytes) => decodeEnv(bytes, 'redundant'),
@@ -119,7 +127,8 @@ async function readOwn({ copies, names }: OwnEnvironment): Promise<OwnReading> {
   const env = source === undefined ? undefined : pair[source]
   const variables = env?.variables ?? new Map<string, string>()
   const torn = source !== undefined && pair.includes(undefined)
-  return { reading: { state: ownState(variables, names), torn }, variables, source, flag: env?.flag ?? 0 }
+  const counted = counter !== undefined && isCounted(variables) ? await counter.read() : undefined
+  return { reading: { state: ownState(variables, names, counted), torn }, variables, source, flag: env?.flag ?? 0 }
 }
 
 /** Into the copy that does not count: a write that is cut leaves the other one. Flushed and read back. */

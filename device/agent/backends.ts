@@ -1,6 +1,7 @@
 import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bareboxBackend } from '../../bootloader/barebox.ts'
+import { commandCounter } from '../../bootloader/boot-counter.ts'
 import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
 import { commandBackend } from '../../bootloader/command-backend.ts'
 import { efiBackend } from '../../bootloader/efi-variables.ts'
@@ -53,8 +54,11 @@ const OPENERS: Openers = {
   barebox: async (settings, { findBootstate }) => bareboxBackend({ ...settings, reasons: reasonPlace(findBootstate) }),
   tryboot: async (settings, { findBootstate }) =>
     trybootBackend({ ...settings, inTryboot: () => flagAt(TRYBOOT_FLAG), reasons: reasonPlace(findBootstate) }),
-  'uboot-environment': async ({ config, names, slotVariable }) =>
-    openOwnEnvironment(config, { ...names, ...(slotVariable === undefined ? {} : { slotVariable }) }),
+  'uboot-environment': async ({ config, names, slotVariable, counter }) =>
+    openOwnEnvironment(config, {
+      names: { ...names, ...(slotVariable === undefined ? {} : { slotVariable }) },
+      ...(counter && { counter: commandCounter({ ...counter, timeMs: counter.seconds * 1000 }, runBounded) }),
+    }),
   command: async ({ seconds, ...options }) => commandBackend({ ...options, timeMs: seconds * 1000 }, runBounded),
 }
 

@@ -16,23 +16,35 @@ const part = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(255))
 /** Offsets in barebox's state, below what its length may be. */
 const inState = v.pipe(offset, v.maxValue(4092))
 const target = v.strictObject({ attempts: inState, priority: inState })
+/** Program and arguments, run without a shell. */
+const program = v.tupleWithRest([path], v.pipe(v.string(), v.maxLength(1024)))
 const slotName = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,32}$/, 'not a plain name'))
 /** U-Boot's counter and SWUpdate's state: none of them can be the board's name for the slot. */
 const TAKEN = ['upgrade_available', 'bootcount', 'bootlimit', 'ustate', 'bootcmd', 'altbootcmd']
 /** The bootloader's backend: one entry per kind (backends.ts opens them). */
 const boot = v.variant('kind', [
   /** The board's own U-Boot environment: RAUC's variables, or with `slotVariable` SWUpdate's (bootloader/uboot-own-names.ts). */
-  v.strictObject({
-    kind: v.literal('uboot-environment'),
-    config: v.optional(path, '/etc/fw_env.config'),
-    names: v.optional(v.strictObject({ a: slotName, b: slotName }), { a: 'A', b: 'B' }),
-    slotVariable: v.exactOptional(
-      v.pipe(
-        slotName,
-        v.check((name) => !TAKEN.includes(name), 'has another meaning'),
+  v.pipe(
+    v.strictObject({
+      kind: v.literal('uboot-environment'),
+      config: v.optional(path, '/etc/fw_env.config'),
+      names: v.optional(v.strictObject({ a: slotName, b: slotName }), { a: 'A', b: 'B' }),
+      slotVariable: v.exactOptional(
+        v.pipe(
+          slotName,
+          v.check((name) => !TAKEN.includes(name), 'has another meaning'),
+        ),
       ),
+      /** U-Boot's boot counter where it is not in the environment (bootloader/boot-counter.ts). */
+      counter: v.exactOptional(
+        v.strictObject({ read: program, reset: program, seconds: v.exactOptional(seconds, 10) }),
+      ),
+    }),
+    v.check(
+      ({ counter, slotVariable }) => counter === undefined || slotVariable !== undefined,
+      'a counter goes with slotVariable',
     ),
-  }),
+  ),
   /** A boot state partition, by default the one named `bootstate`; it says itself which bootloader reads it. */
   v.strictObject({ kind: v.literal('partition'), path: v.exactOptional(path) }),
   /** Names of systemd-boot's entries on the EFI system partition, which is mounted at `esp`. */
@@ -67,7 +79,7 @@ const boot = v.variant('kind', [
   /** A program of the board's maker (docs/backends.md). */
   v.strictObject({
     kind: v.literal('command'),
-    command: v.tupleWithRest([path], v.pipe(v.string(), v.maxLength(1024))),
+    command: program,
     seconds: v.exactOptional(seconds, 10),
     maxTries: v.exactOptional(v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(9))),
   }),

@@ -3,11 +3,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { nodeFiles } from '../../base/durable.ts'
+import { countIn } from '../../bootloader/boot-counter.ts'
 import { arm, claim, commit, refuse } from '../../bootloader/machine.ts'
 import { encodeEnv } from '../../bootloader/uboot-env.ts'
 import { parseFwEnvConfig } from '../../bootloader/uboot-own.ts'
 import { ownState, withState } from '../../bootloader/uboot-own-names.ts'
 import { openBackend } from '../../device/agent/backends.ts'
+import { readPlaces } from '../../device/agent/places.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
 import { NO_EDGE } from '../helpers/backend-edge.ts'
 import { have } from '../helpers/run.ts'
@@ -219,6 +222,115 @@ describe.skipIf(!have('fw_printenv', 'fw_setenv'))('a board brought up for SWUpd
     device.set('BISTABLE_PRIMARY', '2')
     expect((await backend.read()).state).toMatchObject({ primary: 'b', trial: undefined, spare: false })
     await backend.close()
+  })
+})
+
+describe.skipIf(!have('fw_printenv', 'fw_setenv'))('a board that counts in a register', () => {
+  /** The register is a file; its programs do what devmem does. */
+  function register(name: string, word = '0x00000000') {
+    const { config, print, set } = swupdateBoard(name)
+    const file = `${config}.register`
+    const write = (text: string) => writeFileSync(file, `${text}\n`)
+    write(word)
+    const counter = {
+      read: ['/bin/cat', file] as [string, ...string[]],
+      reset: ['/bin/sh', '-c', `echo 0xB0010000 > ${file}`] as [string, ...string[]],
+      seconds: 5,
+    }
+    return { config, print, set, counter, write, read: () => readFileSync(file, 'utf8').trim() }
+  }
+
+  const openCounted = ({ config, counter }: ReturnType<typeof register>) =>
+    openBackend(
+      { boot: { kind: 'uboot-environment', config, names: { a: '2', b: '3' }, slotVariable: 'rootpart', counter } },
+      NO_EDGE,
+    )
+
+  /** U-Boot counts every start, whatever the environment says, and its limit is the environment's; 0 or none is no limit. */
+  function starts({ print, set, read, write }: ReturnType<typeof register>): string {
+    const count = (countIn(read()) ?? 0) + 1
+    write(`0x${(0xb001_0000 + count).toString(16).toUpperCase()}`)
+    const limit = Number(print('bootlimit'))
+    if (limit > 0 && count > limit) {
+      set('rootpart', print('BISTABLE_PRIMARY'))
+      set('upgrade_available', '0')
+      set('ustate', '3')
+    }
+    return print('rootpart')
+  }
+
+  test('gives a trial its tries, whatever the register held before, and falls back', async () => {
+    const device = register('register', '0xB0010007')
+    const backend = await openCounted(device)
+    const { state } = await backend.read()
+    if (state === undefined) throw new Error('no state')
+    const armed = arm(claim(state), 'b', 2)
+    await backend.write(armed)
+    expect([device.read(), device.print('bootlimit')]).toEqual(['0xB0010000', '2'])
+    for (const left of [1, 0]) {
+      expect(starts(device)).toBe('3')
+      expect((await backend.read()).state).toEqual({ ...armed, left })
+    }
+    for (let start = 0; start < 3; start++) expect(starts(device)).toBe('2')
+    expect((await backend.read()).state).toEqual({ ...armed, left: 0 })
+    await backend.clearReason('a')
+    expect(device.read()).toBe('0xB0010000')
+    await backend.close()
+  })
+
+  test('a committed slot starts as often as it has to; the agent that came up sets the count to 0', async () => {
+    const device = register('register-commit')
+    const backend = await openCounted(device)
+    const { state } = await backend.read()
+    if (state === undefined) throw new Error('no state')
+    const armed = arm(claim(state), 'b', 3)
+    await backend.write(armed)
+    starts(device)
+    // The try's own count is the trial's.
+    await backend.clearReason('b')
+    expect(device.read()).toBe('0xB0010001')
+    const done = commit({ ...armed, left: 2 }, 'b')
+    await backend.write(done)
+    for (let start = 0; start < 9; start++) expect(starts(device)).toBe('3')
+    expect((await backend.read()).state).toEqual(done)
+    await backend.clearReason('b')
+    expect(device.read()).toBe('0xB0010000')
+    await backend.close()
+  })
+
+  test('without its register nothing is armed: the environment stays as it was', async () => {
+    const device = register('register-broken')
+    const broken = { ...device, counter: { ...device.counter, reset: ['/bin/true'] as [string] } }
+    const stuck = await openCounted(broken)
+    const { state } = await stuck.read()
+    if (state === undefined) throw new Error('no state')
+    device.write('0xB0010002')
+    expect(await codeOfAsync(() => stuck.write(arm(claim(state), 'b')))).toBe('BOOT_STATE_NOT_STORED')
+    const silent = await openCounted({ ...device, counter: { ...device.counter, read: ['/bin/true'] } })
+    expect(await codeOfAsync(() => silent.write(arm(claim(state), 'b')))).toBe('BOOT_COMMAND_FAILED')
+    const failing = await openCounted({ ...device, counter: { ...device.counter, reset: ['/bin/false'] } })
+    expect(await codeOfAsync(() => failing.write(arm(claim(state), 'b')))).toBe('BOOT_COMMAND_FAILED')
+    expect((await stuck.read()).state).toEqual(state)
+    expect(device.print('rootpart')).toBe('2')
+    for (const backend of [stuck, silent, failing]) await backend.close()
+  })
+
+  test("a count is a number, or a word with U-Boot's magic above it", () => {
+    const found = ['0', '3', ' 0xB0010003\n', '0x2', '65535', '0xb001ffff', '0x00000000', '0xB0020003', '2952855555']
+    expect(found.map(countIn)).toEqual([0, 3, 3, 2, 65535, 65535, 0, 0, 3])
+    for (const text of ['', 'x', '-1', '1 2', '0xB00100031', '4294967296', '99999999999', '1.5'])
+      expect(countIn(text), text).toBeUndefined()
+  })
+
+  test('a counter without a slot variable is refused', async () => {
+    const device = register('register-rauc')
+    const { config, counter } = device
+    const places = join(dir, 'places.json')
+    const boot = { kind: 'uboot-environment', config, counter }
+    writeFileSync(places, JSON.stringify({ boot }))
+    expect(await codeOfAsync(() => readPlaces(places, nodeFiles))).toBe('CONFIG_INVALID')
+    writeFileSync(places, JSON.stringify({ boot: { ...boot, slotVariable: 'rootpart' } }))
+    expect((await readPlaces(places, nodeFiles))?.boot).toMatchObject({ counter: { seconds: 5 } })
   })
 })
 
