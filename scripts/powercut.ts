@@ -7,9 +7,11 @@ import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 // with a part, only each Nth story and broken writer, for runs side by side.
 // `npm run powercut -- --kill N [--seed N] [--seconds N]`: N cuts of an emulated device (`HIL_PLACE`) at random moments;
 // with seconds, fewer where they take longer.
-// `npm run powercut -- --recorded [FOLDER]`: every cut of what an emulated device does, from the writes that the
-// emulator records; with FOLDER the recordings are kept there, and judged again when they are there already.
-// `npm run powercut -- --uboot [--sample]`: the cuts of U-Boot's boot state, decided by the real U-Boot.
+// `npm run powercut -- --recorded [FOLDER] [--life NAME] [--part K/N]`: every cut of what an emulated device does, from
+// the writes that the emulator records; with FOLDER the recordings are kept there, and judged again when they are there
+// already; with a part, only each Nth state.
+// `npm run powercut -- --uboot [--sample] [--machine x86|arm64] [--part K/N]`: the cuts of U-Boot's boot state, decided by
+// the real U-Boot; a part asks it about each Nth boot state.
 // Exit code 1 when one of them is lost.
 
 const args = process.argv.slice(2)
@@ -19,6 +21,10 @@ function number(name: string, otherwise: number): number {
   if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`${name} takes a whole number`)
   return value
 }
+
+const [k = 1, n = 1] = args.includes('--part') ? (args[args.indexOf('--part') + 1] ?? '').split('/').map(Number) : []
+if (!(Number.isSafeInteger(n) && k >= 1 && k <= n)) throw new RangeError('--part takes K/N, as in 2/4')
+const part = { first: k - 1, step: n }
 
 // Ends by the same door as always, so that the disks in memory are removed.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
@@ -40,20 +46,22 @@ if (args.includes('--kill')) {
   const place =
     folder === undefined || folder.startsWith('--') ? mkdtempSync(join(tmpdir(), 'bistable-writes-')) : folder
   ok = true
-  for (const name of RECORDINGS) {
+  const only = args.includes('--life') ? args[args.indexOf('--life') + 1] : undefined
+  if (only !== undefined && !RECORDINGS.some((name) => name === only))
+    throw new RangeError(`--life takes one of ${RECORDINGS.join(', ')}`)
+  for (const name of RECORDINGS.filter((name) => only === undefined || name === only)) {
     const recording = (await openRecording(place, name)) ?? (await record(place, name, console.log))
-    const plan = { ...RECORDED, seed: number('--seed', RECORDED.seed) }
+    const plan = { ...RECORDED, seed: number('--seed', RECORDED.seed), part }
     ok = (await judgeRecording(recording, plan, console.log)).ok && ok
   }
   if (place !== folder && ok) rmSync(place, { recursive: true })
   else console.log(`the recordings are in ${place}`)
 } else if (args.includes('--uboot')) {
-  const { UBOOT_FULL, UBOOT_SAMPLE, ubootCampaign } = await import('../test/powercut/uboot.ts')
-  ok = (await ubootCampaign(args.includes('--sample') ? UBOOT_SAMPLE : UBOOT_FULL, console.log)).ok
+  const { machineOf, UBOOT_FULL, UBOOT_SAMPLE, ubootCampaign } = await import('../test/powercut/uboot.ts')
+  const machines = args.includes('--machine') ? [machineOf(args[args.indexOf('--machine') + 1])] : UBOOT_FULL.machines
+  const full = { ...UBOOT_FULL, machines, askEach: part.step, askFrom: part.first }
+  ok = (await ubootCampaign(args.includes('--sample') ? UBOOT_SAMPLE : full, console.log)).ok
 } else {
-  const [k = 1, n = 1] = args.includes('--part') ? (args[args.indexOf('--part') + 1] ?? '').split('/').map(Number) : []
-  if (!(Number.isSafeInteger(n) && k >= 1 && k <= n)) throw new RangeError('--part takes K/N, as in 2/4')
-  const part = { first: k - 1, step: n }
   const plan = { ...(args.includes('--sample') ? SAMPLE : FULL), seed: number('--seed', FULL.seed), part }
   ok = (await campaign(plan, console.log)).ok
 }

@@ -51,6 +51,20 @@ export async function momentOfTry(dut: Dut, slot: 'a' | 'b', random: () => numbe
   return `first try, ${last} (event ${events} of ${BOOT_EVENTS}), and ${more} ms`
 }
 
+/** The power has just come: somewhere between the firmware and an agent that runs. */
+export async function momentOfBoot(dut: Dut, random: () => number): Promise<string> {
+  const events = below(random, BOOT_EVENTS)
+  const more = below(random, 1500)
+  const up = ['running', 'committed', 'fell-back'] as const
+  let last = 'power on'
+  for (let seen = 0; seen < events && !up.some((kind) => kind === last); seen++) {
+    const fatal = ['panic', 'initramfs-failed', 'emergency'] as const
+    last = (await dut.next(['boot', 'kernel', 'initramfs', 'trying', ...up], { timeoutMs: STEP_MS, fatal })).kind
+  }
+  await sleep(more)
+  return `boot, ${last} (event ${events} of ${BOOT_EVENTS}), and ${more} ms`
+}
+
 /** Asks for a reboot: somewhere on the way down, in the firmware or in the boot loader. */
 export async function momentOfReboot(dut: Dut, random: () => number): Promise<string> {
   const more = below(random, DOWN_MS)

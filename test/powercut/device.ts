@@ -4,13 +4,14 @@ import { decodeFloor } from '../../bootloader/floor.ts'
 import { FILES } from '../../bootloader/layout.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { grubRepairer } from '../../bootloader/repair.ts'
+import { formatNumber } from '../../bundle/fields.ts'
 import { Core } from '../../device/agent/core.ts'
 import { bootOver, engineOver } from '../../device/agent/engine-over.ts'
 import { runAgent } from '../../device/agent/loop.ts'
 import type { BootPort, Clock, Engine, Ports } from '../../device/agent/ports.ts'
 import { type DiskContent, NOTHING_TOLD, RecordedDisk, type Told } from './disk.ts'
 import { type BootAnswer, type Bootloader, bootFiles } from './grub.ts'
-import type { Product, Release } from './releases.ts'
+import { numberOf, type Product, type Release, rankOf } from './releases.ts'
 
 /** A device on a recorded disk: the real agent with the real engine, started by whatever bootloader it is given. */
 
@@ -75,7 +76,7 @@ export class Device {
     const answer = this.#boot()
     const release = await this.#parts.inSlot(this.disk, answer.slot)
     if (release === undefined) throw new Unbootable(`slot ${answer.slot} was started and holds no whole release`)
-    this.boots.push(`${answer.slot}${release.counter}${answer.boot === 'try' ? '?' : ''}`)
+    this.boots.push(`${answer.slot}${release.rank}${answer.boot === 'try' ? '?' : ''}`)
     this.#checkFloor(release)
     if (answer.boot === 'try' && release.conduct === 'panics') return undefined
     if (answer.boot === 'try' && release.conduct === 'initramfs-fails') {
@@ -106,7 +107,7 @@ export class Device {
   /** As initramfs/init does: a slot under the floor is not started; a missing floor counts as none. */
   #checkFloor(release: Release): void {
     const floor = floorFile(this.disk.content)
-    if (release.counter < floor) throw new Unbootable(`release ${release.counter} was started under floor ${floor}`)
+    if (release.rank < floor) throw new Unbootable(`release ${release.rank} was started under floor ${floor}`)
   }
 
   #initramfsFails(slot: 'a' | 'b'): void {
@@ -186,8 +187,8 @@ export class Device {
       },
     }
     const { slot, boot, left, why } = answer
-    const number = (counter: number) => `${product.epoch}.${counter}`
-    const numbers = { floor: number(release.securityFloor), release: number(release.counter) }
+    const number = (rank: number) => formatNumber(numberOf(rank))
+    const numbers = { floor: number(release.securityFloor), release: number(release.rank) }
     const words = { slot, boot, left, why, ...numbers }
     return {
       files,
@@ -222,16 +223,16 @@ export class Device {
 
 function toldBy({ body }: Core, before: Told): Told {
   return {
-    installFloor: Math.max(before.installFloor, body.installFloor.counter),
-    securityFloor: Math.max(before.securityFloor, body.securityFloor.counter),
+    installFloor: Math.max(before.installFloor, rankOf(body.installFloor)),
+    securityFloor: Math.max(before.securityFloor, rankOf(body.securityFloor)),
     rootVersion: Math.max(before.rootVersion, body.trust.version),
   }
 }
 
-/** The counter in the floor file; 0 when there is none. @throws BOOT_FLOOR_INVALID */
+/** The rank in the floor file; 0 when there is none. @throws BOOT_FLOOR_INVALID */
 export function floorFile(files: ReadonlyMap<string, Uint8Array>): number {
   const bytes = files.get(`${DATA}/floor`)
-  return bytes === undefined ? 0 : decodeFloor(bytes).counter
+  return bytes === undefined ? 0 : rankOf(decodeFloor(bytes))
 }
 
 /** Time that passes only when everything waits for it. */

@@ -33,7 +33,7 @@ export type Op =
 
 /** What the device has promised by now: it must hold on every disk that a later cut leaves. */
 export interface Told {
-  /** Counters; every release here is of epoch 0. */
+  /** Floors as `rankOf` has them. */
   readonly installFloor: number
   readonly securityFloor: number
   readonly rootVersion: number

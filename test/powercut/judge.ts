@@ -10,7 +10,7 @@ import { openRecords, type RecordStore } from '../../device/records/store.ts'
 import { DATA, Device, type DeviceParts, floorFile } from './device.ts'
 import { type DiskContent, RecordedDisk, type Told } from './disk.ts'
 import { type BootAnswer, type Bootloader, bootFiles, stateIn } from './grub.ts'
-import type { Product, Release } from './releases.ts'
+import { type Product, type Release, rankOf } from './releases.ts'
 import type { CutDisk } from './replay.ts'
 import type { SlotReader } from './slots.ts'
 import { installing, type Recorded } from './stories.ts'
@@ -98,7 +98,7 @@ export class Judge {
     } catch (error) {
       return { kind: 'other', why: `the floor file is damaged: ${error}` }
     }
-    return chosen.counter < floor ? unbootable(`release ${chosen.counter} is under the floor ${floor}`) : undefined
+    return chosen.rank < floor ? unbootable(`release ${chosen.rank} is under the floor ${floor}`) : undefined
   }
 
   /** Records are whole and hold what was promised. */
@@ -118,7 +118,7 @@ export class Judge {
     const { installFloor, securityFloor, rootVersion } = cut.told
     const told = `${installFloor} ${securityFloor} ${rootVersion}`
     // The agent sees the boot state through its codec: what decodes alike is one start.
-    const release = (await this.#reader.holds(cut.slot(slot)))?.counter
+    const release = (await this.#reader.holds(cut.slot(slot)))?.rank
     const key = `${slot} ${release} ${boot} ${why} ${left} ${seenByAgent(cut.boot)} ${seenByAgent(after)} ${cut.filesKey} ${told}`
     if (this.#recovered.has(key)) return this.#recovered.get(key)
     if (!this.#agents()) return undefined
@@ -178,12 +178,13 @@ export class Judge {
     await device.powerOn((core) => {
       // A release that the cut kept from being committed may be blocked by now: a device wants another one then.
       const known = [core.line.release, ...core.body.blocked.map(({ number }) => number)]
-      next = this.#product.next.find((one) => known.every((number) => number?.counter !== one)) ?? 0
+      next =
+        this.#product.next.find((one) => known.every((number) => number === undefined || rankOf(number) !== one)) ?? 0
       return installing(next)(core)
     })
     await device.settle()
     const running = await this.inSlot(device.disk, state()?.primary ?? 'a')
-    if (running?.counter !== next || state()?.trial !== undefined)
+    if (running?.rank !== next || state()?.trial !== undefined)
       throw new Error(`it ended with ${device.boots.join(' ')}`)
     return { name: 'after a cut', start, log: device.disk.log, told, boots: device.boots }
   }
@@ -244,8 +245,8 @@ async function readRecords(content: ReadonlyMap<string, Buffer>): Promise<Record
     await store.roots()
     const { installFloor, securityFloor, trust } = store.body
     const told = {
-      installFloor: installFloor.counter,
-      securityFloor: securityFloor.counter,
+      installFloor: rankOf(installFloor),
+      securityFloor: rankOf(securityFloor),
       rootVersion: trust.version,
     }
     return { problems: store.problems, told }

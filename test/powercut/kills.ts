@@ -1,7 +1,8 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { momentOfInstall, momentOfReboot, momentOfTry } from '../../hw-tests/harness/cut-moments.ts'
+import { DEFAULT_TRIES } from '../../bootloader/state.ts'
+import { momentOfBoot, momentOfInstall, momentOfReboot, momentOfTry } from '../../hw-tests/harness/cut-moments.ts'
 import { copyImage } from '../../hw-tests/harness/disk.ts'
 import { Dut } from '../../hw-tests/harness/dut.ts'
 import { type Kit, openKit } from '../../hw-tests/harness/kit.ts'
@@ -12,26 +13,36 @@ import { armedState, type SavedState, savedState } from '../../hw-tests/harness/
 import { choosePlace, type QemuPlace } from '../../hw-tests/places/index.ts'
 
 /**
- * An emulated device whose power is cut at random moments of real installs and boots; it must come up again each time,
- * by itself, from a slot that it should run. Cuts of installs follow each other on one device, whatever state they left
- * it in; a cut of a first boot begins with a saved device on which a release is armed.
+ * An emulated device whose power is cut at random moments of real installs and boots; it must come up again by itself
+ * from a slot that it should run. The boot behind a cut is often cut too, up to four times in a row: the boot that is
+ * then let through answers for them all. Cuts of installs follow each other on one device, whatever state they left it
+ * in; a cut of a first boot begins with a saved device on which a release is armed.
  */
 
 export interface Kills {
   readonly cuts: number
+  /** Boots that nothing cut: each stands behind one cut or several. */
+  readonly comings: number
   /** No agent came up behind these. */
   readonly stranded: number
   /** It came up, and something was not as it should be. */
   readonly wrong: number
-  /** Whole updates behind a cut, made on every tenth device and on the last one. */
+  /** Whole updates behind a cut: one for 25 cuts, and one at the end of all. */
   readonly updates: number
 }
 
 const BOOT_MS = 300_000
-const UPDATE_EVERY = 10
+/** Failures after which there is nothing more to learn. */
+const ENOUGH = 10
+const UPDATE_EVERY = 25
+/** How often a boot is cut, and how often in a row: six starts without an answer would be a reason to give a slot up. */
+const AGAIN = 0.75
+const MOST_AGAIN = 4
+/** Boots that a release on trial gets: as many cut ones, and it is given up. */
+const TRIES = DEFAULT_TRIES
 
 /**
- * @param most the cut that begins so many seconds after the first one, or later, is the last
+ * @param most seconds: after so many no device is started any more
  * @param where an emulated place; the PC with GRUB without it
  */
 export async function kills(
@@ -46,36 +57,42 @@ export async function kills(
   const server = await TestServer.start(place.serverAddress)
   const folder = await mkdtemp(join(tmpdir(), 'bistable-kills-'))
   const bench = new Bench(kit, place, server, folder, seeded(seed))
-  let [cuts, stranded, wrong, updates] = [0, 0, 0, 0]
+  let [cuts, comings, stranded, wrong, updates] = [0, 0, 0, 0, 0]
   try {
     const states = { running: await savedState(kit, place), armed: await armedState(kit, place) }
     const first = performance.now()
-    for (let last = false; !last; ) {
-      const n = ++cuts
+    const inTime = () => performance.now() - first < most * 1000
+    while (cuts < wanted && inTime() && stranded + wrong < ENOUGH) {
       const began = performance.now()
-      last = n === wanted || began - first > most * 1000
-      const said = `cut ${n} of ${wanted}: `
+      let said = `cut ${cuts + 1} of ${wanted}`
       try {
-        const where = await bench.cut(states)
+        said += `: ${await bench.cut(states)}`
+        cuts++
         try {
+          while (cuts < wanted && bench.cutAgain()) {
+            said += `; ${await bench.cutBoot()}`
+            cuts++
+          }
           await bench.comeUp()
+          comings++
         } catch (error) {
           if (!(error instanceof DutError)) throw error
           stranded++
-          say(`STRANDED: ${said}${where}: ${error.message}\n${bench.dut.lastWords().tail}`)
+          say(`STRANDED: ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
           await bench.giveUp()
           continue
         }
         await bench.check()
-        if (n % UPDATE_EVERY === 0 || last) {
+        if (cuts === wanted || Math.floor(cuts / UPDATE_EVERY) > updates) {
           await bench.update()
           updates++
         }
-        say(`${said}${where}; ${bench.seen} (${Math.round((performance.now() - began) / 1000)} s)`)
+        if (bench.spent) await bench.giveUp()
+        say(`${said}; ${bench.seen} (${Math.round((performance.now() - began) / 1000)} s)`)
       } catch (error) {
         if (!(error instanceof DutError)) throw error
         wrong++
-        say(`WRONG: ${said}${error.message}\n${bench.dut.lastWords().tail}`)
+        say(`WRONG: ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
         await bench.giveUp()
       }
     }
@@ -85,9 +102,9 @@ export async function kills(
     await rm(folder, { recursive: true, force: true })
   }
   say(
-    `power cuts of an emulated device: ${place.name}, seed ${seed}, ${cuts} cuts, ${stranded} stranded, ${wrong} wrong, ${updates} further updates`,
+    `power cuts of an emulated device: ${place.name}, seed ${seed}, ${cuts} cuts, ${comings} times up again, ${stranded} stranded, ${wrong} wrong, ${updates} further updates`,
   )
-  return { cuts, stranded, wrong, updates }
+  return { cuts, comings, stranded, wrong, updates }
 }
 
 class Bench {
@@ -99,8 +116,13 @@ class Bench {
   #home: 'a' | 'b' = 'a'
   /** What was armed before the cut, so that it must run behind it. */
   #armed = false
+  /** Boots since then, and cuts of them in a row. */
+  #boots = 0
+  #again = 0
   /** How the device came up last. */
   seen = ''
+  /** It gave up a release, every try of which had been cut. */
+  spent = false
 
   constructor(kit: Kit, place: QemuPlace, server: TestServer, folder: string, random: () => number) {
     this.#random = random
@@ -129,6 +151,23 @@ class Bench {
           ? await momentOfReboot(dut, this.#random)
           : await momentOfTry(dut, 'b', this.#random)
     await dut.powerCut()
+    this.#boots = this.#armed ? 1 : 0
+    this.#again = 0
+    return where
+  }
+
+  /** Draws whether the boot that follows is cut. */
+  cutAgain(): boolean {
+    return this.#again < MOST_AGAIN && this.#random() < AGAIN
+  }
+
+  /** @throws DutError when the boot does not come to its moment */
+  async cutBoot(): Promise<string> {
+    this.#again++
+    this.#boots++
+    await this.dut.powerOn()
+    const where = await momentOfBoot(this.dut, this.#random)
+    await this.dut.powerCut()
     return where
   }
 
@@ -150,7 +189,11 @@ class Bench {
     const other = this.#home === 'a' ? 'b' : 'a'
     const moved = up.fields['slot'] === other && boot.slot === other && up.fields['release'] === this.#next
     const stayed = up.fields['slot'] === this.#home && boot.slot === this.#home && boot.why === 'ok'
-    if (up.kind === 'fell-back' || !(moved || (stayed && !this.#armed))) this.seen += ', and it should not have'
+    // Every try was cut before it could be committed.
+    this.spent =
+      up.kind === 'fell-back' && boot.slot === this.#home && boot.why === 'tries-spent' && this.#boots >= TRIES
+    const right = this.spent || (up.kind !== 'fell-back' && (moved || (stayed && !this.#armed)))
+    if (!right) this.seen += ', and it should not have'
     if (moved) this.#home = other
   }
 
@@ -163,7 +206,12 @@ class Bench {
       boot: { problem: unknown }
     }
     const { state, busy, problems, boot } = status
-    if (!/^(idle|committed)$/.test(state) || busy !== null || boot.problem !== null || problems.length > 0)
+    if (
+      !(this.spent ? /^fallen-back$/ : /^(idle|committed)$/).test(state) ||
+      busy !== null ||
+      boot.problem !== null ||
+      problems.length > 0
+    )
       throw new DutError(`it came up (${this.seen}), and its status is ${JSON.stringify(status)}`)
   }
 
@@ -171,7 +219,9 @@ class Bench {
   async update(): Promise<void> {
     const { dut } = this
     const other = this.#home === 'a' ? 'b' : 'a'
-    const { code, body } = await dut.bistable(`install ${this.#address}`, { timeoutMs: BOOT_MS })
+    // A release whose tries were spent is on the block list.
+    const force = this.spent ? '--force ' : ''
+    const { code, body } = await dut.bistable(`install ${force}${this.#address}`, { timeoutMs: BOOT_MS })
     if (code !== 0) throw new DutError(`the next install failed: ${JSON.stringify(body)}`)
     await dut.reboot()
     const { slot, boot } = await dut.nextBoot(BOOT_MS)

@@ -11,12 +11,13 @@ import { trustAnchor } from '../../keys/root.ts'
 import { randomFrom } from '../device-install/model.ts'
 import { type CutPlan, cuts } from './cuts.ts'
 import { DataPartition } from './data-partition.ts'
-import { type Entry, NOTHING_TOLD, PARTS, type Part } from './disk.ts'
+import { type Entry, NOTHING_TOLD, type Op, PARTS, type Part } from './disk.ts'
 import { Grub } from './grub.ts'
 import { Judge, type Kind, type Verdict } from './judge.ts'
 import { readLogWrites } from './log-writes.ts'
 import type { Recording } from './recording.ts'
-import type { Product, Release } from './releases.ts'
+import { type Product, type Release, rankOf } from './releases.ts'
+import type { CutDisk } from './replay.ts'
 import { SlotReader } from './slots.ts'
 import type { Recorded } from './stories.ts'
 
@@ -25,6 +26,8 @@ import type { Recorded } from './stories.ts'
 export interface RecordedPlan extends CutPlan {
   /** Part of the disks on which a second update is made, 0 .. 1. */
   readonly secondUpdates: number
+  /** Of the states each so-manyth, from this one on: for several runs side by side. */
+  readonly part: { readonly first: number; readonly step: number }
 }
 
 export const RECORDED: RecordedPlan = {
@@ -35,6 +38,7 @@ export const RECORDED: RecordedPlan = {
   tornPages: 4,
   pageSubsets: 20,
   secondUpdates: 0.001,
+  part: { first: 0, step: 1 },
 }
 
 export interface RecordedOutcome {
@@ -68,17 +72,16 @@ export async function judgeRecording(
       if (counts.unbootable + counts.floor + counts.other <= SHOWN) say(`${verdict.kind}: ${verdict.why} (${what})`)
     }
     const asked = new Map<string, Buffer>()
-    for (const cut of cuts(story, plan)) asked.set(cut.bootKey, cut.boot)
+    for (const cut of distinct(story, plan)) asked.set(cut.bootKey, cut.boot)
     grub.prepare(asked.values())
-    const seen = new Set<string>()
+    let states = 0
     let seconds = 0
     const random = randomFrom(plan.seed + 1)
-    for (const cut of cuts(story, plan)) {
-      if (seen.has(cut.key)) continue
-      seen.add(cut.key)
-      if (seen.size % PROGRESS === 0) say(`${seen.size} states, ${data.looked} data partitions; ${cut.what}`)
+    for (const cut of distinct(story, plan)) {
+      states++
+      if (states % PROGRESS === 0) say(`${states} states, ${data.looked} data partitions; ${cut.what}`)
       // All of this is synchronous: a signal gets its turn here.
-      if (seen.size % 50 === 0) await setImmediate()
+      if (states % 50 === 0) await setImmediate()
       const found = data.read(cut.dataKey, cut.data)
       if (typeof found === 'string') {
         note({ kind: 'other', why: `/data: ${found}` }, cut.what)
@@ -97,14 +100,24 @@ export async function judgeRecording(
     )
     say(`superblock of /data torn between its sectors and repaired from its copy: ${data.fromCopy} data partitions`)
     for (const difference of grub.differences.slice(0, SHOWN)) say(`difference: ${difference}`)
-    const line = `power cuts, recorded ${recording.name}: ${seen.size} states, ${decisions} bootloader decisions, ${counts.unbootable} unbootable, ${counts.floor} floors lowered, ${counts.other} otherwise wrong`
+    const line = `power cuts, recorded ${recording.name}: ${states} states, ${decisions} bootloader decisions, ${counts.unbootable} unbootable, ${counts.floor} floors lowered, ${counts.other} otherwise wrong`
     say(line)
     const ok = counts.unbootable + counts.floor + counts.other + grub.differences.length === 0
-    return { states: seen.size, line, ok }
+    return { states, line, ok }
   } finally {
     grub.close()
     process.removeListener('exit', clear)
     clear()
+  }
+}
+
+/** The plan's part of the cuts, each disk once. */
+function* distinct(story: Recorded, plan: RecordedPlan): Generator<CutDisk> {
+  const seen = new Set<string>()
+  for (const cut of cuts(story, plan)) {
+    if (seen.has(cut.key)) continue
+    seen.add(cut.key)
+    if ((seen.size - 1) % plan.part.step === plan.part.first) yield cut
   }
 }
 
@@ -135,31 +148,52 @@ async function storyOf({ name, start: from, log, promises }: Recording): Promise
     const { part, start } = place
     entries.push({ op: { kind: 'write', part, offset: offset - start, bytes: data, by: 'system' }, told })
   }
-  return { name: `recorded ${name}`, start: { parts, files: new Map() }, log: entries, told: NOTHING_TOLD, boots: [] }
+  return {
+    name: `recorded ${name}`,
+    start: { parts, files: new Map() },
+    log: byWriter(entries),
+    told: NOTHING_TOLD,
+    boots: [],
+  }
+}
+
+/** GRUB writes both sectors of a block of its own, one after the other; a system only the first. */
+function byWriter(entries: readonly Entry[]): Entry[] {
+  const isSecond = ({ op }: Entry, first: Op): boolean =>
+    op.kind === 'write' &&
+    first.kind === 'write' &&
+    op.part === 'bootstate' &&
+    first.part === 'bootstate' &&
+    op.offset % 1024 === 512 &&
+    op.offset === first.offset + first.bytes.length
+  return entries.map((entry, n) => {
+    const [before, after] = [entries[n - 1], entries[n + 1]]
+    const pair =
+      (before !== undefined && isSecond(entry, before.op)) || (after !== undefined && isSecond(after, entry.op))
+    return pair && entry.op.kind === 'write' ? { ...entry, op: { ...entry.op, by: 'bootloader' } } : entry
+  })
 }
 
 /** The kit's releases. What is installed after a cut here only has to be another one. */
 async function productOf(kit: Kit): Promise<Product> {
   const anchor = readFileSync(join(kit.folder, `keys-${kit.product}`, 'root.json'))
   const releases = new Map<number, Release>()
-  let epoch = 0
-  for (const name of ['base', 'next', 'unhealthy', 'hangs']) {
+  for (const name of ['base', 'next', 'unhealthy', 'hangs', 'panics', 'rotated']) {
     const { path } = kit.bundle(name)
     const source = await openFileDoor(path)
     const { statement } = await openBundle(source, { trusted: trustAnchor(anchor) })
     await source.close()
-    const { counter } = statement.number
-    epoch = statement.number.epoch
+    const rank = rankOf(statement.number)
     const bundle = name === 'base' ? Buffer.alloc(0) : readFileSync(path)
-    releases.set(counter, {
-      counter,
-      securityFloor: statement.securityFloor.counter,
+    releases.set(rank, {
+      rank,
+      securityFloor: rankOf(statement.securityFloor),
       conduct: 'healthy',
       statement,
       bundle,
     })
   }
-  const counters = [...releases.keys()]
+  const ranks = [...releases.keys()]
   const system = checkSystem({
     product: kit.product,
     hardware: ['qemu-x86_64'],
@@ -167,5 +201,5 @@ async function productOf(kit: Kit): Promise<Product> {
     agent: {},
   })
   if ('problems' in system) throw new Error(system.problems.join())
-  return { releases, epoch, next: counters.slice(2), system: system.system, anchor }
+  return { releases, next: ranks.slice(2, 4), system: system.system, anchor }
 }

@@ -1,6 +1,7 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, open, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { copyImage } from '../../hw-tests/harness/disk.ts'
+import { FILES } from '../../bootloader/layout.ts'
+import { copyImage, partitionStart } from '../../hw-tests/harness/disk.ts'
 import { Dut } from '../../hw-tests/harness/dut.ts'
 import { type Kit, openKit } from '../../hw-tests/harness/kit.ts'
 import { DutError } from '../../hw-tests/harness/lab-error.ts'
@@ -8,6 +9,7 @@ import { TestServer } from '../../hw-tests/harness/server.ts'
 import { choosePlace } from '../../hw-tests/places/index.ts'
 import { NOTHING_TOLD, type Told } from './disk.ts'
 import { countEntries } from './log-writes.ts'
+import { rankOf } from './releases.ts'
 
 /** Every write and flush of an emulated device's disk, through what it does in a life. */
 
@@ -30,28 +32,57 @@ type Say = (line: string) => void
 
 const WAIT_MS = 300_000
 
-/** What happens on the device, by the name of the recording. The second one goes on from the disk of the first. */
+interface Life {
+  /** The recording from whose last disk this one goes on; undefined: the kit's. */
+  readonly from?: string
+  /** Both copies of the boot state are damaged before the power comes. */
+  readonly damaged?: boolean
+  readonly lives: (bench: Bench) => Promise<void>
+}
+
+/** What happens on the device, by the name of the recording. */
 const LIVES = {
   /** First boot, install, arming, the first try with the count by the real GRUB, the commit, and the boot behind it. */
-  update: async (bench: Bench) => {
-    await bench.dut.powerOn()
-    await bench.dut.next(['running'], { timeoutMs: WAIT_MS })
-    await bench.promised('base')
-    await bench.update('next')
-    await bench.reboot('running')
+  update: {
+    lives: async (bench) => {
+      await bench.start('base')
+      await bench.update('next')
+      await bench.reboot('running')
+    },
   },
   /** A way back to the first release, a release that its health check refuses, and one more update. */
-  return: async (bench: Bench) => {
-    await bench.dut.powerOn()
-    await bench.dut.next(['running'], { timeoutMs: WAIT_MS })
-    await bench.promised('next')
-    await bench.does('rollback')
-    await bench.reboot('committed')
-    await bench.install('unhealthy')
-    await bench.reboot('fell-back')
-    await bench.update('next')
+  return: {
+    from: 'update',
+    lives: async (bench) => {
+      await bench.start('next')
+      await bench.does('rollback')
+      await bench.reboot('committed')
+      await bench.install('unhealthy')
+      await bench.reboot('fell-back')
+      await bench.update('next')
+    },
   },
-} as const satisfies Record<string, (bench: Bench) => Promise<void>>
+  /** A release that never comes up: the bootloader counts its three tries and goes back. */
+  fall: {
+    from: 'update',
+    lives: async (bench) => {
+      await bench.start('next')
+      await bench.install('panics')
+      await bench.reboot('fell-back')
+    },
+  },
+  /** Both copies of the boot state are lost, and `bistable repair`; then an update that brings new keys. */
+  repair: {
+    from: 'update',
+    damaged: true,
+    lives: async (bench) => {
+      await bench.start('next')
+      await bench.does('repair')
+      await bench.reboot('running')
+      await bench.update('rotated', 2)
+    },
+  },
+} as const satisfies Record<string, Life>
 
 export type RecordingName = keyof typeof LIVES
 export const RECORDINGS = Object.keys(LIVES) as RecordingName[]
@@ -72,10 +103,18 @@ class Bench {
     this.#say = say
   }
 
-  async promised(name: string): Promise<void> {
+  /** Power on; what runs then is release `name`. */
+  async start(name: string): Promise<void> {
+    await this.dut.powerOn()
+    await this.dut.next(['running'], { timeoutMs: WAIT_MS })
+    await this.#promised(name, NOTHING_TOLD.rootVersion)
+  }
+
+  async #promised(name: string, rootVersion: number): Promise<void> {
     const { release } = this.#kit.bundle(name)
-    const installFloor = Number(release.split('.')[1])
-    this.promises.push({ entry: await countEntries(this.#log), told: { ...NOTHING_TOLD, installFloor } })
+    const [epoch = 0, counter = 0] = release.split('.').map(Number)
+    const told = { ...NOTHING_TOLD, installFloor: rankOf({ epoch, counter }), rootVersion }
+    this.promises.push({ entry: await countEntries(this.#log), told })
     this.#say(`recording: release ${release} runs, ${this.promises.at(-1)?.entry} writes and flushes`)
   }
 
@@ -91,31 +130,36 @@ class Bench {
 
   async reboot(until: 'running' | 'committed' | 'fell-back'): Promise<void> {
     await this.dut.reboot()
-    const fatal = (['panic', 'initramfs-failed', 'fell-back'] as const).filter((kind) => kind !== until)
+    const fatal = until === 'fell-back' ? [] : (['panic', 'initramfs-failed', 'fell-back'] as const)
     await this.dut.next([until], { timeoutMs: WAIT_MS, fatal })
   }
 
-  async update(name: string): Promise<void> {
+  async update(name: string, rootVersion: number = NOTHING_TOLD.rootVersion): Promise<void> {
     await this.install(name)
     await this.reboot('committed')
     // The line comes when boot state, record and floor are on the medium.
-    await this.promised(name)
+    await this.#promised(name, rootVersion)
   }
 }
 
-const disks = (kit: Kit, folder: string, name: RecordingName) => ({
-  start: name === 'update' ? kit.disk : join(folder, 'update.img'),
+const life = (name: RecordingName): Life => LIVES[name]
+
+const disks = (folder: string, name: RecordingName) => ({
+  start: join(folder, `${name}.start.img`),
   disk: join(folder, `${name}.img`),
   log: join(folder, `${name}.log`),
   promises: join(folder, `${name}.json`),
 })
 
-/** @param name `return` wants `update` in the same folder */
+/** @param name one that goes on from another wants that one in the same folder */
 export async function record(folder: string, name: RecordingName, say: Say): Promise<Recording> {
   const place = choosePlace(undefined)
   const kit = await openKit()
   await mkdir(folder, { recursive: true })
-  const { start, disk, log, promises } = disks(kit, folder, name)
+  const { start, disk, log, promises } = disks(folder, name)
+  const { from, damaged, lives } = life(name)
+  await copyImage(from === undefined ? kit.disk : join(folder, `${from}.img`), start)
+  if (damaged === true) await loseBootState(start)
   await copyImage(start, disk)
   await writeFile(log, '')
   const server = await TestServer.start(place.serverAddress)
@@ -123,7 +167,7 @@ export async function record(folder: string, name: RecordingName, say: Say): Pro
   const dut = new Dut({ disk, writeLog: log, memoryMiB: place.memoryMiB, httpPort: server.port, transcript })
   const bench = new Bench(dut, kit, server, log, say)
   try {
-    await LIVES[name](bench)
+    await lives(bench)
     await dut.run('sync')
   } finally {
     await dut.powerCut()
@@ -133,10 +177,20 @@ export async function record(folder: string, name: RecordingName, say: Say): Pro
   return { name, kit, start, log, promises: bench.promises }
 }
 
+async function loseBootState(disk: string): Promise<void> {
+  const start = await partitionStart(disk, 'bootstate')
+  const file = await open(disk, 'r+')
+  try {
+    for (const { offset } of FILES.slice(0, 2)) await file.write(Buffer.alloc(512, 0xa5), 0, 512, start + offset)
+  } finally {
+    await file.close()
+  }
+}
+
 /** A recording that was made before, into the same folder and with the same kit; undefined when there is none. */
 export async function openRecording(folder: string, name: RecordingName): Promise<Recording | undefined> {
   const kit = await openKit()
-  const { start, log, promises } = disks(kit, folder, name)
+  const { start, log, promises } = disks(folder, name)
   const text = await readFile(promises, 'utf8').catch(() => undefined)
   if (text === undefined) return undefined
   return { name, kit, start, log, promises: JSON.parse(text) as Recording['promises'] }

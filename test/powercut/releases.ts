@@ -5,7 +5,13 @@ import { join } from 'node:path'
 import { buildImagePath, finishBuild } from '../../bundle/build.ts'
 import { checkSystem, type System } from '../../bundle/system.ts'
 import { createTreeHasher } from '../../bundle/tree.ts'
-import { IMAGE_NAMES, type ImageName, RELEASE_PAYLOAD_TYPE, type ReleaseStatement } from '../../bundle/types.ts'
+import {
+  IMAGE_NAMES,
+  type ImageName,
+  RELEASE_PAYLOAD_TYPE,
+  type ReleaseNumber,
+  type ReleaseStatement,
+} from '../../bundle/types.ts'
 import { writeBundle } from '../../bundle/writer.ts'
 import { encodeEnvelope } from '../../keys/dsse.ts'
 import { signStatement } from '../../keys/statement.ts'
@@ -16,7 +22,8 @@ import { signedRoot, signer } from '../keys/helpers.ts'
 export type Conduct = 'healthy' | 'unhealthy' | 'panics' | 'initramfs-fails'
 
 export interface Release {
-  readonly counter: number
+  /** Its number, as `rankOf` has it. */
+  readonly rank: number
   readonly securityFloor: number
   readonly conduct: Conduct
   readonly statement: ReleaseStatement
@@ -55,13 +62,20 @@ const PLANS: Readonly<Record<number, Plan>> = {
   101: { rotated: true, securityFloor: 3 },
 }
 
+/** More counters than any release here has. */
+const EPOCH = 2 ** 24
+
+/** A release number as one number, of which a later release has a greater one; in epoch 0 it is the counter. */
+export const rankOf = ({ epoch, counter }: ReleaseNumber): number => epoch * EPOCH + counter
+
+export const numberOf = (rank: number): ReleaseNumber => ({ epoch: Math.floor(rank / EPOCH), counter: rank % EPOCH })
+
 export type Releases = ReadonlyMap<number, Release>
 
 /** Everything that the devices of one maker have in common. */
 export interface Product {
-  /** By counter. */
+  /** By rank. */
   readonly releases: Releases
-  readonly epoch: number
   /** What is installed after a cut, to show that the device still can; the second one where the first was under way. */
   readonly next: readonly number[]
   readonly system: System
@@ -80,7 +94,7 @@ const SYSTEM: System = (() => {
 })()
 
 export async function makeProduct(): Promise<Product> {
-  return { releases: await makeReleases(), epoch: 0, next: [100, 101], system: SYSTEM, anchor: FIRST }
+  return { releases: await makeReleases(), next: [100, 101], system: SYSTEM, anchor: FIRST }
 }
 
 async function makeReleases(): Promise<Releases> {
@@ -126,7 +140,7 @@ async function make(dir: string, counter: number, plan: Plan): Promise<Release> 
   const content = Object.fromEntries(
     IMAGE_NAMES.map((name) => [name, withTree(readFileSync(buildImagePath(folder, name)))]),
   ) as Record<ImageName, Buffer>
-  return { counter, securityFloor, conduct, statement, bundle: readFileSync(path), content }
+  return { rank: rankOf({ epoch: 0, counter }), securityFloor, conduct, statement, bundle: readFileSync(path), content }
 }
 
 /** Bytes that look random and are the same in every run. */

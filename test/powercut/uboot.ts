@@ -24,6 +24,8 @@ import {
 export interface UbootPlan {
   /** Of the distinct boot states the real U-Boot is asked about each so-manyth. */
   readonly askEach: number
+  /** Where that begins, 0 .. askEach - 1. */
+  readonly askFrom: number
   readonly machines: readonly (keyof typeof UBOOT_MACHINES)[]
   /** Bytes of a torn sector that are new. */
   readonly torn: readonly number[]
@@ -31,11 +33,23 @@ export interface UbootPlan {
 
 export const UBOOT_FULL: UbootPlan = {
   askEach: 1,
+  askFrom: 0,
   machines: ['x86', 'arm64'],
   torn: Array.from({ length: 511 }, (_, n) => n + 1).filter((n) => n < 200 || n % 13 === 0 || n === 511),
 }
 /** What the unit tests run. */
-export const UBOOT_SAMPLE: UbootPlan = { askEach: 61, machines: ['x86'], torn: [1, 4, 5, 37, 80, 120, 256, 511] }
+export const UBOOT_SAMPLE: UbootPlan = {
+  askEach: 61,
+  askFrom: 0,
+  machines: ['x86'],
+  torn: [1, 4, 5, 37, 80, 120, 256, 511],
+}
+
+/** @throws RangeError for a name that is none of the two */
+export function machineOf(name: string | undefined): keyof typeof UBOOT_MACHINES {
+  if (name !== 'x86' && name !== 'arm64') throw new RangeError('--machine takes x86 or arm64')
+  return name
+}
 
 export interface UbootOutcome {
   readonly states: number
@@ -98,7 +112,7 @@ export async function ubootCampaign(plan: UbootPlan, say: (line: string) => void
     caught.set(name, why)
     say(`broken writer '${name}': ${why ?? 'NOT CAUGHT'}`)
   }
-  const questions = [...asked.values()].filter((_, n) => n % plan.askEach === 0)
+  const questions = [...asked.values()].filter((_, n) => n % plan.askEach === plan.askFrom)
   for (const name of plan.machines) {
     const began = performance.now()
     for (const why of await askAll(UBOOT_MACHINES[name], questions)) note(`${name}: ${why}`)
