@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -18,10 +18,12 @@ import {
 } from '../../bootloader/machine.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { type BootState, otherSlot, SLOTS, type Slot } from '../../bootloader/state.ts'
+import { openBackend, openRepairer } from '../../device/agent/backends.ts'
 import { makeData } from '../../publisher/disk/data.ts'
+import { NO_EDGE } from '../helpers/backend-edge.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
 import { grubDecides, loadableDisk } from '../helpers/grub-emu.ts'
-import { have } from '../helpers/run.ts'
+import { have, run } from '../helpers/run.ts'
 
 /** grub.cfg under the real GRUB, disk by disk against the pure machine. */
 
@@ -259,6 +261,36 @@ describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
       ...['b try 2 ok', 'b try 1 ok', 'b try 0 ok', 'a fallback 0 tries-spent', 'a fallback 0 tries-spent'],
     ])
     expect(decodeReason(readAt(path, at + FILES[2].offset, 1024)).starts).toEqual({ a: 2, b: 3, up: undefined })
+    rmSync(path)
+  })
+
+  test('a file system that is full: tries are counted all the same, the agent refuses it, repair keeps the state', async () => {
+    const path = join(dir, 'full.img')
+    copyFileSync(template.path, path)
+    const at = template.offsets.bootstate
+    const blocks = [encodeCopy(freshState('a')), encodeCopy(arm(freshState('a'), 'b'))] as const
+    writeAt(path, at, layoutImage([...blocks, encodeReason({ starts: NO_STARTS, failure: undefined })]))
+    const filler = join(dir, 'filler')
+    writeFileSync(filler, Buffer.alloc(2028 * 512))
+    run('mcopy', ['-i', `${path}@@${at}`, filler, '::junk'])
+    expect(() => run('mcopy', ['-i', `${path}@@${at}`, filler, '::more'])).toThrow(/[Ff]ull/)
+    const seen = Array.from({ length: 4 }, () => grubDecides(dir, [path])[0]?.fields)
+    expect(seen.map((f) => `${f?.['slot']} ${f?.['boot']} ${f?.['left']}`)).toEqual([
+      ...['b try 2', 'b try 1', 'b try 0', 'a fallback 0'],
+    ])
+    const partition = join(dir, 'full.part')
+    writeFileSync(partition, readAt(path, at, 1 << 20))
+    const given = { bootstate: partition }
+    await expect(openBackend(given, NO_EDGE)).rejects.toMatchObject({ code: 'BOOT_STATE_LAYOUT' })
+    const repairer = await openRepairer(given, NO_EDGE)
+    const { state } = await repairer.survey()
+    if (state === undefined) throw new Error('no state')
+    expect(state).toEqual({ ...arm(freshState('a'), 'b'), left: 0 })
+    expect(await repairer.restore(state, 'a')).toEqual(['wrote the file system around them'])
+    await repairer.close()
+    const backend = await openBackend(given, NO_EDGE)
+    expect(await backend.read()).toMatchObject({ state, torn: false })
+    await backend.close()
     rmSync(path)
   })
 
