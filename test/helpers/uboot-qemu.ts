@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
@@ -136,6 +136,7 @@ export function ubootDecides(lab: UbootLab, cases: readonly UbootCase[], readonl
   const storeAt = (each: UbootCase, n: number): number =>
     disk(each).offsets.data + DATA_MIB * 1024 * 1024 + n * STRIDE * SECTOR
   const hex = (bytes: number): string => (bytes / SECTOR).toString(16)
+  let before: number | undefined
   const lines = ['setenv devtype virtio', 'setenv t_mem 0x3000']
   for (const [n, each] of cases.entries()) {
     const three = Buffer.concat([...each.copies.map((c) => c.subarray(0, SECTOR)), each.reason.subarray(0, SECTOR)])
@@ -152,14 +153,15 @@ export function ubootDecides(lab: UbootLab, cases: readonly UbootCase[], readonl
     }
     lines.push(
       `echo; echo case-${n}`,
-      `setenv devnum ${diskOf(each)}; virtio dev ${diskOf(each)}`,
+      ...(before === diskOf(each) ? [] : [`setenv devnum ${diskOf(each)}; virtio dev ${diskOf(each)}`]),
       `virtio read T000 ${hex(storeAt(each, n))} 3`,
       ...place.map((sector, i) => `virtio write ${buffers[i]} ${sector} 1`),
+      // It leaves its own disk as the current one.
       'source S000',
-      `virtio dev ${diskOf(each)}`,
       ...place.map((sector, i) => `virtio read ${buffers[i]} ${sector} 1`),
       `virtio write T000 ${hex(storeAt(each, n) + 3 * SECTOR)} 3`,
     )
+    before = diskOf(each)
   }
   // With -no-reboot a reset ends the emulator.
   lines.push('echo; echo cases-done; reset')
@@ -176,6 +178,9 @@ export function ubootDecides(lab: UbootLab, cases: readonly UbootCase[], readonl
     '-device',
     `loader,file=${path},addr=${address},force-raw=on`,
   ]
+  // Into a file: the emulator writes byte by byte, and a reader would be woken for each.
+  const serial = join(dir, 'serial')
+  const out = openSync(serial, 'w')
   const child = spawnSync(
     machine.program,
     [
@@ -191,12 +196,13 @@ export function ubootDecides(lab: UbootLab, cases: readonly UbootCase[], readonl
     {
       input: `\n\n\nvirtio scan\nsource 0x${driverMemory.toString(16)}\n`,
       encoding: 'latin1',
+      stdio: ['pipe', out, 'pipe'],
       timeout: 300_000,
-      maxBuffer: 1 << 28,
     },
   )
+  closeSync(out)
   if (child.error !== undefined) throw child.error
-  const text = child.stdout.replaceAll('\r', '')
+  const text = readFileSync(serial, 'latin1').replaceAll('\r', '')
   const parts = text.split(/^case-\d+$/m).slice(1)
   if (parts.length !== cases.length || !text.includes('\ncases-done'))
     throw new Error(`U-Boot spoke of ${parts.length} of ${cases.length} cases: ${child.stderr}${text.slice(-3000)}`)

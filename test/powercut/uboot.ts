@@ -69,7 +69,7 @@ interface Cut {
   readonly what: string
 }
 
-const BATCH = 500
+const BATCH = 1000
 const SHOWN = 20
 const GARBAGE = Buffer.from(Uint8Array.from({ length: 512 }, (_, n) => (n * 37 + 11) % 256))
 const args = `bistable.root=${'5'.repeat(64)} console=ttyS0`
