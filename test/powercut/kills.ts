@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DEFAULT_TRIES } from '../../bootloader/state.ts'
-import { momentOfBoot, momentOfInstall, momentOfReboot, momentOfTry } from '../../hw-tests/harness/cut-moments.ts'
+import { momentOfBoot, momentOfInstall, momentOfReboot } from '../../hw-tests/harness/cut-moments.ts'
 import { copyImage } from '../../hw-tests/harness/disk.ts'
 import { Dut } from '../../hw-tests/harness/dut.ts'
 import { type Kit, openKit } from '../../hw-tests/harness/kit.ts'
@@ -36,7 +36,7 @@ const BOOT_MS = 300_000
 const ENOUGH = 10
 const UPDATE_EVERY = 25
 /** How often a boot is cut, and how often in a row: six starts without an answer would be a reason to give a slot up. */
-const AGAIN = 0.75
+const AGAIN = 0.9
 const MOST_AGAIN = 4
 /** Boots that a release on trial gets: as many cut ones, and it is given up. */
 const TRIES = DEFAULT_TRIES
@@ -141,18 +141,25 @@ class Bench {
   async cut(states: { readonly running: SavedState; readonly armed: SavedState }): Promise<string> {
     const lot = this.#random()
     this.#armed = lot >= 0.5
-    if (this.#armed) await this.#restore(states.armed)
-    else if (!this.dut.on) await this.#restore(states.running)
+    this.#boots = 0
     const { dut } = this
-    const where =
-      lot < 0.5
-        ? await momentOfInstall(dut, this.#address, this.#random)
-        : lot < 0.6
-          ? await momentOfReboot(dut, this.#random)
-          : await momentOfTry(dut, 'b', this.#random)
-    await dut.powerCut()
-    this.#boots = this.#armed ? 1 : 0
+    if (lot >= 0.6) {
+      // As the device was when its power went with the release armed: its first try needs no saved memory.
+      await dut.powerCut()
+      await copyImage(states.armed.disk, dut.disk)
+      this.#home = 'a'
+      const where = await this.cutBoot()
+      this.#again = 0
+      return `first try: ${where}`
+    }
     this.#again = 0
+    if (this.#armed) await this.#restore(states.armed)
+    else if (!dut.on) await this.#restore(states.running)
+    if (this.#armed) this.#boots++
+    const where = this.#armed
+      ? await momentOfReboot(dut, this.#random)
+      : await momentOfInstall(dut, this.#address, this.#random)
+    await dut.powerCut()
     return where
   }
 
