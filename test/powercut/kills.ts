@@ -14,7 +14,7 @@ import { choosePlace, type QemuPlace } from '../../hw-tests/places/index.ts'
 
 /**
  * An emulated device whose power is cut at random moments of real installs and boots; it must come up again by itself
- * from a slot that it should run. The boot behind a cut is often cut too, up to four times in a row: the boot that is
+ * from a slot that it should run. The boot behind a cut is nearly always cut too, up to five times in a row: the boot that is
  * then let through answers for them all. Cuts of installs follow each other on one device, whatever state they left it
  * in; a cut of a first boot begins with a saved device on which a release is armed.
  */
@@ -36,8 +36,8 @@ const BOOT_MS = 300_000
 const ENOUGH = 10
 const UPDATE_EVERY = 25
 /** How often a boot is cut, and how often in a row: six starts without an answer would be a reason to give a slot up. */
-const AGAIN = 0.9
-const MOST_AGAIN = 4
+const AGAIN = 0.95
+const MOST_AGAIN = 5
 /** Boots that a release on trial gets: as many cut ones, and it is given up. */
 const TRIES = DEFAULT_TRIES
 
