@@ -7,7 +7,7 @@ import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 // with a part, only each Nth story and broken writer, for runs side by side.
 // `npm run powercut -- --kill N [--seed N] [--seconds N]`: N cuts of an emulated device (`HIL_PLACE`) at random moments;
 // with seconds, fewer where they take longer.
-// `npm run powercut -- --recorded [FOLDER] [--life NAME] [--part K/N]`: every cut of what an emulated device does, from
+// `npm run powercut -- --recorded [FOLDER] [--life NAME] [--part K/N]`: every cut of what an emulated device (`HIL_PLACE`) does, from
 // the writes that the emulator records; with FOLDER the recordings are kept there, and judged again when they are there
 // already; with a part, only each Nth state.
 // `npm run powercut -- --uboot [--sample] [--machine x86|arm64] [--part K/N]`: the cuts of U-Boot's boot state, decided by
@@ -50,7 +50,8 @@ if (args.includes('--kill')) {
   if (only !== undefined && !RECORDINGS.some((name) => name === only))
     throw new RangeError(`--life takes one of ${RECORDINGS.join(', ')}`)
   for (const name of RECORDINGS.filter((name) => only === undefined || name === only)) {
-    const recording = (await openRecording(place, name)) ?? (await record(place, name, console.log))
+    const recording =
+      (await openRecording(place, name)) ?? (await record(place, name, console.log, process.env['HIL_PLACE']))
     const plan = { ...RECORDED, seed: number('--seed', RECORDED.seed), part }
     ok = (await judgeRecording(recording, plan, console.log)).ok && ok
   }

@@ -188,7 +188,7 @@ async function productOf(kit: Kit): Promise<Product> {
     releases.set(rank, {
       rank,
       securityFloor: rankOf(statement.securityFloor),
-      conduct: 'healthy',
+      conduct: name === 'panics' ? 'panics' : 'healthy',
       statement,
       bundle,
     })

@@ -151,10 +151,13 @@ const disks = (folder: string, name: RecordingName) => ({
   promises: join(folder, `${name}.json`),
 })
 
-/** @param name one that goes on from another wants that one in the same folder */
-export async function record(folder: string, name: RecordingName, say: Say): Promise<Recording> {
-  const place = choosePlace(undefined)
-  const kit = await openKit()
+/**
+ * @param name one that goes on from another wants that one in the same folder
+ * @param where an emulated place; the PC with GRUB and UEFI without it
+ */
+export async function record(folder: string, name: RecordingName, say: Say, where?: string): Promise<Recording> {
+  const place = choosePlace(where)
+  const kit = await openKit(place)
   await mkdir(folder, { recursive: true })
   const { start, disk, log, promises } = disks(folder, name)
   const { from, damaged, lives } = life(name)
@@ -164,7 +167,8 @@ export async function record(folder: string, name: RecordingName, say: Say): Pro
   await writeFile(log, '')
   const server = await TestServer.start(place.serverAddress)
   const transcript = join(folder, `${name}.console`)
-  const dut = new Dut({ disk, writeLog: log, memoryMiB: place.memoryMiB, httpPort: server.port, transcript })
+  const { machine: profile, memoryMiB } = place
+  const dut = new Dut({ disk, profile, writeLog: log, memoryMiB, httpPort: server.port, transcript })
   const bench = new Bench(dut, kit, server, log, say)
   try {
     await lives(bench)
