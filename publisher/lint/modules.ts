@@ -38,6 +38,7 @@ export async function lintModules(tree: MergedTree, asked: ModulesAsked, report:
         `/lib/modules/${other}`,
         `modules for a kernel that is not in the image`,
       )
+  if (!tablesFit(tree, path, report)) return
   const needed = await neededFiles(tree, asked, report)
   if (needed === undefined) return
   const foreign = await foreignFiles(tree, path)
@@ -54,6 +55,18 @@ export async function lintModules(tree: MergedTree, asked: ModulesAsked, report:
     }
     await lintModule(tree, entry, asked, pattern, report)
   }
+}
+
+/** Whether the module folder's tables can be read at all; says which cannot. */
+function tablesFit(tree: MergedTree, path: string, report: Report): boolean {
+  let fit = true
+  for (const name of ['modules.dep', 'modules.builtin', 'modules.order']) {
+    const entry = tree.resolve(`${path}/${name}`)
+    if (!isFile(entry) || entry.node.size <= TABLE_MAX) continue
+    report('error', 'modules-table', `/${entry.path}`, `${entry.node.size} bytes, at most ${TABLE_MAX} are read`)
+    fit = false
+  }
+  return fit
 }
 
 async function lintModule(

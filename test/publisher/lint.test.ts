@@ -81,6 +81,14 @@ describe('lint', () => {
       [`error modules-dep-missing /lib/modules/${VERSION}/modules.dep`],
     ],
     [
+      'module tables that are too large to be read',
+      (s) => {
+        s[`${modules}/modules.order`] = '\n'.repeat(16 * 1024 * 1024 + 1)
+        s[`${modules}/modules.dep`] = '\n'.repeat(16 * 1024 * 1024 + 1)
+      },
+      [`error modules-table /${modules}/modules.dep`, `error modules-table /${modules}/modules.order`],
+    ],
+    [
       'an init that is not executable',
       (s) => {
         s['usr/lib/systemd/systemd'] = 'x'
