@@ -1,4 +1,4 @@
-import { spanDigests } from '../base/hash-crew.ts'
+import { type Span, spanDigests } from '../base/hash-crew.ts'
 import type { ByteRange, ByteSource } from '../base/source.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
@@ -47,11 +47,21 @@ export async function* readChunks(
   chunks: readonly Chunk[],
   options: { readonly signal?: AbortSignal } = {},
 ): AsyncGenerator<StoredChunk> {
+  for await (const batch of readBatches(source, dataOffset, chunks, options)) yield* batch
+}
+
+/** As `readChunks`, with all chunks that end in one piece of the source at once. */
+export async function* readBatches(
+  source: ByteSource,
+  dataOffset: number,
+  chunks: readonly Chunk[],
+  options: { readonly signal?: AbortSignal } = {},
+): AsyncGenerator<readonly StoredChunk[]> {
   const first = chunks[0]
   const last = chunks.at(-1)
   if (first === undefined || last === undefined) return
   const length = last.storedOffset + last.storedLength - first.storedOffset
-  yield* splitChunks(source.read(dataOffset + first.storedOffset, length, options), chunks)
+  yield* splitBatches(source.read(dataOffset + first.storedOffset, length, options), chunks)
 }
 
 /** Where the stored bytes of ascending chunks stand in a bundle; neighbours are one range. */
@@ -74,31 +84,46 @@ export async function* splitChunks(
   stream: AsyncIterable<Uint8Array>,
   chunks: readonly Chunk[],
 ): AsyncGenerator<StoredChunk> {
+  for await (const batch of splitBatches(stream, chunks)) yield* batch
+}
+
+/**
+ * As `splitChunks`, with all chunks that end in one piece of the stream at once, valid until the next batch is asked
+ * for: thousands of small chunks are not waited for one by one.
+ */
+export async function* splitBatches(
+  stream: AsyncIterable<Uint8Array>,
+  chunks: readonly Chunk[],
+): AsyncGenerator<readonly StoredChunk[]> {
   /** The start of a chunk that goes on in the next piece; `have` bytes of it. */
   let carry: Uint8Array = new Uint8Array(0)
   let have = 0
   let next = 0
   for await (const piece of stream) {
-    let rest = piece
+    const batch: StoredChunk[] = []
     const digests = wholeDigests(piece, chunks, next, have)
+    let whole = 0
+    let at = 0
     for (let chunk = chunks[next]; chunk !== undefined; chunk = chunks[next]) {
-      const missing = chunk.storedLength - have
-      if (rest.length < missing) break
-      const last = rest.subarray(0, missing)
-      if (have > 0) carry.set(last, have)
-      yield [chunk, have > 0 ? carry.subarray(0, chunk.storedLength) : last, digests.get(chunk)]
-      have = 0
+      const end = at + chunk.storedLength - have
+      if (end > piece.length) break
+      if (have > 0) {
+        carry.set(piece.subarray(at, end), have)
+        batch.push([chunk, carry.subarray(0, chunk.storedLength), undefined])
+        have = 0
+      } else batch.push([chunk, piece.subarray(at, end), digests?.[whole++]])
+      at = end
       next++
-      rest = rest.subarray(missing)
     }
-    if (next === chunks.length && rest.length > 0)
+    if (batch.length > 0) yield batch
+    if (next === chunks.length && at < piece.length)
       throw bundleErrors.BUNDLE_DIGEST('there are more stored bytes than the chunks of the index take')
     const chunk = chunks[next]
-    if (chunk === undefined || rest.length === 0) continue
-    // Signed indexes have chunks of at most 1 MiB.
+    if (chunk === undefined || at === piece.length) continue
+    // Signed indexes have chunks of at most 1 MiB. A batch may still stand in the old memory.
     if (have === 0 && carry.length < chunk.storedLength) carry = new Uint8Array(chunk.storedLength)
-    carry.set(rest, have)
-    have += rest.length
+    carry.set(piece.subarray(at), have)
+    have += piece.length - at
   }
   if (next < chunks.length)
     throw bundleErrors.BUNDLE_DIGEST(`the stored bytes end in chunk ${next} of the ${chunks.length} wanted`)
@@ -110,16 +135,15 @@ function wholeDigests(
   chunks: readonly Chunk[],
   next: number,
   have: number,
-): ReadonlyMap<Chunk, string> {
-  const spans: { offset: number; length: number; chunk: Chunk }[] = []
+): readonly string[] | undefined {
+  const spans: Span[] = []
   let offset = -have
   for (let i = next; ; i++) {
     const chunk = chunks[i]
     if (chunk === undefined || offset + chunk.storedLength > piece.length) break
-    if (offset >= 0) spans.push({ offset, length: chunk.storedLength, chunk })
+    if (offset >= 0) spans.push({ offset, length: chunk.storedLength })
     offset += chunk.storedLength
   }
   const digests = spanDigests(piece, spans)
-  if (digests === undefined) return new Map()
-  return new Map(spans.map(({ chunk }, i) => [chunk, digests.toString('hex', i * 32, (i + 1) * 32)]))
+  return digests === undefined ? undefined : spans.map((_, i) => digests.toString('hex', i * 32, (i + 1) * 32))
 }

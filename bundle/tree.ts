@@ -91,10 +91,6 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
     const state = levelAt(level)
     // latin1 through a string is the fastest way out of the one-shot hash (measured against 'buffer' and 'hex').
     state.page.write(hash('sha256', block, 'binary'), state.used, DIGEST, 'latin1')
-    added(level, state)
-  }
-
-  function added(level: number, state: LevelState): void {
     state.used += DIGEST
     if (state.used === BLOCK) closePage(level, state)
   }
@@ -111,10 +107,6 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
 
   function addBlock(block: Uint8Array): void {
     add(0, block)
-    leafAdded()
-  }
-
-  function leafAdded(): void {
     leaves++
     if (leaves === 1) onlyLeaf = Buffer.from(levelAt(0).page.subarray(0, DIGEST))
   }
@@ -123,14 +115,21 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
   function addBlocks(bytes: Uint8Array): void {
     const blocks = bytes.length / BLOCK
     const digests = blocks > PAGES_PER_PIECE ? undefined : spanDigests(bytes, blockSpans(blocks))
-    for (let i = 0; i < blocks; i++) {
-      if (digests === undefined) addBlock(bytes.subarray(i * BLOCK, (i + 1) * BLOCK))
-      else {
-        const state = levelAt(0)
-        digests.copy(state.page, state.used, i * DIGEST, (i + 1) * DIGEST)
-        added(0, state)
-        leafAdded()
-      }
+    if (digests !== undefined) addLeaves(digests, blocks)
+    else for (let i = 0; i < blocks; i++) addBlock(bytes.subarray(i * BLOCK, (i + 1) * BLOCK))
+  }
+
+  /** Digests of whole blocks, as many at once as the page takes. */
+  function addLeaves(digests: Buffer, blocks: number): void {
+    for (let i = 0; i < blocks; ) {
+      const state = levelAt(0)
+      const end = Math.min(blocks, i + (BLOCK - state.used) / DIGEST)
+      digests.copy(state.page, state.used, i * DIGEST, end * DIGEST)
+      if (leaves === 0) onlyLeaf = Buffer.from(digests.subarray(0, DIGEST))
+      leaves += end - i
+      state.used += (end - i) * DIGEST
+      i = end
+      if (state.used === BLOCK) closePage(0, state)
     }
   }
 

@@ -6,7 +6,7 @@ import { bundleErrors } from './errors.ts'
 import { attachmentName, dataName, type Member } from './layout.ts'
 import { checkMember, checkZero } from './members.ts'
 import { openBundle, type ReadOptions } from './reader.ts'
-import { checkStored, readChunks, unpackChunk } from './stored.ts'
+import { checkStored, readBatches, unpackChunk } from './stored.ts'
 import { parseTarHeader, TAR_BLOCK, TAR_END, tarPadding } from './tar.ts'
 import { createTreeHasher } from './tree.ts'
 import type { AttachmentName, BundleHead, ImageEntry } from './types.ts'
@@ -143,10 +143,11 @@ async function verifyImage(
   // Only the root is wanted: the pages of the tree are dropped as they are done.
   const tree = options.storedOnly === true ? undefined : createTreeHasher({ onPage: () => undefined })
   let told = 0
-  for await (const [chunk, stored, digest] of readChunks(source, start, head.indexes[image.name].chunks, options)) {
-    if (tree === undefined) checkStored(chunk, stored, digest)
-    else tree.update(unpackChunk(chunk, stored, digest))
-    if (chunk.storedOffset - told >= 4 * MiB) {
+  for await (const batch of readBatches(source, start, head.indexes[image.name].chunks, options)) {
+    for (const [chunk, stored, digest] of batch) {
+      if (tree === undefined) checkStored(chunk, stored, digest)
+      else tree.update(unpackChunk(chunk, stored, digest))
+      if (chunk.storedOffset - told < 4 * MiB) continue
       told = chunk.storedOffset
       options.onProgress?.(start + told, head.size)
     }

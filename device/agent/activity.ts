@@ -109,10 +109,11 @@ export class Activity {
   }
 
   /** A sign of life of the operation that runs, told to whoever watches. */
-  beat(progress?: Readonly<Record<string, unknown>>): void {
+  beat(progress?: object): void {
     if (this.#work === undefined) return
     this.#work.beatAt = this.#clock.now()
-    if (progress !== undefined) this.tell({ progress: { what: this.#work.what, ...progress } })
+    if (progress !== undefined && this.#watchers.size > 0)
+      this.tell({ progress: { what: this.#work.what, ...progress } })
   }
 
   /**

@@ -6,7 +6,7 @@ import { gptPartition } from '../../bootloader/gpt.ts'
 import type { Brokers } from '../doors/brokers.ts'
 import type { Reach } from '../doors/connect.ts'
 import { openForReuse, openSlotDevice } from '../slots/block.ts'
-import { openDirectReader } from '../slots/direct.ts'
+import { openDirect } from '../slots/direct.ts'
 import { slotErrors } from '../slots/errors.ts'
 import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
 import { nodeSys } from '../slots/sys.ts'
@@ -50,7 +50,7 @@ export function slotsOfDevice(given: GivenPlaces | undefined): Slots {
 /** Past the page cache where that is possible. */
 async function openReader(place: SlotPlace): Promise<SlotDevice> {
   const cached = await openForReuse(place)
-  const direct = await openDirectReader(place.path, place.size)
+  const direct = await openDirect(place.path, place.size, 'r')
   return {
     name: place.path,
     size: place.size,

@@ -69,6 +69,9 @@ class NotYet extends Error {
   }
 }
 
+/** Between two moves of the stall deadline, which is 10 s or more. */
+const MOVE_MS = 1000
+
 /** These bytes fail in the same way on every attempt. */
 export const LASTING: readonly string[] = ['INSTALL_CONTENT_DIGEST', 'INSTALL_ROOT_MISMATCH', 'BUNDLE_ROOT_HASH']
 
@@ -109,7 +112,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
         // A stick may be damaged or lie: know it before the old content of the slot is given up.
         await engine.verifyWhole(source, head, signal, (done, total) => {
           const progress: Progress = { phase: 'check', image: undefined, done, total, fetched: 0 }
-          core.activity.beat({ ...progress })
+          core.activity.beat(progress)
           options.onProgress(progress)
         })
       }
@@ -174,6 +177,7 @@ async function fillAndArm(
   await core.apply({ kind: 'begin', job })
   const done = { slot, number, version, digest: head.digest }
   let fetched = 0
+  let movedAt = Number.NEGATIVE_INFINITY
   const steps = {
     source,
     head,
@@ -185,10 +189,14 @@ async function fillAndArm(
     ...(options.reuse === undefined ? {} : { reuse: options.reuse }),
     ...(patch === undefined ? {} : { patch }),
     onProgress: (progress: InstallProgress) => {
-      core.activity.beat({ ...progress })
-      // Only moves the deadline in memory: nothing is written for it.
-      void core.apply({ kind: 'progress' })
+      core.activity.beat(progress)
       fetched = progress.fetched
+      // Only moves the deadline in memory: nothing is written for it. A small part of the shortest deadline is exact enough.
+      const now = core.ports.clock.now()
+      if (now - movedAt >= MOVE_MS) {
+        movedAt = now
+        void core.apply({ kind: 'progress' })
+      }
       onProgress(progress)
     },
     invalidate: async () => {

@@ -5,7 +5,7 @@ import type { Terminal } from '../../base/cli.ts'
 
 interface Progress {
   readonly phase: string
-  readonly image?: string
+  readonly image?: string | undefined
   readonly done: number
   readonly total: number
   readonly fetched: number
@@ -21,18 +21,22 @@ const WORDS: Readonly<Record<string, string>> = {
 const WIDTH = 30
 
 export function progressBar(terminal: Terminal) {
-  let last = ''
+  let last: { readonly phase: string; readonly image?: string | undefined; readonly step: number } = {
+    phase: '',
+    step: 0,
+  }
   let open = false
   return {
     show(value: unknown): void {
       const progress = value as Progress
+      const { phase, image } = progress
       const part = progress.total > 0 ? Math.min(1, progress.done / progress.total) : 0
-      const name = `${WORDS[progress.phase] ?? progress.phase} ${progress.image ?? ''}`.trim()
-      const fetched = progress.fetched > 0 ? `  ${humanBytes(progress.fetched)} fetched` : ''
       const step = terminal.interactive ? Math.floor(part * 100) : Math.floor(part * 10) * 10
-      const key = `${name} ${step}`
-      if (key === last) return
-      last = key
+      // Comes with every chunk: nothing is made that is not shown.
+      if (step === last.step && phase === last.phase && image === last.image) return
+      last = { phase, image, step }
+      const name = `${WORDS[phase] ?? phase} ${image ?? ''}`.trim()
+      const fetched = progress.fetched > 0 ? `  ${humanBytes(progress.fetched)} fetched` : ''
       if (!terminal.interactive) {
         terminal.err(`${name} ${step}%${fetched}`)
         return

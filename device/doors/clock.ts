@@ -1,5 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-
 export interface DoorClock {
   /** Milliseconds, monotonic. */
   now(): number
@@ -9,10 +7,24 @@ export interface DoorClock {
 
 export const systemClock: DoorClock = {
   now: () => performance.now(),
-  sleep: async (ms, signal) => {
-    await sleep(ms, undefined, signal === undefined ? {} : { signal })
-  },
+  // Not that of node:timers/promises, which makes an error with a stack and a cause for each sleep that is not slept to its end.
+  sleep: (ms, signal) =>
+    new Promise((resolve, reject) => {
+      if (signal?.aborted === true) return reject(signal.reason)
+      const stop = (): void => {
+        clearTimeout(timer)
+        reject(signal?.reason)
+      }
+      const timer = setTimeout(() => {
+        signal?.removeEventListener('abort', stop)
+        resolve()
+      }, ms)
+      signal?.addEventListener('abort', stop, { once: true })
+    }),
 }
+
+/** Why a timer ends that is no longer wanted: one for all, nobody sees it. */
+const SETTLED = new Error('settled before its time was up')
 
 /**
  * Waits for `work` until `ms` have passed; then `onTimeout` makes the error and is expected to stop the work.
@@ -28,6 +40,6 @@ export async function within<T>(clock: DoorClock, ms: number, work: Promise<T>, 
   try {
     return await Promise.race([work, timeout])
   } finally {
-    timer.abort()
+    timer.abort(SETTLED)
   }
 }

@@ -1,7 +1,7 @@
 import { MiB } from '../../base/bytes.ts'
 import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { type StoredChunk, splitChunks, storedRanges, unpackChunk } from '../../bundle/stored.ts'
+import { type StoredChunk, splitBatches, storedRanges, unpackChunk } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
@@ -71,7 +71,7 @@ export async function fillSlot(job: FillJob): Promise<void> {
   const local = (i: number, chunk: Chunk) => localSource(job, i, chunk, scratch)
   const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && local(i, chunk) === undefined)
   const failed = new Set<number>()
-  const coming = fetchChunks(job, lacking)
+  const coming = new Coming(job, lacking)
   try {
     for (const [i, chunk] of chunks.entries()) {
       throwIfCancelled(job.signal)
@@ -84,7 +84,8 @@ export async function fillSlot(job: FillJob): Promise<void> {
         const bytes = await found.bytes()
         if (bytes === undefined) failed.add(i)
         else {
-          await job.writer.write(chunk.offset, bytes)
+          const written = job.writer.write(chunk.offset, bytes)
+          if (written !== undefined) await written
           job.counts[found.counted] += chunk.length
           job.journal.add(i, found.how)
           job.onChunk()
@@ -96,12 +97,12 @@ export async function fillSlot(job: FillJob): Promise<void> {
     }
   } finally {
     job.journal.end()
-    await coming.return(undefined)
+    await coming.end()
   }
   if (failed.size === 0) return
   const wanted = chunks.filter((_, i) => failed.has(i))
   job.mayFetch(wanted.reduce((sum, { storedLength }) => sum + storedLength, 0))
-  const again = fetchChunks(job, wanted)
+  const again = new Coming(job, wanted)
   try {
     for (const i of failed) {
       await takeNext(job, again)
@@ -109,7 +110,7 @@ export async function fillSlot(job: FillJob): Promise<void> {
     }
   } finally {
     job.journal.end()
-    await again.return(undefined)
+    await again.end()
   }
 }
 
@@ -148,20 +149,44 @@ async function claimedBytes(
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-type Coming = AsyncGenerator<StoredChunk>
+/** Chunks that come through the door, in the order they were asked for. */
+class Coming {
+  readonly #batches: AsyncGenerator<readonly StoredChunk[]>
+  #batch: readonly StoredChunk[] = []
+  #next = 0
 
-function fetchChunks(job: FillJob, chunks: readonly Chunk[]): Coming {
-  const ranges = storedRanges(job.dataOffset, chunks)
-  return splitChunks(readRanges(job.source, ranges, job.signal === undefined ? {} : { signal: job.signal }), chunks)
+  constructor(job: FillJob, chunks: readonly Chunk[]) {
+    const ranges = storedRanges(job.dataOffset, chunks)
+    const options = job.signal === undefined ? {} : { signal: job.signal }
+    this.#batches = splitBatches(readRanges(job.source, ranges, options), chunks)
+  }
+
+  /** Waits only when nothing that has come is left; the bytes are valid until it waits again. */
+  next(): StoredChunk | Promise<StoredChunk> {
+    return this.#batch[this.#next++] ?? this.#more()
+  }
+
+  async #more(): Promise<StoredChunk> {
+    const { value, done } = await this.#batches.next()
+    // `splitBatches` refuses a stream that is too short, and yields no empty batch.
+    const first: StoredChunk | undefined = done === true ? undefined : value[0]
+    if (first === undefined) throw new RangeError('a chunk was not asked for')
+    this.#batch = value as readonly StoredChunk[]
+    this.#next = 1
+    return first
+  }
+
+  async end(): Promise<void> {
+    await this.#batches.return(undefined)
+  }
 }
 
 async function takeNext(job: FillJob, coming: Coming): Promise<void> {
-  const next = await coming.next()
-  // `splitChunks` refuses a stream that is too short.
-  if (next.done === true) throw new RangeError('a chunk was not asked for')
-  const [chunk, stored, digest] = next.value
+  const next = coming.next()
+  const [chunk, stored, digest] = next instanceof Promise ? await next : next
   job.counts.stored += stored.length
-  await job.writer.write(chunk.offset, unpackChunk(chunk, stored, digest))
+  const written = job.writer.write(chunk.offset, unpackChunk(chunk, stored, digest))
+  if (written !== undefined) await written
   job.counts.fetched += chunk.length
   job.onChunk()
   throwIfCancelled(job.signal)

@@ -2,7 +2,7 @@ import { constants } from 'node:fs'
 import { access, type FileHandle, open, stat, writeFile } from 'node:fs/promises'
 import { MiB } from '../../base/bytes.ts'
 import { type BistableError, systemCode } from '../../base/errors.ts'
-import { openDirectReader } from './direct.ts'
+import { type DirectFile, openDirect } from './direct.ts'
 import { slotErrors } from './errors.ts'
 import type { Freshness, SlotDevice, SlotPlace } from './types.ts'
 
@@ -16,13 +16,16 @@ const PIECE = MiB
  * A block device is opened exclusively, so the kernel itself refuses one that is mounted or held by device-mapper
  * (SLOT_IN_USE), and nothing can mount it while the install runs.
  *
+ * Writes go past the page cache where memory and place are aligned and the file system can: a copy less, and what the
+ * running system has in its cache stays there. Nothing is promised before `flush` either way.
+ *
  * Fresh reads: by O_DIRECT where the file system or device can; else by emptying the page cache before the first fresh
  * read after a flush (needs root); else from the cache. `freshness` says which.
  */
 export async function openSlotDevice(place: SlotPlace): Promise<SlotDevice> {
   const handle = await openForWriting(place)
   try {
-    const direct = await openDirectReader(place.path, place.size)
+    const direct = await openDirect(place.path, place.size, 'r+')
     const freshness: Freshness = direct !== undefined ? 'direct' : (await mayWrite(DROP_CACHES)) ? 'dropped' : 'cached'
     return makeDevice(place, handle, direct, freshness)
   } catch (error) {
@@ -47,7 +50,7 @@ export async function openForReuse(place: SlotPlace): Promise<Pick<SlotDevice, '
 function makeDevice(
   place: SlotPlace,
   handle: FileHandle,
-  direct: Awaited<ReturnType<typeof openDirectReader>>,
+  direct: DirectFile | undefined,
   freshness: Freshness,
 ): SlotDevice {
   let dropped = false
@@ -78,8 +81,13 @@ function makeDevice(
       try {
         let at = 0
         while (at < bytes.length) {
-          const length = Math.min(PIECE, bytes.length - at)
-          const { bytesWritten } = await handle.write(bytes, at, length, offset + at)
+          const part = bytes.subarray(at)
+          const cached = direct?.cachedFirst(offset + at, part) ?? part.length
+          if (direct !== undefined && cached === 0) {
+            at += await direct.write(offset + at, part)
+            continue
+          }
+          const { bytesWritten } = await handle.write(part, 0, Math.min(PIECE, cached), offset + at)
           if (bytesWritten === 0) throw slotErrors.SLOT_WRITE_FAILED(`${place.path} took no byte at ${offset + at}`)
           at += bytesWritten
         }

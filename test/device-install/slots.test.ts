@@ -11,8 +11,10 @@ import {
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { pageAligned } from '../../base/aligned.ts'
+import { MiB } from '../../base/bytes.ts'
 import { openForReuse, openSlotDevice } from '../../device/slots/block.ts'
-import { openDirectReader } from '../../device/slots/direct.ts'
+import { openDirect } from '../../device/slots/direct.ts'
 import {
   checkNotInUse,
   findRunningDisk,
@@ -202,6 +204,45 @@ describe('slot devices', () => {
     expect(Buffer.compare(into, bytes)).toBe(0)
   })
 
+  it('writes past the page cache what is aligned, around it the rest, and both are there', async () => {
+    const size = 2 * MiB
+    const expected = noise(size)
+    const { path, device } = await fileDevice(expected)
+    const memory = pageAligned(MiB)
+    const direct = await openDirect(path, size, 'r+')
+    onTestFinished(() => direct?.close())
+    // The head of a block, whole blocks, the tail of one; memory that is aligned as the place is, and other memory.
+    for (const [offset, phase, length] of [
+      [0, 0, MiB],
+      [4096, 0, 8192],
+      [5000, 5000 % 4096, 20_000],
+      [300_000, 300_000 % 4096, 100],
+      [400_001, 400_001 % 4096, 4095],
+      [512_000, 0, 12_288],
+      [512_001, 0, 12_288],
+      [2 * MiB - 5000, 5000, 5000],
+    ] as const) {
+      const bytes = memory.subarray(phase, phase + length)
+      bytes.set(noise(length, String(offset)))
+      await device.write(offset, bytes)
+      expected.set(bytes, offset)
+      const into = new Uint8Array(length)
+      for (const fresh of [false, true]) {
+        await device.read(offset, into, { fresh })
+        expect(Buffer.compare(into, bytes), `${offset} fresh ${fresh}`).toBe(0)
+      }
+    }
+    await device.flush()
+    expect(readFileSync(path).equals(expected)).toBe(true)
+    if (direct === undefined) return
+    expect(direct.cachedFirst(0, memory)).toBe(0)
+    expect(direct.cachedFirst(1, memory.subarray(1))).toBe(4095)
+    expect(direct.cachedFirst(0, memory.subarray(1))).toBe(MiB - 1)
+    expect(direct.cachedFirst(4096, memory.subarray(0, 4095))).toBe(4095)
+    expect(direct.cachedFirst(0, noise(8192))).toBe(8192)
+    expect(await direct.write(0, memory.subarray(0, 10_000))).toBe(8192)
+  })
+
   it('says when a slot shrank, vanished, or is something else', async () => {
     const { path, device } = await fileDevice(noise(100_000))
     truncateSync(path, 5000)
@@ -211,7 +252,7 @@ describe('slot devices', () => {
     expect(await codeOfAsync(() => openSlotDevice(place))).toBe('SLOT_MISSING')
     expect(await codeOfAsync(() => openForReuse(place))).toBe('SLOT_MISSING')
     expect(await codeOfAsync(() => openSlotDevice({ ...place, path, kind: 'block' }))).toBe('SLOT_OPEN_FAILED')
-    expect(await openDirectReader(place.path, 10)).toBeUndefined()
+    expect(await openDirect(place.path, 10, 'r')).toBeUndefined()
   })
 
   it.skipIf(process.getuid?.() !== 0 || !haveTool('losetup'))(
@@ -289,7 +330,7 @@ describe('slot writer', () => {
   })
 
   it('keeps the first failure and writes no more', async () => {
-    const device = new ModelDevice('d', Buffer.alloc(4 * 1024 * 1024), new Machine())
+    const device = new ModelDevice('d', Buffer.alloc(16 * 1024 * 1024), new Machine())
     let count = 0
     device.faults.onWrite = () => {
       count++
@@ -297,8 +338,11 @@ describe('slot writer', () => {
     }
     const writer = createSlotWriter(device, () => 0)
     const bytes = new Uint8Array(1024 * 1024)
-    await writer.write(0, bytes)
-    await expect(writer.write(1024 * 1024, bytes)).rejects.toThrow('EIO')
+    // Told when as many pieces as may wait are there, at the latest.
+    const goOn = async () => {
+      for (let at = 0; at < 9; at++) await writer.write(at * bytes.length, bytes)
+    }
+    await expect(goOn()).rejects.toThrow('EIO')
     await expect(writer.write(0, bytes)).rejects.toThrow('EIO')
     await expect(writer.finish()).rejects.toThrow('EIO')
     expect(count).toBe(1)
