@@ -53,6 +53,11 @@ export const addonErrors = defineErrors({
     meaning: 'An add-on could not be put over /usr, or taken away.',
     next: 'Read what the tool said; the system needs losetup, dmsetup, mount and the modules loop and overlay. A reboot starts afresh.',
   },
+  ADDON_UNANSWERED: {
+    family: 'device',
+    meaning: 'The system started several times with the add-on over /usr, and the agent never came up.',
+    next: 'Look what it changes that a start needs; after power cuts alone, apply it again.',
+  },
   UNLOCK_PRODUCTION: {
     family: 'policy',
     meaning: 'The release is not declared for development, so its /usr stays read-only.',

@@ -235,8 +235,9 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
   for (const name of await readdir(join(root, 'device', 'systemd'))) {
     const place = name.endsWith('.rules') ? 'usr/lib/udev/rules.d' : 'usr/lib/systemd/system'
     await layer.copy(`${place}/${name}`, join(root, 'device', 'systemd', name))
-    if (name === 'bistable-agent.service')
-      await layer.link(`etc/systemd/system/multi-user.target.wants/${name}`, `/usr/lib/systemd/system/${name}`)
+    const target = { 'bistable-agent.service': 'multi-user', 'bistable-addons.service': 'basic' }[name]
+    if (target !== undefined)
+      await layer.link(`etc/systemd/system/${target}.target.wants/${name}`, `/usr/lib/systemd/system/${name}`)
   }
 }
 

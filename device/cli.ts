@@ -14,7 +14,7 @@ import type { EtcReport } from './etc/prepare.ts'
 
 type Args = Readonly<Record<string, unknown>>
 
-const paths = () => pathsUnder(process.env['BISTABLE_ROOT'] ?? '')
+export const paths = () => pathsUnder(process.env['BISTABLE_ROOT'] ?? '')
 
 export const deviceVerbs: readonly Verb[] = [
   {

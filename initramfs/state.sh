@@ -75,13 +75,32 @@ drop_undo() {
 
 # --- copies: file systems without snapshots -----------------------------------------------------------------------------
 
+# Sets own_cp: GNU's cp of the image, where it has one. busybox's has no hand for extended attributes, and an overlay keeps
+# in them what was deleted.
+find_own_cp() {
+  local program
+  own_cp=
+  for program in /bin/cp /usr/bin/cp; do
+    chroot "$ROOT" $program --version 2>/dev/null | grep -q 'GNU coreutils' || continue
+    own_cp=$program
+    return 0
+  done
+}
+
+# $1 to $2, both below $ROOT. Everything comes along, or it fails.
+copy_kept() {
+  [ -n "$own_cp" ] || { cp -a "$1" "$2"; return; }
+  chroot "$ROOT" $own_cp -dR --preserve=mode,ownership,timestamps,links,xattr -- "${1#"$ROOT"}" "${2#"$ROOT"}"
+}
+
 keep_copies() {
   local path n=0
+  find_own_cp
   rm -rf "$WAY/copies" && mkdir -p "$WAY/copies" && : >"$WAY/copies/list" || return 1
   while read -r path; do
     n=$((n + 1))
     if [ -e "$STATE/$path" ] || [ -L "$STATE/$path" ]; then
-      cp -a "$STATE/$path" "$WAY/copies/$n" && echo "$n $path" >>"$WAY/copies/list" || return 1
+      copy_kept "$STATE/$path" "$WAY/copies/$n" && echo "$n $path" >>"$WAY/copies/list" || return 1
     else
       echo "- $path" >>"$WAY/copies/list" || return 1
     fi

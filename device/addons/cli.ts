@@ -1,6 +1,6 @@
 import { isAddress } from '../../base/address.ts'
 import { cliErrors, requiredOption, type Verb } from '../../base/cli.ts'
-import { noMore, perform } from '../cli.ts'
+import { noMore, paths, perform } from '../cli.ts'
 
 /** The verbs of what lies over /usr: add-ons and unlock. */
 
@@ -19,6 +19,18 @@ export const addonVerbs: readonly Verb[] = [
       const { resolve } = await import('node:path')
       const subject = isAddress(given) ? given : resolve(given)
       return perform(call, 'addon', { what: 'apply', subject }, (r: Said) => r.message)
+    },
+  },
+  {
+    name: 'addon activate',
+    usage: 'addon activate',
+    summary: 'Early in a start: put the add-ons that count over /usr before the agent comes up.',
+    run: async (call) => {
+      noMore(call, 0)
+      const { activateAddons } = await import('../control/local.ts')
+      const lines = await activateAddons(paths())
+      call.terminal.out(call.json ? JSON.stringify({ ok: true, lines }) : lines.join('\n'))
+      return 0
     },
   },
   {

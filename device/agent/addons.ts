@@ -9,6 +9,7 @@ import { addonErrors } from '../../bundle/addon-errors.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import type { AddonMounts } from '../addons/mounts.ts'
+import { type AddonStarts, MOST_STARTS } from '../addons/starts.ts'
 import type { AddonStore } from '../addons/store.ts'
 import type { Failure } from '../records/record.ts'
 import { clockFacts } from './assignment.ts'
@@ -22,6 +23,7 @@ import { earliestNow } from './time.ts'
 export interface AddonPort {
   readonly store: AddonStore
   readonly mounts: AddonMounts
+  readonly starts: AddonStarts
 }
 
 export interface AddonStatus {
@@ -40,10 +42,42 @@ const LOOK_MS = 60_000
 
 /** Keeps what is over /usr in step with the release, the time and the keys, until the signal is aborted. */
 export async function watchAddons(core: Core, signal: AbortSignal): Promise<void> {
-  if (core.ports.addons === undefined) return
+  const { addons } = core.ports
+  if (addons === undefined) return
+  await guarded(core, 'addon', () => inTurn(core, () => dropUnanswered(core, addons)))
   while (!signal.aborted) {
     await guarded(core, 'addon', () => reviewAddons(core))
+    await guarded(core, 'addon', () => addons.starts.answer())
     await core.ports.clock.sleep(LOOK_MS, signal).catch(() => undefined)
+  }
+}
+
+/** Before the agent runs: nothing is decided or recorded, only what counts is put over /usr. @returns lines for people */
+export async function activateEarly(core: Core): Promise<readonly string[]> {
+  const { addons } = core.ports
+  if (addons === undefined) return []
+  const { verdicts } = await judged(core, addons)
+  const active = verdicts.filter(({ verdict }) => verdict.use === 'active').map(({ addon }) => addon)
+  if (active.length === 0) return []
+  const starts = await addons.starts.unanswered()
+  if (starts >= MOST_STARTS) return [`addons are left out: ${starts} starts with them were not answered`]
+  await addons.starts.count()
+  const failed = await addons.mounts.merge(active, (name) => addons.store.image(name))
+  return active.map(({ name }) => {
+    const error = failed.get(name)
+    return error === undefined ? `addon ${name} is over /usr` : `addon ${name} is not over /usr: ${error.message}`
+  })
+}
+
+/** What was over /usr at starts that never brought up an agent. */
+async function dropUnanswered(core: Core, addons: AddonPort): Promise<void> {
+  const starts = await addons.starts.unanswered()
+  if (starts < MOST_STARTS) return
+  const { verdicts } = await judged(core, addons)
+  for (const { name } of verdicts.filter(({ verdict }) => verdict.use === 'active')) {
+    await addons.store.remove(name)
+    const message = `${name} was dropped: the agent did not come up in ${starts} starts with it`
+    await note(core, { ok: false, code: 'ADDON_UNANSWERED', message })
   }
 }
 

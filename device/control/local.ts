@@ -5,6 +5,7 @@ import { nodeFiles } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { refuse } from '../../bootloader/machine.ts'
 import { formatNumber } from '../../bundle/fields.ts'
+import { activateEarly } from '../agent/addons.ts'
 import { parseBootLine } from '../agent/cmdline.ts'
 import { Core, failureFrom } from '../agent/core.ts'
 import { makeBoot } from '../agent/engine.ts'
@@ -62,6 +63,16 @@ export async function answerStatus(paths: Paths, signal: AbortSignal): Promise<S
 /** A command may hold the lock when the agent starts: seconds, rarely more. */
 const LOCK_TRIES = 30
 const LOCK_PAUSE_MS = 2000
+
+/**
+ * Puts add-ons over /usr early in a start, before the agent and whatever needs them. Takes no lock and writes no record: the
+ * agent judges anew when it comes up.
+ */
+export async function activateAddons(paths: Paths): Promise<readonly string[]> {
+  if (await exists(paths.control)) return ["addons are the agent's"]
+  const ports = await realPorts(paths, () => undefined, { daemon: false })
+  return await activateEarly(await Core.open(ports, { readOnly: true }))
+}
 
 /** The daemon. Ends when the signal is aborted. */
 export async function runDaemon(paths: Paths, say: (line: string) => void, signal: AbortSignal): Promise<void> {

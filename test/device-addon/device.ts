@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { nodeFiles } from '../../base/durable.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import type { AddonMounts } from '../../device/addons/mounts.ts'
+import { AddonStarts } from '../../device/addons/starts.ts'
 import { AddonStore } from '../../device/addons/store.ts'
 import type { Core } from '../../device/agent/core.ts'
 import { digestOf, World } from '../device-agent/world.ts'
@@ -43,7 +44,11 @@ export async function onDevice(
   const data = scratchFolder()
   const world = new World({ counter: 2 })
   world.agentConfig = {}
-  world.addons = { store: new AddonStore(join(data, 'addons'), nodeFiles), mounts: new Over() }
+  world.addons = {
+    store: new AddonStore(join(data, 'addons'), nodeFiles),
+    mounts: new Over(),
+    starts: new AddonStarts(join(data, 'addons/.starts'), nodeFiles),
+  }
   change(world)
   let failed: unknown
   try {

@@ -1,8 +1,19 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { have } from '../helpers/run.ts'
+import { have, run } from '../helpers/run.ts'
 import { type Release, StateWorld } from './state-world.ts'
 
 /** Migrations of data, as the initramfs runs them: kept before, undone after, whatever moment the power goes. */
@@ -32,6 +43,14 @@ function world(): StateWorld {
   // The old release has been here: it knows how to undo.
   made.start(A)
   return made
+}
+/** A program of this machine with its libraries, into a system to chroot into. */
+function putProgram(root: string, program: string): void {
+  const libraries = run('ldd', [program]).match(/\/\S+/g) ?? []
+  for (const path of [program, ...libraries]) {
+    mkdirSync(join(root, dirname(path)), { recursive: true })
+    cpSync(path, join(root, path), { dereference: true })
+  }
 }
 const undoOf = (w: StateWorld) => join(w.data, 'bistable/state/undo')
 const copies = (w: StateWorld) => join(w.data, 'bistable/state/copies')
@@ -79,6 +98,29 @@ describe.skipIf(!ready)('state', () => {
     expect(w.start(A, { boot: 'fallback' }).said).toContain('as it was before')
     expect(w.files()).toEqual(BEFORE)
   })
+
+  test.skipIf(!have('getfattr', 'setfattr', 'ldd'))(
+    'extended attributes and hard links come back, by the cp of the image',
+    () => {
+      const w = world()
+      putProgram(w.state, '/bin/cp')
+      const file = join(w.state, 'var/lib/app/sub/settings')
+      const second = join(w.state, 'var/lib/app/second')
+      linkSync(file, second)
+      // What an overlay writes to remember that a folder hides the image's; only root may.
+      const names = process.getuid?.() === 0 ? ['user.kept', 'trusted.overlay.opaque'] : ['user.kept']
+      for (const name of names) for (const path of [file, dirname(file)]) run('setfattr', ['-n', name, '-v', 'y', path])
+      const attributes = () => run('getfattr', ['-R', '-d', '-m', '-', '--absolute-names', dirname(file)])
+      const before = attributes()
+      expect(before.match(/="y"/g)).toHaveLength(names.length * 2)
+      const replaced = `rm -rf sub second\nmkdir sub\necho new >sub/settings\n${B.migrations?.[1]}`
+      w.start({ ...B, migrations: { ...B.migrations, 1: replaced } }, { boot: 'try' })
+      expect([attributes(), w.files()['sub/settings']]).toEqual(['', 'new'])
+      w.start(A, { boot: 'fallback' })
+      expect([attributes(), w.files()]).toEqual([before, { ...BEFORE, second: BEFORE['sub/settings'] }])
+      expect(statSync(file).ino).toBe(statSync(second).ino)
+    },
+  )
 
   test('what cannot come back is not begun', () => {
     const w = world()

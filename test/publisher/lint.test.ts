@@ -151,8 +151,19 @@ describe('lint', () => {
         `error module-missing /lib/modules/${VERSION}`,
         'error migration-missing /usr/lib/none',
         'error migration-not-executable /usr/lib/bistable/root.json',
+        'warning copy-incomplete /var/lib/app',
         'error program-missing /usr/bin/btrfs',
       ],
+    ],
+    [
+      'an overlay that is to be copied where cp is busybox',
+      (s) => {
+        const text = String(s['usr/lib/bistable/system.json'])
+        const state = { schema: 1, migrations: [{ to: 1, run: '/usr/bin/bistable' }], paths: ['/opt/app'] }
+        const mounts = [{ path: '/opt/app', policy: 'overlay' }]
+        s['usr/lib/bistable/system.json'] = JSON.stringify({ ...JSON.parse(text), state, mounts, writable: [] })
+      },
+      ['error copy-incomplete /opt/app'],
     ],
     [
       'two users with one uid',
