@@ -23,7 +23,7 @@ const { values } = parseArgs({
 const place = choosePlace(values.place)
 const lacking = missingTools(place.tools, process.env['PATH'] ?? '')
 if (lacking.length > 0) throw new Error(`not here: ${lacking.join(', ')}; sh scripts/setup.sh uboot installs it`)
-const target = TARGETS[place.kit ?? 'x86']
+const target = TARGETS[place.kit === 'arm64' ? 'arm64' : 'x86']
 const flavour: Flavour = values.fast ? 'fast' : 'debian'
 const timeline = new Timeline()
 const root = resolve(import.meta.dirname, '..')

@@ -5,21 +5,20 @@ import { basename, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
 import { bistable } from '../demo/publisher.ts'
-import { type BootloaderName, TARGETS } from '../demo/targets.ts'
+import type { BootloaderName } from '../demo/targets.ts'
+import { KIT_PLANS, type KitPlan } from './hil-kit-plans.ts'
 
-// The test kit of the hardware-in-the-loop suites: keys, a disk image and bundles of the small busybox system, made once
-// per state of the sources into .cache/hil/x86-DIGEST. Prints the folder as its last line. usage: hil-kit.ts [x86|arm64]
+// The test kit of the hardware-in-the-loop suites: keys, disk images and bundles of a system (hil-kit-plans.ts), made once
+// per state of the sources into .cache/hil/x86-DIGEST. Prints the folder as its last line. usage: hil-kit.ts [x86|arm64|debian]
 
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '..')
 const cache = join(root, '.cache', 'hil')
-const name = process.argv[2] === 'arm64' ? 'arm64' : 'x86'
-const target = TARGETS[name]
+const name = Object.keys(KIT_PLANS).find((known): known is keyof typeof KIT_PLANS => known === process.argv[2]) ?? 'x86'
+const plan: KitPlan = KIT_PLANS[name]
 const KEPT_KITS = 2
 /** A kit is kept for so long after its last use, whatever came after it. */
 const KEPT_MS = 3 * 3_600_000
-/** The kernel of arm64 is not compressed. */
-const SLOT_BOOT = { x86: '32M', arm64: '64M' } as const
 
 /** Everything that a byte of the kit depends on, the Debian packages aside. */
 const INPUTS = [
@@ -39,17 +38,8 @@ const INPUTS = [
   'scripts/device-addon.ts',
   'scripts/device-node.ts',
   'scripts/hil-kit.ts',
+  'scripts/hil-kit-plans.ts',
 ])
-
-const SYSTEM = {
-  product: 'hil-appliance',
-  hardware: [target.hardware],
-  kernelArgs: [`console=${target.tty},115200`, 'panic=1'],
-  writable: ['/opt/app/logs'],
-  owned: ['/etc/machine-id', '/etc/hostname'],
-  health: { deadlineSeconds: 25, required: ['/usr/lib/bistable/health.d/required/*'], wanted: [] },
-  agent: { apply: 'manual' },
-}
 
 /**
  * For a kit that differs from another in little: `HIL_KIT_FROM=FOLDER` is that other one, and only the bundles and disks
@@ -58,51 +48,6 @@ const SYSTEM = {
 const FROM = process.env['HIL_KIT_FROM']
 const ONLY = FROM === undefined ? undefined : (process.env['HIL_KIT_ONLY'] ?? '').split(',')
 const isWanted = (name: string) => ONLY?.includes(name) ?? true
-
-const HANGING_CHECK = '#!/bin/sh\nexec sleep 3600\n'
-
-/** A fix that the add-on brings, and the release after it. */
-const FIX = 'HIL-1'
-/** By name, how they are built: tools, and a fix. */
-const ADDONS = { tools: ['--debug'], mend: ['--fixes', FIX] }
-/** What only the release for people who develop has: every kind of check that a system without systemd can pass. */
-const WORKBENCH = {
-  system: { development: true, fixes: [FIX] },
-  files: {
-    '/usr/lib/bistable/health.json': JSON.stringify({
-      ...{ soakSeconds: 6, everySeconds: 2, holdSeconds: 900 },
-      checks: [
-        { name: 'listens', level: 'required', kind: 'tcp', host: '127.0.0.1', port: 8080, seconds: 5 },
-        { name: 'answers', level: 'required', kind: 'http', url: 'http://127.0.0.1:8080/version', contains: '7.0' },
-        { name: 'beeps', level: 'wanted', kind: 'program', path: '/opt/app/beep', seconds: 5 },
-        { name: 'broker', level: 'wanted', kind: 'broker', url: 'mqtt://127.0.0.1:1', seconds: 5 },
-      ],
-    }),
-    '/opt/app/beep': '#!/bin/sh\necho there is no speaker\nexit 1\n',
-    // Serves its own folder, then does what the other releases' application does.
-    '/opt/app/app':
-      '#!/bin/sh\n/bin/busybox httpd -p 127.0.0.1:8080 -h /opt/app\necho 7.0 >/run/app.version\nexec sleep 36000\n',
-  },
-} as const
-
-interface KitRelease {
-  readonly name: string
-  readonly counter: number
-  readonly spec: ReleaseSpec
-  /** More of system.json. */
-  readonly system?: object
-}
-
-const good = { tag: 'good', version: '1.0', app: 'app' } as const
-const RELEASES: readonly KitRelease[] = [
-  { name: 'old', counter: 1, spec: good },
-  { name: 'base', counter: 2, spec: good },
-  { name: 'next', counter: 3, spec: { tag: 'next', version: '3.0', app: 'app' } },
-  { name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
-  { name: 'panics', counter: 5, spec: { tag: 'panics', version: '5.0', app: 'app', brokenInit: true } },
-  { name: 'hangs', counter: 6, spec: { tag: 'hangs', version: '6.0', app: 'app' } },
-  { name: 'workbench', counter: 7, spec: { tag: 'workbench', version: '7.0', app: 'app' }, system: WORKBENCH.system },
-]
 
 async function inputDigest(): Promise<string> {
   const hash = createHash('sha256')
@@ -125,6 +70,12 @@ async function inputDigest(): Promise<string> {
   }
   return hash.digest('hex').slice(0, 16)
 }
+
+const STRANGERS = [
+  ['rotated', '2.1'],
+  ['foreign', '1.9'],
+  ['board', '1.9'],
+] as const
 
 type Signer = Awaited<ReturnType<typeof signer>>
 
@@ -166,7 +117,7 @@ async function signer(folder: string, product: string, passphrase: string) {
     bundle: async (image: string, name: string, counter: number, more: object = {}) => {
       const epoch = signing
       const system = join(folder, `${name}.json`)
-      await writeFile(system, `${JSON.stringify({ ...SYSTEM, product, ...more }, null, 2)}\n`)
+      await writeFile(system, `${JSON.stringify({ ...plan.system, product, ...more }, null, 2)}\n`)
       const build = join(folder, `${name}.build`)
       const output = join(folder, `${name}.bundle`)
       const number = ['--version', `${counter}.0`, '--epoch', String(epoch), '--counter', String(counter)]
@@ -200,20 +151,17 @@ async function makeBundles(folder: string, work: string, passphrase: string, own
   // What goes into the images is built from the sources that the digest names, unless it just was.
   if (process.env['HIL_KIT_BUILT'] === undefined) await run(process.execPath, [join(root, 'scripts', 'build.mjs')])
   const images = await imageFactory({
-    flavour: 'fast',
-    target,
+    flavour: plan.flavour,
+    target: plan.target,
     work,
     rootStatement: own.rootStatement,
     say: (line) => console.log(`hil kit: ${line}`),
   })
   const references = new Map<string, string>()
-  for (const { name, spec } of RELEASES) {
+  for (const { name, spec } of plan.releases) {
     if (!isWanted(name) || references.has(spec.tag)) continue
     references.set(spec.tag, await images.release(spec))
-    const files: Readonly<Record<string, string>> =
-      { hangs: { '/usr/lib/bistable/health.d/required/10-app': HANGING_CHECK }, workbench: WORKBENCH.files }[
-        spec.tag
-      ] ?? {}
+    const files = plan.files[spec.tag] ?? {}
     for (const [path, text] of Object.entries(files)) {
       const file = join(work, 'inserted')
       await writeFile(file, text, { mode: 0o755 })
@@ -221,26 +169,30 @@ async function makeBundles(folder: string, work: string, passphrase: string, own
     }
   }
   const image = (spec: ReleaseSpec) => references.get(spec.tag) ?? ''
-  const jobs = RELEASES.filter(({ name }) => isWanted(name)).map(
-    ({ name, counter, spec, system }) =>
-      () =>
-        own.bundle(image(spec), name, counter, system),
-  )
-  if (isWanted('foreign')) {
+  const good = references.get('good') ?? ''
+  const jobs = plan.releases
+    .filter(({ name }) => isWanted(name))
+    .map(
+      ({ name, counter, spec, system }) =>
+        () =>
+          own.bundle(image(spec), name, counter, system),
+    )
+  if (plan.strangers && isWanted('foreign')) {
     const foreign = await signer(folder, 'other-appliance', passphrase)
-    jobs.push(() => foreign.bundle(image(good), 'foreign', 9))
+    jobs.push(() => foreign.bundle(good, 'foreign', 9))
   }
-  if (isWanted('board')) jobs.push(() => own.bundle(image(good), 'board', 9, { hardware: ['another-board'] }))
+  if (plan.strangers && isWanted('board'))
+    jobs.push(() => own.bundle(good, 'board', 9, { hardware: ['another-board'] }))
   // Two at a time: a build is partly one thread.
   const workers = [0, 1].map(async () => {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
   })
   await Promise.all(workers)
-  if (isWanted('base')) for (const [name, kind] of Object.entries(ADDONS)) await own.addon(name, kind)
+  if (isWanted('base')) for (const [name, kind] of Object.entries(plan.addons)) await own.addon(name, kind)
   // The last one: what was packed before knows only the first root.
-  if (isWanted('rotated')) {
+  if (plan.strangers && isWanted('rotated')) {
     await own.rotate()
-    await own.bundle(image(good), 'rotated', 1)
+    await own.bundle(good, 'rotated', 1)
   }
 }
 
@@ -253,28 +205,29 @@ async function make(folder: string): Promise<void> {
   if (ONLY?.every((part) => part.startsWith('disk-')) !== true) await makeBundles(folder, work, passphrase, own)
   const disks: Partial<Record<BootloaderName, string>> = {}
   if (FROM !== undefined) await linkTheRest(FROM, folder)
-  for (const [bootloader, options] of Object.entries(target.disk) as [
+  const { sizes } = plan
+  for (const [bootloader, options] of Object.entries(plan.target.disk) as [
     BootloaderName,
     () => Promise<readonly string[]>,
   ][]) {
+    if (!plan.disks.includes(bootloader)) continue
     const file = `disk-${bootloader}.img`
     disks[bootloader] = file
     if (!isWanted(file)) continue
     await bistable([
       ...['disk', join(folder, 'base.bundle'), '--root', own.rootStatement, '--output', join(folder, file)],
-      ...['--slot-rootfs', '128M', '--slot-boot', SLOT_BOOT[name], '--data', '48M', ...(await options())],
+      ...['--slot-rootfs', sizes.rootfs, '--slot-boot', sizes.boot, '--data', sizes.data, ...(await options())],
     ])
   }
   await rm(work, { recursive: true })
   const bundles = Object.fromEntries([
-    ['rotated', { file: 'rotated.bundle', release: '2.1' }],
-    ...RELEASES.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
-    ...['foreign', 'board'].map((name) => [name, { file: `${name}.bundle`, release: '1.9' }]),
+    ...plan.releases.map(({ name, counter }) => [name, { file: `${name}.bundle`, release: `1.${counter}` }]),
+    ...(plan.strangers ? STRANGERS : []).map(([name, release]) => [name, { file: `${name}.bundle`, release }]),
   ])
-  const addons = Object.fromEntries(Object.keys(ADDONS).map((name) => [name, `${name}.addon`]))
+  const addons = Object.fromEntries(Object.keys(plan.addons).map((name) => [name, `${name}.addon`]))
   await writeFile(
     join(folder, 'kit.json'),
-    `${JSON.stringify({ disks, product: SYSTEM.product, bundles, addons }, null, 2)}\n`,
+    `${JSON.stringify({ disks, product: plan.system.product, bundles, addons }, null, 2)}\n`,
   )
 }
 

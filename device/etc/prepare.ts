@@ -66,9 +66,12 @@ export async function planEtc(around: EtcSurroundings, images: EtcImages, signal
   const declared = await declaredBy(images.image)
   const device = await readDeviceRules(around.rules, around.files)
   const choices = choicesOf(device, declared.etc, [...new Set([...around.owned, ...declared.owned])])
+  // A program of its own: it reads while the images are read here.
+  const listed = around.xattrs.read(around.running)
+  const running: XattrTool = { ...around.xattrs, read: () => listed }
   const trees = {
     old: await imageTree(images.old, '/etc of the running image', signal),
-    local: await folderTree(around.running, around.xattrs, signal),
+    local: await folderTree(around.running, running, signal),
     image: await imageTree(images.image, '/etc of the new image', signal),
   }
   const decided = await decideEtc(trees, choices)

@@ -68,7 +68,7 @@ export async function writeEtc(plan: EtcPlan, target: EtcTarget): Promise<void> 
     for (const entry of [...plan.entries].reverse())
       if (entry.type === 'dir') await chmod(join(staged, entry.path), entry.mode)
     await target.flush()
-    await readBack(staged, plan, target)
+    await readBack(staged, plan, withXattrs.length === 0 ? NO_XATTRS : target.xattrs)
     await replace(staged, target)
   } catch (error) {
     await rm(staged, { recursive: true, force: true }).catch(() => undefined)
@@ -105,9 +105,11 @@ function writeFully(file: number, piece: Uint8Array): void {
   for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at)
 }
 
+const NO_XATTRS: XattrTool = { read: async () => undefined, write: async () => undefined }
+
 /** Every path, its attributes and content, against the plan. */
-async function readBack(staged: string, plan: EtcPlan, { xattrs }: EtcTarget): Promise<void> {
-  const { entries } = await folderTree(staged, xattrs)
+async function readBack(staged: string, plan: EtcPlan, tool: XattrTool): Promise<void> {
+  const { entries } = await folderTree(staged, tool)
   for (const entry of plan.entries) {
     const found = entries.get(entry.path)
     if (['char', 'block', 'fifo', 'socket'].includes(entry.type)) continue
@@ -118,9 +120,15 @@ async function readBack(staged: string, plan: EtcPlan, { xattrs }: EtcTarget): P
       found.gid === entry.gid &&
       found.target === entry.target &&
       (entry.digest === undefined || found.digest === entry.digest) &&
-      (entry.content === undefined || found.size === entry.content.length)
+      (entry.content === undefined || found.size === entry.content.length) &&
+      (found.xattrs === undefined || has(found.xattrs, entry))
     if (!same) throw etcErrors.ETC_WRITE_FAILED(`${staged}/${entry.path} differs from what was to be written`)
   }
+}
+
+/** The kernel may add attributes of its own (labels), and writes an ACL that says no more than the mode into the mode. */
+function has(found: ReadonlyMap<string, string>, { xattrs }: EtcPlanned): boolean {
+  return [...xattrs].every(([name, value]) => name.startsWith('system.') || found.get(name) === value)
 }
 
 async function replace(staged: string, { folder, flush }: EtcTarget): Promise<void> {

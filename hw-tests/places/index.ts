@@ -19,10 +19,12 @@ export type Feature =
   | 'stick'
   /** The medium can be made to fail: emulated disks only. */
   | 'bad-medium'
+  /** The system is Debian with systemd; everywhere else it is the small busybox system. */
+  | 'systemd'
 
 interface AnyPlace {
   /** Which test kit: what its bundles and its disk are built for (x86). */
-  readonly kit?: 'x86' | 'arm64'
+  readonly kit?: 'x86' | 'arm64' | 'debian'
   /** Which of the kit's disks (grub). */
   readonly bootloader?: 'grub' | 'grub-bios' | 'uboot'
   /** Programs of this machine that the place needs. */
@@ -82,6 +84,17 @@ export const PLACES = {
     tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
     savedStates: true,
     features: ['live-medium', 'medium', 'stick', 'bad-medium'],
+  },
+  'qemu-x86-debian': {
+    kind: 'qemu',
+    machine: 'x86-bios',
+    kit: 'debian',
+    bootloader: 'grub-bios',
+    memoryMiB: 1024,
+    serverAddress: 'http://10.0.2.100',
+    tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+    savedStates: true,
+    features: ['live-medium', 'medium', 'stick', 'bad-medium', 'systemd'],
   },
   'qemu-x86-uboot': {
     kind: 'qemu',

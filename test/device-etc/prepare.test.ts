@@ -175,6 +175,18 @@ describe('the /etc of the next slot', () => {
     await expect(prepare()).rejects.toMatchObject({ code: 'ETC_RULES_INVALID' })
   })
 
+  it('ETC_WRITE_FAILED: an extended attribute that did not arrive is seen when the folder is read back', async () => {
+    const deaf = { read: attrTools.read, write: async () => undefined }
+    const change: [Tree, Tree, Tree] = [{ f: '1' }, { f: '1' }, { f: { text: '2', xattr: 'x' } }]
+    const { at, prepare } = await lab(...change, { xattrs: deaf })
+    await expect(prepare()).rejects.toThrow(expect.objectContaining({ code: 'ETC_WRITE_FAILED' }))
+    expect(existsSync(at(''))).toBe(false)
+    const good = await lab(...change)
+    await good.prepare()
+    const written = (await folderTree(good.at(''), attrTools)).entries.get('f')
+    expect(written?.xattrs?.size).toBe(1)
+  })
+
   it('ETC_WRITE_FAILED: a flush that fails leaves the old folder', async () => {
     const flush = async () => {
       throw Object.assign(new Error('no space'), { code: 'ENOSPC', errno: -28 })
