@@ -98,7 +98,8 @@ export function fillSlot(
   for (const [path, text] of Object.entries(files)) {
     mkdirSync(join(tree, path, '..'), { recursive: true })
     writeFileSync(join(tree, path), text)
-    if (path === 'sbin/init' || (typeof text === 'string' && text.startsWith('#!'))) chmodSync(join(tree, path), 0o755)
+    const begins = Buffer.from(text).subarray(0, 4).toString('latin1')
+    if (path === 'sbin/init' || begins.startsWith('#!') || begins === '\x7fELF') chmodSync(join(tree, path), 0o755)
   }
   rmSync(image, { force: true })
   run('mksquashfs', [tree, image, '-quiet', '-no-progress', '-all-root', '-comp', 'zstd'])

@@ -1,0 +1,85 @@
+import { expect, test } from 'vitest'
+import { debianFiles } from '../helpers/debian-files.ts'
+import { makeVm } from '../helpers/initramfs-vm.ts'
+import { have } from '../helpers/run.ts'
+
+/** A system of sysvinit and OpenRC on the real initramfs: everything is in place before the first of its programs runs. */
+
+const ready = have(
+  'qemu-system-x86_64',
+  'mksquashfs',
+  'veritysetup',
+  'sgdisk',
+  'mke2fs',
+  'dmsetup',
+  'depmod',
+  'apt-get',
+)
+
+const APPLETS =
+  'awk cat chmod chown cut dirname echo env find grep head kill ln ls mkdir mktemp mount mountpoint mv ps readlink rm sed sleep sort stat tail test touch tr true uname wc'
+const INITTAB = `id:3:initdefault:
+si::sysinit:/sbin/openrc sysinit
+rc::bootwait:/sbin/openrc boot
+l3:3:wait:/sbin/openrc default
+te:3:once:/opt/app/report
+`
+/** As docs/addons.md and docs/health.md have it for OpenRC: something early, a service, and a check of it. */
+const EARLY = `#!/sbin/openrc-run
+depend() { before app; }
+start() { echo "early $(cat /etc/marker)" >/dev/console; cp /etc/marker /run/early; }
+`
+const APP = `#!/sbin/openrc-run
+command=/opt/app/app
+command_background=yes
+pidfile=/run/app.pid
+`
+const REPORT = `#!/bin/sh
+exec >/dev/console 2>&1
+echo "report: begin"
+rc-service app status >/dev/null && echo "report: app is healthy"
+rc-service app stop >/dev/null && { rc-service app status >/dev/null || echo "report: app is stopped"; }
+for file in /run/early /etc/marker /var/lib/app/seed /opt/app/logs/log; do while read -r line; do echo "report: $file $line"; done <$file; done
+touch /usr/x 2>/dev/null || echo "report: read-only"
+echo by the device >/etc/marker
+echo "report: end"
+sync
+poweroff -f
+`
+
+test.skipIf(!ready)('sysvinit with OpenRC: its own /etc, /var and places, services and a check of them', async () => {
+  const applets = APPLETS.split(' ').map((name) => [`bin/${name}`, `#!/bin/sh\nexec /bin/busybox ${name} "$@"\n`])
+  const vm = await makeVm({ mounts: [{ path: '/opt/app/logs', policy: 'data' }] }, 32)
+  try {
+    const slot = vm.fill('a', {
+      ...Object.fromEntries(applets),
+      ...debianFiles(['sysvinit-core', 'openrc', 'librc1', 'libeinfo1']),
+      'etc/inittab': INITTAB,
+      'etc/fstab': '',
+      'etc/marker': 'of the image\n',
+      'etc/rc.conf': 'rc_sys=""\nrc_logger="NO"\n',
+      'etc/init.d/early': EARLY,
+      'etc/init.d/app': APP,
+      'etc/runlevels/boot/early': EARLY,
+      'etc/runlevels/default/app': APP,
+      'opt/app/app': '#!/bin/sh\necho started >>/opt/app/logs/log\nexec sleep 600\n',
+      'opt/app/report': REPORT,
+      'opt/app/logs/log': 'of the image\n',
+      'var/lib/app/seed': 'seeded\n',
+    })
+    const report = async () => {
+      const console = await vm.boot('a', slot, {})
+      const lines = console.split(/\r?\n/).flatMap((line) => /report: (.*)/.exec(line)?.[1] ?? [])
+      expect(lines.at(-1), console).toBe('end')
+      return lines
+    }
+    const always = ['begin', 'app is healthy', 'app is stopped']
+    const first = ['/run/early of the image', '/etc/marker of the image', '/var/lib/app/seed seeded']
+    const log = ['of the image', 'started'].map((line) => `/opt/app/logs/log ${line}`)
+    expect(await report()).toEqual([...always, ...first, ...log, 'read-only', 'end'])
+    const then = ['/run/early by the device', '/etc/marker by the device', '/var/lib/app/seed seeded']
+    expect(await report()).toEqual([...always, ...then, ...log, '/opt/app/logs/log started', 'read-only', 'end'])
+  } finally {
+    vm.remove()
+  }
+})
