@@ -47,6 +47,13 @@ sync
 poweroff -f
 `
 
+/** Lines that the system printed with "report:", which end as they should. */
+function reported(console: string): string[] {
+  const lines = console.split(/\r?\n/).flatMap((line) => /report: (.*)/.exec(line)?.[1] ?? [])
+  expect(lines.at(-1), console).toBe('end')
+  return lines
+}
+
 test.skipIf(!ready)('sysvinit with OpenRC: its own /etc, /var and places, services and a check of them', async () => {
   const applets = APPLETS.split(' ').map((name) => [`bin/${name}`, `#!/bin/sh\nexec /bin/busybox ${name} "$@"\n`])
   const vm = await makeVm({ mounts: [{ path: '/opt/app/logs', policy: 'data' }] }, 32)
@@ -67,18 +74,36 @@ test.skipIf(!ready)('sysvinit with OpenRC: its own /etc, /var and places, servic
       'opt/app/logs/log': 'of the image\n',
       'var/lib/app/seed': 'seeded\n',
     })
-    const report = async () => {
-      const console = await vm.boot('a', slot, {})
-      const lines = console.split(/\r?\n/).flatMap((line) => /report: (.*)/.exec(line)?.[1] ?? [])
-      expect(lines.at(-1), console).toBe('end')
-      return lines
-    }
+    const report = async () => reported(await vm.boot('a', slot, {}))
     const always = ['begin', 'app is healthy', 'app is stopped']
     const first = ['/run/early of the image', '/etc/marker of the image', '/var/lib/app/seed seeded']
     const log = ['of the image', 'started'].map((line) => `/opt/app/logs/log ${line}`)
     expect(await report()).toEqual([...always, ...first, ...log, 'read-only', 'end'])
     const then = ['/run/early by the device', '/etc/marker by the device', '/var/lib/app/seed seeded']
     expect(await report()).toEqual([...always, ...then, ...log, '/opt/app/logs/log started', 'read-only', 'end'])
+  } finally {
+    vm.remove()
+  }
+})
+
+const TRANSIENT = `#!/bin/sh
+exec >/dev/console 2>&1
+echo "report: begin"
+for file in /etc/issue /etc/machine-id; do read -r line <$file; echo "report: $file $line"; done
+echo changed >/etc/issue
+echo of the device >/etc/machine-id
+echo "report: end"
+/bin/busybox sync
+/bin/busybox poweroff -f
+`
+
+test.skipIf(!ready)('a transient /etc is made anew at every boot, but for what the device owns', async () => {
+  const vm = await makeVm({ transientEtc: true, owned: ['/etc/machine-id'] }, 32)
+  try {
+    const slot = vm.fill('a', { 'sbin/init': TRANSIENT, 'etc/issue': 'of the image\n', 'etc/machine-id': 'none\n' })
+    const id = async () => reported(await vm.boot('a', slot, {}))
+    expect(await id()).toEqual(['begin', '/etc/issue of the image', '/etc/machine-id none', 'end'])
+    expect(await id()).toEqual(['begin', '/etc/issue of the image', '/etc/machine-id of the device', 'end'])
   } finally {
     vm.remove()
   }
