@@ -24,14 +24,14 @@ rc::bootwait:/sbin/openrc boot
 l3:3:wait:/sbin/openrc default
 te:3:once:/opt/app/report
 `
-/** As docs/addons.md and docs/health.md have it for OpenRC: something early, a service, and a check of it. */
+/** As docs/addons.md and docs/operations.md have it for OpenRC: something early, a service, and a check of it. */
 const EARLY = `#!/sbin/openrc-run
 depend() { before app; }
 start() { echo "early $(cat /etc/marker)" >/dev/console; cp /etc/marker /run/early; }
 `
 const APP = `#!/sbin/openrc-run
+supervisor=supervise-daemon
 command=/opt/app/app
-command_background=yes
 pidfile=/run/app.pid
 `
 const REPORT = `#!/bin/sh
