@@ -38,7 +38,7 @@ export async function decideEtc(trees: EtcTrees, choices: EtcChoices): Promise<E
   // A folder's path is a prefix of all that is in it: it comes first.
   for (const path of [...paths].sort()) {
     const given = { path, old: trees.old.entries.get(path), local: trees.local.entries.get(path) }
-    const sides = withoutSpecial({ ...given, image: trees.image.entries.get(path) }, findings)
+    const sides = withoutStamp(withoutSpecial({ ...given, image: trees.image.entries.get(path) }, findings))
     const body = await new Choice(trees, sides, choices, findings).body()
     const entry = body === undefined ? undefined : plannedOf(sides, body, choices, findings)
     if (entry !== undefined) planned.push(entry)
@@ -53,6 +53,14 @@ function withoutSpecial(sides: Sides, findings: EtcFinding[]): Sides {
   const finding = { path: `/etc/${path}`, kind: 'special-dropped', level: 'note', taken: 'none' } as const
   findings.push({ ...finding, rule: 'default', local: local.type })
   return { ...sides, local: old }
+}
+
+/**
+ * systemd notes in /etc/.updated which /usr it has brought /etc up to date with, by a time that images made the same way have in
+ * common. Carried along, it would keep systemd from making the users of the new image, and the like.
+ */
+function withoutStamp(sides: Sides): Sides {
+  return sides.path === '.updated' ? { ...sides, local: sides.old } : sides
 }
 
 /** What a path is, without its attributes: equal texts are equal bodies. */

@@ -59,7 +59,7 @@ hil(
     expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`, INSTALL)).toMatchObject({ code: 0 })
     const { report } = (await dut.bistable('etc report')).body as { report: { findings: { path: string }[] } }
     expect(report).toMatchObject({ mode: 'merge', refused: 0 })
-    expect(report.findings.find((finding) => finding.path === 'issue')).toMatchObject({ level: 'conflict' })
+    expect(report.findings.find((finding) => finding.path === '/etc/issue')).toMatchObject({ level: 'conflict' })
 
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })

@@ -25,8 +25,9 @@ hil(
 
     // One that nobody named, from a stick.
     await stick.plug({ 'mend.addon': kit.addon('mend') })
-    await dut.run('umount /mnt')
-    const used = await dut.bistable('usb')
+    const disk = (await dut.run("sed -n 's: /mnt .*::p' /proc/mounts; umount /mnt")).output.trim()
+    // No USB disk to the kernel of a cloud, so it must be named.
+    const used = await dut.bistable(`usb ${disk}`)
     expect(used).toMatchObject({ code: 0, body: { files: [{ name: 'mend.addon', code: 'OK' }] } })
     await stick.pull()
     expect([await says('tools'), await says('mend')]).toEqual(['tools from the add-on', 'mend from the add-on'])

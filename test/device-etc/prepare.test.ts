@@ -83,6 +83,15 @@ describe('the /etc of the next slot', () => {
     expect([...(await folderTree(around.running, attrTools)).entries]).toEqual([...before.entries])
   })
 
+  it('systemd shall see that another release is here: its note of the last one does not come along', async () => {
+    const { at, prepare } = await lab({ f: '1' }, { f: '1', '.updated': 'stamp', 'app/.updated': 'x' }, { f: '1' })
+    await prepare()
+    expect([existsSync(at('.updated')), existsSync(at('app/.updated'))]).toEqual([false, true])
+    const owned = await lab({ f: '1' }, { f: '1', '.updated': 'stamp' }, { f: '1', '.updated': 'of the image' })
+    await owned.prepare()
+    expect(readFileSync(owned.at('.updated'), 'utf8')).toBe('of the image')
+  })
+
   it('replaces what an earlier install left there, whole or not at all', async () => {
     const { at, prepare, around } = await lab({ f: '1' }, { f: '1' }, { f: '2' })
     makeTree(join(around.folders, 'b'), { stale: 'x' })
