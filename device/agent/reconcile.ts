@@ -129,7 +129,8 @@ function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: Boo
   // The bootloader must not try again what is recorded as failed.
   const effects: Effect[] = boot.left > 0 ? [{ do: 'write-boot', change: 'refuse' }] : []
   if (state.name === 'fallen-back' && state.job.slot === trial) {
-    return { ...stay(body, []), effects }
+    // Told when it happened; whoever watches this boot still hears that the agent is up.
+    return { ...stay(body, [runningLine(facts)]), effects }
   }
   if (job === undefined) {
     const failure = failureOf(body, trial, facts)
@@ -179,8 +180,11 @@ function steady(body: RecordBody, facts: BootFacts, now: Now): Found {
   if (why !== undefined && boot?.trial === undefined && last?.code !== why[0]) {
     next = addOutcome(next, { at: now.wall, what: 'boot', ok: false, code: why[0], message: why[1] })
   }
-  const say = `bistable: running slot=${line.slot} release=${formatNumber(line.release)} boot=${line.boot} why=${line.why}`
-  return { body: next, effects: [], lines: [say] }
+  return { body: next, effects: [], lines: [runningLine(facts)] }
+}
+
+function runningLine({ line: { slot, release, boot, why } }: BootFacts): string {
+  return `bistable: running slot=${slot} release=${formatNumber(release)} boot=${boot} why=${why}`
 }
 
 function noteReason(body: RecordBody, reason: NonNullable<BootFacts['reason']>, now: Now): RecordBody {

@@ -137,6 +137,15 @@ describe('what happened since the last record', () => {
     expect(find({ ...facts, body: armed('before') }).body.state.name).toBe('fallen-back')
   })
 
+  it('a fall back is told once; every later boot says what runs', () => {
+    const facts = { boot: boot({ trial: 'b', left: 0 }), line: line({ boot: 'fallback', why: 'tries-spent' }) }
+    const first = find({ ...facts, body: armed('before') })
+    expect(first.lines).toEqual([expect.stringMatching(/^bistable: fell back to slot=a /)])
+    const next = find({ ...facts, body: first.body })
+    expect(next.lines).toEqual([expect.stringMatching(/^bistable: running slot=a .* why=tries-spent$/)])
+    expect(next.body).toEqual(first.body)
+  })
+
   it('every reason of the bootloader has its code', () => {
     const cases = [
       ['tries-spent', 'TRY_TRIES_SPENT', 0],

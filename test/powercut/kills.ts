@@ -64,21 +64,21 @@ export async function kills(
     const inTime = () => performance.now() - first < most * 1000
     while (cuts < wanted && inTime() && stranded + wrong < ENOUGH) {
       const began = performance.now()
-      let said = `cut ${cuts + 1} of ${wanted}`
+      let said = 'the device'
+      const cut = (where: string) => {
+        said = `cut ${++cuts} of ${wanted}: ${where}`
+        say(said)
+      }
       try {
-        said += `: ${await bench.cut(states)}`
-        cuts++
+        cut(await bench.cut(states))
         try {
-          while (cuts < wanted && bench.cutAgain()) {
-            said += `; ${await bench.cutBoot()}`
-            cuts++
-          }
+          while (cuts < wanted && bench.cutAgain()) cut(await bench.cutBoot())
           await bench.comeUp()
           comings++
         } catch (error) {
           if (!(error instanceof DutError)) throw error
           stranded++
-          say(`STRANDED: ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
+          say(`STRANDED behind ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
           await bench.giveUp()
           continue
         }
@@ -88,11 +88,11 @@ export async function kills(
           updates++
         }
         if (bench.spent) await bench.giveUp()
-        say(`${said}; ${bench.seen} (${Math.round((performance.now() - began) / 1000)} s)`)
+        say(`up: ${bench.seen} (${Math.round((performance.now() - began) / 1000)} s)`)
       } catch (error) {
         if (!(error instanceof DutError)) throw error
         wrong++
-        say(`WRONG: ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
+        say(`WRONG behind ${said}: ${error.message}\n${bench.dut.lastWords().tail}`)
         await bench.giveUp()
       }
     }
@@ -197,8 +197,7 @@ class Bench {
     const moved = up.fields['slot'] === other && boot.slot === other && up.fields['release'] === this.#next
     const stayed = up.fields['slot'] === this.#home && boot.slot === this.#home && boot.why === 'ok'
     // Every try was cut before it could be committed.
-    this.spent =
-      up.kind === 'fell-back' && boot.slot === this.#home && boot.why === 'tries-spent' && this.#boots >= TRIES
+    this.spent = boot.slot === this.#home && boot.why === 'tries-spent' && this.#boots >= TRIES
     const right = this.spent || (up.kind !== 'fell-back' && (moved || (stayed && !this.#armed)))
     if (!right) this.seen += ', and it should not have'
     if (moved) this.#home = other
