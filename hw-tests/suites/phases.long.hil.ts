@@ -5,8 +5,8 @@ import { expect, hil } from '../harness/hil.ts'
 import { DutError } from '../harness/lab-error.ts'
 import { campaign, seeded } from '../harness/random.ts'
 
-// One cut in each named phase, at a seeded moment inside it. HIL_SEED=… does a run again.
-const { seed } = campaign(process.env, Date.now(), 0)
+// One cut in each named phase, at a seeded moment inside it; HIL_CUTS=… makes more in each. HIL_SEED=… does a run again.
+const { seed, count } = campaign(process.env, Date.now(), 1)
 const random = seeded(seed)
 const BOOT_MS = 300_000
 
@@ -70,15 +70,17 @@ async function comesBack(dut: Dut, address: string, release: string): Promise<vo
 }
 
 function cutsPower(phase: string, reach: (dut: Dut, address: string) => Promise<void>): void {
-  const pause = Math.floor(random() * 900)
-  hil(`power cut when ${phase}, and ${pause} ms (seed ${seed})`, async ({ dut, kit, server }) => {
-    const { path, release } = kit.bundle('next')
-    const address = server.offer('/next.bundle', { from: path })
-    await reach(dut, address)
-    await sleep(pause)
-    await dut.powerCut()
-    await comesBack(dut, address, release)
-  })
+  for (let cut = 0; cut < count; cut++) {
+    const pause = Math.floor(random() * 900)
+    hil(`power cut when ${phase}, and ${pause} ms (seed ${seed})`, async ({ dut, kit, server }) => {
+      const { path, release } = kit.bundle('next')
+      const address = server.offer('/next.bundle', { from: path })
+      await reach(dut, address)
+      await sleep(pause)
+      await dut.powerCut()
+      await comesBack(dut, address, release)
+    })
+  }
 }
 
 for (const [phase, reach] of Object.entries(INSTALL)) cutsPower(phase, reach)
