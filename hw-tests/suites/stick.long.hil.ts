@@ -10,9 +10,10 @@ hil(
   async ({ dut, kit, stick }) => {
     const { path, release } = kit.bundle('next')
     const mounted = await stick.plug({ 'next.bundle': path })
-    const begun = dut.sees(/state=downloading/, 240_000)
-    await dut.run(`bistable install ${mounted}/next.bundle --json >/tmp/install.json 2>&1 & echo started`)
-    await begun
+    await Promise.all([
+      dut.sees(/state=downloading/, 240_000),
+      dut.run(`bistable install ${mounted}/next.bundle --json >/tmp/install.json 2>&1 & echo started`),
+    ])
     expect(await dut.run('/bin/busybox killall -STOP node')).toMatchObject({ code: 0 })
     await stick.pull()
     expect(await dut.run('/bin/busybox killall -CONT node')).toMatchObject({ code: 0 })
