@@ -1,11 +1,12 @@
 import { readdir, rm, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { LabError } from './harness/lab-error.ts'
 import { quarantineText, readHealth } from './harness/quarantine.ts'
 import { labErrorFile, runFolder } from './harness/report.ts'
 import { chooseStore, hold } from './lease/hold.ts'
 import { lockFolder } from './lease/store.ts'
 import { allPlaces, choosePlace, missingTools } from './places/index.ts'
+import { publishReports } from './report/reporter.ts'
 
 /** Before the first test: the run's folder is named, and a board is leased for the whole run. */
 export async function setup(): Promise<(() => Promise<void>) | undefined> {
@@ -16,11 +17,16 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   // The tests say that it is quarantined; nobody needs to wait for it.
   if (quarantineText(place.name, await readHealth(lockFolder(process.env), place.name)) !== undefined) return undefined
   const folder = runFolder(process.cwd(), process.env)
+  const began = new Date().toISOString()
   const lease = await hold(chooseStore(process.env), place.name, {
     waitMs: 1000 * Number(process.env['HIL_WAIT'] ?? 0),
     say: (line) => console.log(line),
   }).catch(async (error: unknown) => {
-    if (error instanceof LabError) await writeFile(labErrorFile(folder), `${error.message}\n`)
+    if (error instanceof LabError) {
+      await writeFile(labErrorFile(folder), `${error.message}\n`)
+      const run = { id: basename(folder), place: place.name, began, ms: 0, stray: [error.message], outcomes: [] }
+      await publishReports(folder, run)
+    }
     throw error
   })
   process.env['HIL_HELD'] = lease.token

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
-import { join, relative, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
@@ -14,8 +14,8 @@ import { startLeaseServer } from '../lease/server.ts'
 import { lockFolder } from '../lease/store.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
 import { mergeRuns, readOutcomes } from '../report/merge.ts'
-import { exitCode, runText, tally } from '../report/outcome.ts'
-import { pointLast } from '../report/reporter.ts'
+import { exitCode, tally } from '../report/outcome.ts'
+import { publishReports } from '../report/reporter.ts'
 import { converse } from './console.ts'
 import { diagnose, examine } from './doctor.ts'
 import { openPatient } from './patient.ts'
@@ -83,8 +83,7 @@ async function merge(folders: readonly string[]): Promise<number> {
   }
   const into = runFolder(root, process.env)
   const merged = await mergeRuns(folders, into)
-  await pointLast(into)
-  console.log(`hil: ${runText(merged)}; report: ${relative(process.cwd(), join(into, 'index.html'))}`)
+  await publishReports(into, merged)
   const { passed, failed, lab } = tally(merged.outcomes)
   return exitCode(passed > 0 && failed + lab + merged.stray.length === 0, merged.outcomes)
 }

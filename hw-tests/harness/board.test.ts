@@ -305,7 +305,8 @@ describe('a whole run', () => {
     const refused = await wholeRun(wired, locks)
     expect(refused.said).toContain('fake-1 is leased by another run')
     expect(refused.code).toBe(1)
-    expect(readFileSync(labErrorFile(refused.out), 'utf8')).toContain('is leased by another run')
+    for (const report of [labErrorFile(refused.out), join(refused.out, 'junit.xml'), join(refused.out, 'summary.md')])
+      expect(readFileSync(report, 'utf8')).toContain('is leased by another run')
     let waited: readonly string[] | undefined
     const { code, said, out } = await wholeRun(wired, locks, { HIL_WAIT: '60' }, (text) => {
       if (waited !== undefined || !text.includes('waiting')) return

@@ -2,7 +2,7 @@ import { cp, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { LabError } from '../harness/lab-error.ts'
 import { type Outcome, type Run, testKey } from './outcome.ts'
-import { type RunFile, writeReports } from './reporter.ts'
+import type { RunFile } from './reporter.ts'
 
 /** One report of a suite that was run in parts: jobs that ran beside each other, or one after the other. */
 
@@ -24,7 +24,7 @@ export function mergedOutcomes(parts: readonly (readonly Outcome[])[]): readonly
 }
 
 /**
- * Makes one report of these runs' folders in another one: outcomes, transcripts and times together. Wall times are added
+ * Puts these runs' folders together in another one: outcomes, transcripts and times, for one report. Wall times are added
  * up. @throws LabError when a folder is no run, or the runs are of different places
  */
 export async function mergeRuns(folders: readonly string[], into: string): Promise<Run> {
@@ -50,7 +50,6 @@ export async function mergeRuns(folders: readonly string[], into: string): Promi
     parts: parts.map(({ file }) => file.id),
   }
   await writeFile(join(into, 'run.jsonl'), run.outcomes.map((outcome) => `${JSON.stringify(outcome)}\n`).join(''))
-  await writeReports(into, run)
   return run
 }
 

@@ -197,6 +197,7 @@ print(json.dumps({
       '2 passed, 0 failed, 0 not run (lab), 1 skipped on qemu; 4 boots, 2 power cuts, 62.0 s in 2 parts',
     )
     expect(await readOutcomes(into)).toEqual(merged.outcomes)
+    await writeReports(into, merged)
     const page = readFileSync(join(into, 'index.html'), 'utf8')
     for (const { id } of [{ id: 'one' }, { id: 'other' }]) {
       expect(page).toContain(`transcript of ${id}`)

@@ -53,12 +53,17 @@ export default class HilReporter implements Reporter {
       stray,
       outcomes: this.#outcomes,
     }
-    await writeReports(folder, run)
-    const { GITHUB_STEP_SUMMARY: summary } = process.env
-    if (summary !== undefined && summary !== '') appendFileSync(summary, summaryMarkdown(run))
-    await pointLast(folder)
-    console.log(`hil: ${runText(run)}; report: ${relative(process.cwd(), join(folder, 'index.html'))}`)
+    await publishReports(folder, run)
   }
+}
+
+/** Writes the reports, also into the step summary of GitHub, and says where they are. */
+export async function publishReports(folder: string, run: Run): Promise<void> {
+  await writeReports(folder, run)
+  const { GITHUB_STEP_SUMMARY: summary } = process.env
+  if (summary !== undefined && summary !== '') appendFileSync(summary, summaryMarkdown(run))
+  await pointLast(folder)
+  console.log(`hil: ${runText(run)}; report: ${relative(process.cwd(), join(folder, 'index.html'))}`)
 }
 
 /** What `run.jsonl` does not say about a run. */
@@ -79,7 +84,7 @@ export async function writeReports(folder: string, run: Run): Promise<void> {
 }
 
 /** `out/hil/last` leads to the newest run. */
-export async function pointLast(folder: string): Promise<void> {
+async function pointLast(folder: string): Promise<void> {
   const link = join(dirname(folder), 'last')
   await rm(link, { force: true })
   await symlink(basename(folder), link).catch(() => {})
