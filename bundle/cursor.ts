@@ -3,7 +3,7 @@ import { type ByteSource, readExactly } from '../base/source.ts'
 import { bundleErrors } from './errors.ts'
 
 /** Members in front of the data are small; a source with a long way (a server) is asked for this much at once. */
-const READ_AHEAD = 16 * KiB
+const READ_AHEAD = 8 * KiB
 
 /** Reads a source from its start, strictly in order, and never behind its end. */
 export class Cursor {

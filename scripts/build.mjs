@@ -1,8 +1,9 @@
-// Makes dist/: bistable.mjs (the publisher's command line), squashfs-worker.mjs (its compression threads) and
-// device/bistable.mjs (the agent), each one file with the native zstd addon beside it. usage: node scripts/build.mjs [FOLDER]
+// Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the program
+// of its compression threads (squashfs-worker.mjs) and the native zstd addon beside it. usage: node scripts/build.mjs [FOLDER [PROGRAM.ts]]
+// PROGRAM: one more that runs as the agent does, device/PROGRAM.mjs; benches have such.
 import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { build } from 'esbuild'
 
 const root = resolve(import.meta.dirname, '..')
@@ -73,10 +74,14 @@ async function bundle(entry, folder, { name = 'bistable.mjs', minify = false } =
 
 await rm(dist, { recursive: true, force: true })
 await bundle('main.ts', dist)
-await bundle('publisher/squashfs/worker.ts', dist, { name: 'squashfs-worker.mjs' })
+for (const folder of [dist, join(dist, 'device')])
+  await bundle('bundle/squashfs/worker.ts', folder, { name: 'squashfs-worker.mjs', minify: folder !== dist })
 // Scripts that run elsewhere stand as files beside the code that packs them.
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
 await bundle('device/main.ts', join(dist, 'device'), { minify: true })
+const [, , , program] = process.argv
+if (program !== undefined)
+  await bundle(program, join(dist, 'device'), { name: `${basename(program, '.ts')}.mjs`, minify: true })
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

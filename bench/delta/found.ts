@@ -26,9 +26,9 @@ export interface Cost {
 
 /** What one technique takes for one pair. */
 export interface Found {
-  /** To move to the device. */
+  /** To move to the device: the patch, or pieces and what names them. */
   readonly bytes: number
-  /** Of these, what a release needs besides the changed content: statement, indexes, inventory. */
+  /** What moves besides: signed statements, keys, framing, an inventory. Measured of ours; the others' rows leave theirs out. */
   readonly besides?: number
   readonly make?: Cost
   readonly apply?: Cost

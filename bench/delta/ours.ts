@@ -1,10 +1,11 @@
-import { createReadStream } from 'node:fs'
+import { createReadStream, existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { fileSource } from '../../bundle/file-source.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
-import { measure } from '../measure.ts'
+import { measure, tool } from '../measure.ts'
 import type { Workshop } from '../workshop.ts'
 import { type Both, cost, type Found, sizeOf } from './found.ts'
 
@@ -16,44 +17,57 @@ interface Applied {
   readonly aboveIdleMiB: number
 }
 
-/** Chunks that the old release has not; everything else that an install fetches counts too. */
-export async function chunks(_: Workshop, both: Both): Promise<Found> {
-  return installed(both, undefined)
+/** Chunks that the old release has not, and the indexes. */
+export async function chunks(workshop: Workshop, both: Both): Promise<Found> {
+  return installed(workshop, both, undefined)
 }
 
-/** A patch from `bistable delta`, and whatever an install from it fetches besides. */
+/** A patch from `bistable delta`. */
 export async function patch(workshop: Workshop, both: Both): Promise<Found> {
   const { folder, old, next } = both
   const file = join(folder, 'ours.delta')
   const made = await workshop.bistable(['delta', old.bundle, next.bundle, '--output', file])
-  return { ...(await installed(both, file)), make: cost(made) }
+  return { ...(await installed(workshop, both, file)), make: cost(made) }
 }
 
-async function installed({ folder, old, next }: Both, delta: string | undefined): Promise<Found> {
+async function installed(workshop: Workshop, { folder, old, next }: Both, delta: string | undefined): Promise<Found> {
+  const program = await deviceProgram(workshop)
   const web = await serveFiles([next.bundle, ...(delta === undefined ? [] : [delta])])
   try {
-    const program = join(import.meta.dirname, 'apply.ts')
     const urls = [next.bundle, ...(delta === undefined ? [] : [delta])].map((path) => web.url(path))
-    const ran = await measure(process.execPath, ['--import', 'tsx', program, folder, old.bundle, ...urls])
+    const ran = await measure(workshop.device.node, [program, folder, old.bundle, ...urls])
     const { seconds, cpuSeconds, aboveIdleMiB } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
-    const content = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await sizeOf(delta)
+    const bytes = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await sizeOf(delta)
     return {
-      bytes: web.sent(),
-      besides: web.sent() - content,
+      bytes,
+      besides: web.sent() - bytes,
       apply: { seconds, cpuSeconds, peakMiB: aboveIdleMiB },
       requests: web.requests(),
     }
   } finally {
     await web.close()
+    for (const slot of ['from-boot', 'from-rootfs', 'to-boot', 'to-rootfs'])
+      await rm(join(folder, slot), { force: true })
   }
+}
+
+/** `apply.ts` as one file, with the threads' program and the addon beside it, as an agent is. */
+async function deviceProgram({ folder }: Workshop): Promise<string> {
+  const dist = join(folder, 'apply')
+  const program = join(dist, 'device', 'apply.mjs')
+  const root = resolve(import.meta.dirname, '..', '..')
+  if (!existsSync(program))
+    await tool(process.execPath, [join(root, 'scripts', 'build.mjs'), dist, join(import.meta.dirname, 'apply.ts')])
+  return program
 }
 
 async function lackingBytes(old: string, next: string): Promise<number> {
   const [before, after] = [await headOf(old), await headOf(next)]
   const known = new Set(Object.values(before.indexes).flatMap((index) => index.chunks.map(({ digest }) => digest)))
+  const indexes = Object.values(after.indexBytes).reduce((sum, { length }) => sum + length, 0)
   return Object.values(after.indexes)
     .flatMap(({ chunks: all }) => all)
-    .reduce((sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength), 0)
+    .reduce((sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength), indexes)
 }
 
 async function headOf(bundle: string) {

@@ -1,5 +1,5 @@
 import { MiB } from '../../base/bytes.ts'
-import { compressBlock } from '../squashfs/block-codec.ts'
+import { compressBlock, type PackedBlock } from '../squashfs/block-codec.ts'
 import { invalid } from './head.ts'
 import { type OldImage, OldWindow } from './old.ts'
 import { type Streams, unpackStreams } from './streams.ts'
@@ -23,83 +23,163 @@ export interface Codec {
 export const METADATA_BYTES = 8192
 const MAX_PIECES = 1 << 16
 
+/** A chunk of a unit, as signed. */
+export interface UnitChunk {
+  readonly length: number
+  /** False: only gone past. */
+  readonly wanted: boolean
+}
+
+/** Compresses a block, on this thread or another; the content is its own from there on. */
+export type Pack = (content: Uint8Array<ArrayBuffer>) => Promise<PackedBlock>
+
+/** Content at the compressors, and content of chunks that are begun before their turn: enough for some threads. */
+const UNDER_WAY = 2 * MiB
+const AHEAD = 2 * MiB
+
+/** A chunk whose parts are there or on their way. */
+interface Coming {
+  readonly chunk: UnitChunk
+  /** It ends where its last piece does. */
+  readonly closed: boolean
+  readonly parts: Promise<readonly Uint8Array[]>[]
+  /** Bytes of its content. */
+  held: number
+}
+
 export class UnitReader {
   readonly #old: OldImage
   readonly #codec: Codec
+  readonly #pack: Pack
   readonly #target: Target
-  readonly #chunks: VarintReader
+  readonly #words: VarintReader
   readonly #pieces: VarintReader
+  readonly #chunks: readonly UnitChunk[]
+  #read = 0
+  readonly #ahead: Coming[] = []
+  #held = 0
+  #failure: unknown
+  /** Blocks at the compressor, oldest first, and the content that they hold. */
+  readonly #packing: Promise<unknown>[] = []
+  #underWay = 0
   /** What the last piece had beyond its chunk. */
   #carry: Uint8Array = new Uint8Array(0)
   #copied = 0
 
-  private constructor(old: OldImage, codec: Codec, streams: Streams) {
+  private constructor(old: OldImage, codec: Codec, streams: Streams, chunks: readonly UnitChunk[], pack: Pack) {
     this.#old = old
     this.#codec = codec
+    this.#pack = pack
+    this.#chunks = chunks
     this.#target = new Target(new OldWindow(old, readRows(streams.window)), streams)
-    this.#chunks = new VarintReader(streams.chunks, 'chunks')
+    this.#words = new VarintReader(streams.chunks, 'chunks')
     this.#pieces = new VarintReader(streams.pieces, 'pieces')
   }
 
-  /** @throws DELTA_INVALID */
-  static open(stored: Uint8Array, old: OldImage, codec: Codec): UnitReader {
-    return new UnitReader(old, codec, unpackStreams(stored))
+  /**
+   * @param chunks all that the unit stands for, in its order
+   * @throws DELTA_INVALID
+   */
+  static open(
+    stored: Uint8Array,
+    { old, codec, chunks, pack }: { old: OldImage; codec: Codec; chunks: readonly UnitChunk[]; pack: Pack },
+  ): UnitReader {
+    return new UnitReader(old, codec, unpackStreams(stored), chunks, pack)
   }
 
   /**
-   * The next chunk of the unit.
-   * @param length bytes of the chunk, as signed
-   * @param wanted false: only gone past
+   * The next chunk of the unit. Blocks of those behind it are begun meanwhile.
    * @returns undefined when it was not wanted, or comes out in another length
-   * @throws DELTA_INVALID, and what reading the old image throws
+   * @throws DELTA_INVALID, what reading the old image throws, and what compressing does
    */
-  async next(length: number, wanted: boolean): Promise<Uint8Array | undefined> {
-    const word = this.#chunks.take(MAX_PIECES * 2)
-    const closed = word % 2 === 1
-    const parts: Uint8Array[] = [this.#carry]
-    let total = this.#carry.length
-    for (let left = (word - (word % 2)) / 2; left > 0; left--) {
-      // The end of a chunk may lie inside a piece: then the length of this one matters for the next.
-      for await (const part of this.#piece(wanted || !closed)) {
-        total += part.length
-        if (total > length + MiB) throw invalid('a chunk comes out far too long')
-        if (wanted || !closed) parts.push(part)
+  async next(): Promise<Uint8Array | undefined> {
+    while (this.#failure === undefined && this.#read < this.#chunks.length) {
+      if (this.#ahead.length > 0 && this.#held >= AHEAD) break
+      try {
+        await this.#begin(this.#chunks[this.#read++] as UnitChunk)
+      } catch (error) {
+        // Met when its turn comes: what stands before it is good.
+        this.#failure = error
       }
     }
-    if (!wanted && closed) {
-      this.#carry = new Uint8Array(0)
-      return undefined
-    }
-    const all = Buffer.concat(parts)
-    this.#carry = closed ? new Uint8Array(0) : all.subarray(length)
-    if (!wanted || all.length < length || (closed && all.length !== length)) return undefined
-    return all.subarray(0, length)
+    const coming = this.#ahead.shift()
+    if (coming === undefined) throw this.#failure ?? invalid('a unit has fewer chunks than are asked for')
+    const { chunk, closed, parts, held } = coming
+    this.#held -= held
+    const all = Buffer.concat([this.#carry, ...(await Promise.all(parts)).flat()])
+    if (all.length > chunk.length + MiB) throw invalid('a chunk comes out far too long')
+    this.#carry = closed ? new Uint8Array(0) : all.subarray(chunk.length)
+    if (!chunk.wanted || all.length < chunk.length || (closed && all.length !== chunk.length)) return undefined
+    return all.subarray(0, chunk.length)
   }
 
-  async *#piece(wanted: boolean): AsyncGenerator<Uint8Array> {
-    const word = this.#pieces.take(MiB * 4 + 3)
-    const kind = word % 4
-    const size = (word - kind) / 4
-    if (kind === PIECE.copy) {
-      const first = this.#copied + this.#pieces.takeSigned(2 ** 40)
-      if (size < 1 || first < 0 || first + size > this.#old.extents.count)
-        throw invalid(`copies the pieces ${first} to ${first + size} of ${this.#old.extents.count}`)
-      this.#copied = first + size
-      for (let index = first; index < first + size; index++)
-        yield wanted ? await this.#old.stored(index) : new Uint8Array(0)
-      return
+  async #begin(chunk: UnitChunk): Promise<void> {
+    const word = this.#words.take(MAX_PIECES * 2)
+    const closed = word % 2 === 1
+    // The end of a chunk may lie inside a piece: then the length of this one matters for the next.
+    const needed = chunk.wanted || !closed
+    const coming: Coming = { chunk, closed, parts: [], held: 0 }
+    let least = 0
+    const there = (bytes: Uint8Array): void => {
+      least += bytes.length
+      coming.held += bytes.length
+      if (least > chunk.length + MiB) throw invalid('a chunk comes out far too long')
+      coming.parts.push(Promise.resolve([bytes]))
     }
-    const length = size > 0 ? size : kind === PIECE.data ? this.#codec.blockSize : METADATA_BYTES
-    if (length > MiB || (kind === PIECE.meta && length > METADATA_BYTES)) throw invalid(`a piece of ${length} bytes`)
-    const content = await this.#target.take(length)
-    if (kind === PIECE.raw) yield content
-    else if (wanted) yield* rebuild(content, kind === PIECE.meta, this.#codec.level)
+    for (let left = (word - (word % 2)) / 2; left > 0; left--) {
+      const piece = this.#pieces.take(MiB * 4 + 3)
+      const kind = piece % 4
+      const size = (piece - kind) / 4
+      if (kind === PIECE.copy) {
+        for (const index of this.#copies(size)) if (needed) there(await this.#old.stored(index))
+        continue
+      }
+      const length = size > 0 ? size : kind === PIECE.data ? this.#codec.blockSize : METADATA_BYTES
+      if (length > MiB || (kind === PIECE.meta && length > METADATA_BYTES)) throw invalid(`a piece of ${length} bytes`)
+      const content = await this.#target.take(length)
+      if (!needed) continue
+      if (kind === PIECE.raw) there(content)
+      else {
+        coming.held += content.length
+        coming.parts.push(this.#compress(content, kind === PIECE.meta))
+        while (this.#underWay > UNDER_WAY) await this.#packing.shift()
+      }
+    }
+    this.#ahead.push(coming)
+    this.#held += coming.held
+  }
+
+  #copies(count: number): Iterable<number> {
+    const first = this.#copied + this.#pieces.takeSigned(2 ** 40)
+    if (count < 1 || first < 0 || first + count > this.#old.extents.count)
+      throw invalid(`copies the pieces ${first} to ${first + count} of ${this.#old.extents.count}`)
+    this.#copied = first + count
+    return (function* () {
+      for (let index = first; index < first + count; index++) yield index
+    })()
+  }
+
+  #compress(content: Uint8Array<ArrayBuffer>, metadata: boolean): Promise<readonly Uint8Array[]> {
+    const { length } = content
+    this.#underWay += length
+    const packed = this.#pack(content)
+    const done = (): void => {
+      this.#underWay -= length
+    }
+    // A failure is met when the chunk's turn comes; until then nobody waits for it.
+    this.#packing.push(packed.then(done, done))
+    const parts = packed.then((block) => placed(block, metadata))
+    parts.catch(() => undefined)
+    return parts
   }
 }
 
-/** A block of content as it stands in the image. */
+/** A block as it stands in the image. */
 export function rebuild(content: Uint8Array, metadata: boolean, level: number): Uint8Array[] {
-  const { bytes, plain } = compressBlock(content, level)
+  return placed(compressBlock(content, level), metadata)
+}
+
+function placed({ bytes, plain }: PackedBlock, metadata: boolean): Uint8Array[] {
   if (!metadata) return [bytes]
   const header = Buffer.alloc(2)
   header.writeUInt16LE(bytes.length | (plain ? 0x8000 : 0))
@@ -146,8 +226,8 @@ class Target {
   }
 
   /** The next `length` bytes, in memory of their own. @throws DELTA_INVALID */
-  async take(length: number): Promise<Uint8Array> {
-    const out = Buffer.allocUnsafe(length)
+  async take(length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const out = new Uint8Array(length)
     let done = 0
     while (done < length) {
       if (this.#copyLeft > 0) {

@@ -17,6 +17,11 @@ export const deltaErrors = defineErrors({
     meaning: 'A patch leads from another release than the running one, or to another than the one to install.',
     next: 'Nothing: the install takes chunks instead.',
   },
+  DELTA_THREAD: {
+    family: 'internal',
+    meaning: 'A thread that rebuilds blocks of a patch failed.',
+    next: 'Nothing: the install takes chunks instead. See that the device has memory left; report it if it comes back.',
+  },
   DELTA_CODEC: {
     family: 'device',
     meaning: 'A patch was made with another version of the compressor, whose blocks cannot be rebuilt here.',

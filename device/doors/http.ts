@@ -11,7 +11,7 @@ import { type Answer, dropped, endsItself, get, parseAddress, shown, Transient }
 import { WholeBody } from './whole.ts'
 
 /** The file is asked for from its start; these bytes are kept, so that small files take one request. */
-const FIRST = 16 * KiB
+const FIRST = 8 * KiB
 const MAX_SIZE = 1024 ** 4
 /** From a server without ranges, at most this many times the file's size is read in all. */
 const WHOLE_READS = 4

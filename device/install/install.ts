@@ -9,7 +9,7 @@ import { type FillCounts, type FillJob, fillSlot, type ReuseMap, reuseMap } from
 import { ChunkJournal } from './journal.ts'
 import { PatchedChunks } from './patch.ts'
 import { throwIfCancelled } from './pieces.ts'
-import { checkBudget, type InstallPlan, planInstall, unitsFor } from './plan.ts'
+import { checkBudget, type InstallPlan, lackingOf, planInstall, unitsFor } from './plan.ts'
 import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
 import { slotFault, writeTreeAndVerify } from './verify.ts'
@@ -127,7 +127,10 @@ async function fillImage(
   const patched =
     request.patch === undefined || units.length === 0
       ? undefined
-      : new PatchedChunks(request.patch, image.name, { index, units, signal, onFetched })
+      : new PatchedChunks(request.patch, image.name, {
+          ...{ index, units, signal, onFetched },
+          lacking: lackingOf(index, held, image.name, reuse),
+        })
   const before = totals.stored
   const writer = createSlotWriter(device, now)
   try {
@@ -153,6 +156,8 @@ async function fillImage(
     // What has arrived is kept, as far as the medium takes it; the reason of the failure is the first one.
     await writer.finish().catch(() => undefined)
     throw error
+  } finally {
+    await patched?.close()
   }
   const flushed = writer.finish()
   // Its failure is met in `verify`; until then it must not count as unhandled.

@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os'
+import { MiB } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
 import { UnitReader } from '../../bundle/delta/apply.ts'
@@ -6,6 +8,7 @@ import { checkUnits, type DeltaHead, type DeltaUnit } from '../../bundle/delta/h
 import { type OldImage, openOldImage } from '../../bundle/delta/old.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import { blockLibrary } from '../../bundle/squashfs/block-codec.ts'
+import { type BlockPool, createPool } from '../../bundle/squashfs/pool.ts'
 import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotDevice } from '../slots/types.ts'
 
@@ -64,7 +67,12 @@ export function chunksOf(units: readonly DeltaUnit[]): ReadonlyMap<number, Delta
   return chunks
 }
 
-/** The chunks of one image that a patch gives. Asked for in ascending order. */
+/** Of image to be rebuilt: under this the threads' start costs more than it saves. */
+const WORTH_THREADS = MiB
+/** Each takes some 10 MiB. */
+const MAX_THREADS = 2
+
+/** The chunks of one image that a patch gives. Asked for in ascending order; closed afterwards. */
 export class PatchedChunks {
   readonly #patch: Patch
   readonly #image: ImageName
@@ -73,6 +81,9 @@ export class PatchedChunks {
   readonly #onFetched: (bytes: number) => void
   readonly #units: ReadonlyMap<number, DeltaUnit>
   #old: OldImage | undefined
+  readonly #lacking: (chunk: number) => boolean
+  readonly #threads: number | undefined
+  #pool: BlockPool | undefined
   #reader: { readonly unit: DeltaUnit; readonly unitReader: UnitReader; readonly left: number[] } | undefined
   #given = true
 
@@ -82,10 +93,16 @@ export class PatchedChunks {
     parts: {
       readonly index: ChunkIndex
       readonly units: readonly DeltaUnit[]
+      /** Whether a chunk will be asked for. */
+      readonly lacking: (chunk: number) => boolean
       readonly signal: AbortSignal | undefined
       readonly onFetched: (bytes: number) => void
+      /** Unless told, by the processors and what is to be done. */
+      readonly threads?: number
     },
   ) {
+    this.#lacking = parts.lacking
+    this.#threads = parts.threads
     this.#patch = patch
     this.#image = image
     this.#index = parts.index
@@ -106,7 +123,7 @@ export class PatchedChunks {
     try {
       const { unitReader, left } = await this.#open(unit)
       for (let next = left.shift(); next !== undefined; next = left.shift()) {
-        const bytes = await unitReader.next(this.#index.chunks[next]?.length ?? 0, next === chunk)
+        const bytes = await unitReader.next()
         if (next !== chunk) continue
         if (bytes !== undefined && sha256(bytes) === wanted.digest) return bytes
         // One block that this compressor makes otherwise costs its chunk and no more.
@@ -119,6 +136,23 @@ export class PatchedChunks {
       this.#patch.onRefused(error)
     }
     return undefined
+  }
+
+  /** Ends the threads; once nothing more is asked for. */
+  async close(): Promise<void> {
+    this.#given = false
+    await this.#pool?.close()
+  }
+
+  /** Blocks are compressed in threads where there is enough to do. */
+  #compressors(level: number): BlockPool {
+    let bytes = 0
+    for (const chunk of this.#units.keys()) if (this.#lacking(chunk)) bytes += this.#index.chunks[chunk]?.length ?? 0
+    const processors = availableParallelism()
+    const usual = bytes < WORTH_THREADS || processors < 2 ? 0 : Math.min(processors, MAX_THREADS)
+    return createPool(level, this.#threads ?? usual, (cause) =>
+      deltaErrors.DELTA_THREAD(`a thread that rebuilds blocks failed: ${cause.message}`, { cause }),
+    )
   }
 
   async #open(unit: DeltaUnit) {
@@ -138,7 +172,16 @@ export class PatchedChunks {
     if (sha256(stored) !== unit.sha256)
       throw deltaErrors.DELTA_DIGEST(`${unit.stored} bytes at ${unit.offset} of the patch are not those announced`)
     const left = unit.runs.flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => first + n))
-    this.#reader = { unit, unitReader: UnitReader.open(stored, this.#old, head), left }
+    const chunks = left.map((n) => ({ length: this.#index.chunks[n]?.length ?? 0, wanted: this.#lacking(n) }))
+    this.#pool ??= this.#compressors(head.level)
+    const pool = this.#pool
+    const unitReader = UnitReader.open(stored, {
+      old: this.#old,
+      codec: head,
+      chunks,
+      pack: (content) => pool.pack(content),
+    })
+    this.#reader = { unit, unitReader, left }
     return this.#reader
   }
 }

@@ -1,7 +1,7 @@
 import { humanBytes } from '../../base/bytes.ts'
 import type { DeltaUnit } from '../../bundle/delta/head.ts'
 import { storedRanges } from '../../bundle/stored.ts'
-import { type BundleHead, type Chunk, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
+import { type BundleHead, type Chunk, type ChunkIndex, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { installErrors } from './errors.ts'
 import { claimFor, type ReuseMap } from './fill.ts'
 import { chunksOf, type Patch, worthwhile } from './patch.ts'
@@ -56,11 +56,15 @@ export function unitsFor(
 ): readonly DeltaUnit[] {
   const index = head.indexes[image]
   if (patch === undefined) return []
-  const lacking = (n: number): boolean => {
-    const chunk = index.chunks[n]
-    return chunk !== undefined && held[image][n] === 0 && claimFor(reuse, image, chunk) === undefined
+  return worthwhile(patch.head, image, index, lackingOf(index, held[image], image, reuse))
+}
+
+/** Chunks that neither the slot holds nor another place on the device claims to have. */
+export function lackingOf({ chunks }: ChunkIndex, held: Uint8Array, image: ImageName, reuse: ReuseMap) {
+  return (n: number): boolean => {
+    const chunk = chunks[n]
+    return chunk !== undefined && held[n] === 0 && claimFor(reuse, image, chunk) === undefined
   }
-  return worthwhile(patch.head, image, index, lacking)
 }
 
 export function planInstall(parts: PlanParts): InstallPlan {

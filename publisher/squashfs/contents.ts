@@ -1,9 +1,9 @@
 import type { PackedBlock } from '../../bundle/squashfs/block-codec.ts'
+import type { BlockPool } from '../../bundle/squashfs/pool.ts'
 import { ociErrors } from '../oci/errors.ts'
 import type { MergedTree, TreeNode } from '../tree.ts'
 import { endsFragment } from './layout.ts'
 import type { ImageOutput } from './output.ts'
-import type { BlockPool } from './pool.ts'
 
 /** The data area: blocks of files, and fragment blocks that many short contents share. */
 

@@ -28,3 +28,7 @@ export const squashWriterErrors = defineErrors({
     next: 'See that the machine has memory left, and run the command again; report it if it comes back.',
   },
 })
+
+/** A compression thread's end as an error of the writer. */
+export const workerFailed = (cause: Error): Error =>
+  squashWriterErrors.SQUASHFS_WORKER(`a compression thread failed: ${cause.message}`, { cause })

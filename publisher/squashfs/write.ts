@@ -1,11 +1,12 @@
 import { availableParallelism } from 'node:os'
 import { MiB, roundUp, type Sha256 } from '../../base/bytes.ts'
+import { createPool } from '../../bundle/squashfs/pool.ts'
 import type { MergedTree } from '../tree.ts'
 import { ContentWriter, type FileNode, type StoredFile } from './contents.ts'
+import { workerFailed } from './errors.ts'
 import { layoutOrder } from './layout.ts'
 import { ImageOutput } from './output.ts'
 import { planTree } from './plan.ts'
-import { createPool } from './pool.ts'
 import { encodeHead, PADDING } from './superblock.ts'
 import { writeTables } from './tables.ts'
 
@@ -56,7 +57,7 @@ export async function writeSquashfs(
   const order = layoutOrder(tree)
   const bytes = order.reduce((sum, { node }) => sum + node.size, 0)
   const file = await ImageOutput.create(output)
-  const pool = createPool(level, bytes < WORTH_THREADS ? 0 : processors)
+  const pool = createPool(level, bytes < WORTH_THREADS ? 0 : processors, workerFailed)
   try {
     // Room for what is known last.
     await file.append(encodeHead(undefined, { blockSize, level, time: options.time }))

@@ -165,7 +165,7 @@ describe('the head of a bundle with a patch at hand', () => {
     const { spared, refused, read: bytes } = await read(() => ({}))
     expect(refused).toEqual([])
     expect(spared).toBeGreaterThanOrEqual(indexes())
-    expect(bytes).toBeLessThanOrEqual(16 * 1024)
+    expect(bytes).toBeLessThanOrEqual(8 * 1024)
     const whole = await read((sides) => Object.fromEntries(Object.keys(sides).map((name) => [name, Buffer.alloc(0)])))
     expect(whole).toMatchObject({ spared: 0, refused: [] })
     expect(whole.read).toBeGreaterThan(indexes())

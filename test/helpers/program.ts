@@ -17,7 +17,7 @@ export async function installProgram(folder: string): Promise<void> {
   const shared = { absWorkingDir: root, bundle: true, platform: 'node', format: 'esm', logLevel: 'error' } as const
   await build({
     ...shared,
-    entryPoints: ['publisher/squashfs/worker.ts'],
+    entryPoints: ['bundle/squashfs/worker.ts'],
     outfile: join(dist, 'squashfs-worker.mjs'),
     external: ['zstd-napi'],
   })

@@ -19,12 +19,13 @@ import { MiB, type Sha256 } from '../../base/bytes.ts'
 import { unpacker } from '../../bundle/squashfs/codec.ts'
 import { readInode } from '../../bundle/squashfs/inode.ts'
 import { Cursor, IndexedTable, Metadata } from '../../bundle/squashfs/metadata.ts'
+import { createPool } from '../../bundle/squashfs/pool.ts'
 import { Window } from '../../bundle/squashfs/reader.ts'
 import { comparing } from '../../publisher/compare.ts'
 import { mergeImage } from '../../publisher/oci/merge.ts'
 import { openImage } from '../../publisher/oci/open.ts'
+import { workerFailed } from '../../publisher/squashfs/errors.ts'
 import { fileInode } from '../../publisher/squashfs/inodes.ts'
-import { createPool } from '../../publisher/squashfs/pool.ts'
 import { type SquashfsOptions, writeSquashfs } from '../../publisher/squashfs/write.ts'
 import type { MergedTree } from '../../publisher/tree.ts'
 import { noise } from '../bundle/tools.ts'
@@ -392,7 +393,7 @@ describe('SquashFS writer', () => {
   })
 
   it('a thread that fails: SQUASHFS_WORKER, for what is under way and for what comes', async () => {
-    const pool = createPool(99, 2)
+    const pool = createPool(99, 2, workerFailed)
     const blocks = [1, 2, 3, 4, 5].map(() => pool.pack(new Uint8Array(10)))
     for (const { status, reason } of (await Promise.allSettled(blocks)) as PromiseRejectedResult[])
       expect([status, reason.code]).toEqual(['rejected', 'SQUASHFS_WORKER'])

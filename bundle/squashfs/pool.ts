@@ -1,8 +1,8 @@
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { compressBlock, type PackedBlock } from '../../bundle/squashfs/block-codec.ts'
-import { squashWriterErrors } from './errors.ts'
+import { compressBlock, type PackedBlock } from './block-codec.ts'
 
 /**
  * Compresses blocks in worker threads, or, for little work, on the calling thread. Which thread compresses which block
@@ -11,7 +11,7 @@ import { squashWriterErrors } from './errors.ts'
 export interface BlockPool {
   /**
    * Compresses `content`, which must own its memory alone and belongs to the pool from here on.
-   * @throws SQUASHFS_WORKER
+   * Fails with what `failed` made of the reason when a thread does.
    */
   pack(content: Uint8Array<ArrayBuffer>): Promise<PackedBlock>
   /** Memory for `length` bytes of content, from blocks done with where there is some. What it holds is undefined. */
@@ -24,14 +24,18 @@ export interface BlockPool {
 const AHEAD = 2
 const KEPT_MEMORY = 64
 
-export function createPool(level: number, threads: number): BlockPool {
-  if (threads === 0)
+/**
+ * @param threads 0: on the calling thread; so too where the threads' program is not beside this one
+ * @param failed the error for a thread that failed
+ */
+export function createPool(level: number, threads: number, failed: (cause: Error) => Error): BlockPool {
+  if (threads === 0 || !existsSync(PROGRAM))
     return {
       pack: async (content) => compressBlock(content, level),
       memory: (length) => new Uint8Array(length),
       close: async () => undefined,
     }
-  return new ThreadPool(level, threads)
+  return new ThreadPool(level, threads, failed)
 }
 
 interface Job {
@@ -56,10 +60,12 @@ class ThreadPool implements BlockPool {
   readonly #threads: readonly Thread[]
   readonly #waiting: Job[] = []
   readonly #spare: ArrayBuffer[] = []
+  readonly #failed: (cause: Error) => Error
   #failure: Error | undefined
   #closing = false
 
-  constructor(level: number, threads: number) {
+  constructor(level: number, threads: number, failed: (cause: Error) => Error) {
+    this.#failed = failed
     this.#threads = Array.from({ length: threads }, () => this.#start(level))
   }
 
@@ -112,20 +118,23 @@ class ThreadPool implements BlockPool {
 
   #fail(cause: Error): void {
     if (this.#closing || this.#failure !== undefined) return
-    const failure = squashWriterErrors.SQUASHFS_WORKER(`a compression thread failed: ${cause.message}`, { cause })
+    const failure = this.#failed(cause)
     this.#failure = failure
     for (const job of [...this.#threads.flatMap(({ jobs }) => jobs), ...this.#waiting]) job.reject(failure)
   }
 }
 
+const built = !import.meta.url.endsWith('.ts')
+const PROGRAM = new URL(built ? './squashfs-worker.mjs' : './worker.ts', import.meta.url)
+/** A thread's own memory: blocks are handed over, not copied. */
+const LIMITS = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 32 }
+
 /** The thread's program: a file beside the built one; among the sources one of them, which wants a loader. */
 function program(level: number): ConstructorParameters<typeof Worker> {
   const workerData = { level }
-  if (!import.meta.url.endsWith('.ts'))
-    return [new URL('./squashfs-worker.mjs', import.meta.url), { workerData, execArgv: [] }]
+  if (built) return [PROGRAM, { workerData, execArgv: [], resourceLimits: LIMITS }]
   const api = pathToFileURL(createRequire(import.meta.url).resolve('tsx/esm/api'))
   const loader = new URL('./index.mjs', api).href
-  const source = new URL('./worker.ts', import.meta.url).href
-  const start = `import('${loader}').then(({ register }) => (register(), import('${source}')))`
+  const start = `import('${loader}').then(({ register }) => (register(), import('${PROGRAM.href}')))`
   return [start, { eval: true, workerData, execArgv: [] }]
 }

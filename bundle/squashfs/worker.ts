@@ -1,5 +1,5 @@
 import { parentPort, workerData } from 'node:worker_threads'
-import { compressBlock } from '../../bundle/squashfs/block-codec.ts'
+import { compressBlock } from './block-codec.ts'
 
 /** A compression thread: takes the content of a block, gives back the content's memory and the block as stored. */
 
