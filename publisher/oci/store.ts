@@ -2,11 +2,15 @@ import { createHash, hash } from 'node:crypto'
 import { closeSync, openSync, readSync, unlinkSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { KiB, MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemReason } from '../../base/errors.ts'
 import { writeAll } from '../../base/write-all.ts'
+import { AppendBuffer } from '../append-buffer.ts'
 import type { TarReader } from '../tar/reader.ts'
 import { ociErrors } from './errors.ts'
+
+/** Contents up to here are taken in one piece. */
+const SMALL = 64 * KiB
 
 /**
  * The content store: the contents of all files, each once, back to back in one file of the work folder.
@@ -18,13 +22,7 @@ export class ContentStore {
   readonly #path: string
   readonly #file: FileHandle
   readonly #offsets = new Map<Sha256, number>()
-  #buffer = Buffer.allocUnsafeSlow(MiB)
-  #used = 0
-  /** Position in the file of the buffer's first byte. */
-  #base = 0
-  /** The buffer that is being written while the other one fills, and when it will be done. */
-  #spare = Buffer.allocUnsafeSlow(MiB)
-  #written: Promise<void> = Promise.resolve()
+  readonly #buffer = new AppendBuffer((bytes, position) => this.#write(bytes, position))
 
   private constructor(path: string, file: FileHandle) {
     this.#path = path
@@ -43,62 +41,38 @@ export class ContentStore {
 
   /** Takes over the present file of `tar`, `size` bytes, and names it. */
   async add(tar: TarReader, size: number): Promise<Sha256> {
-    if (size <= this.#buffer.length / 16) {
+    if (size <= SMALL) {
       const bytes = await tar.whole(size)
       const digest = hash('sha256', bytes, 'hex') as Sha256
       if (this.#offsets.has(digest)) return digest
-      this.#offsets.set(digest, this.#base + this.#used)
-      await this.#append(bytes)
+      this.#offsets.set(digest, this.#buffer.position)
+      await this.#buffer.append(bytes)
       return digest
     }
-    const start = this.#base + this.#used
+    const start = this.#buffer.position
     const sum = createHash('sha256')
     for (let piece = await tar.piece(); piece !== undefined; piece = await tar.piece()) {
       sum.update(piece)
-      await this.#append(piece)
+      await this.#buffer.append(piece)
     }
     const digest = sum.digest('hex') as Sha256
-    if (this.#offsets.has(digest)) this.#rewind(start)
+    if (this.#offsets.has(digest)) this.#buffer.rewind(start)
     else this.#offsets.set(digest, start)
     return digest
   }
 
   /** Ends writing; what comes back reads the contents until it is closed. The pack file is gone afterwards. */
   async seal(): Promise<SealedStore> {
-    await this.#flush()
-    await this.#written
+    await this.#buffer.flush()
     await this.#file.close()
     return new SealedStore(this.#path, this.#offsets)
   }
 
   /** Ends writing and removes the file: the image was refused. */
   async abandon(): Promise<void> {
-    await Promise.allSettled([this.#written])
+    await this.#buffer.settled()
     await this.#file.close()
     unlinkSync(this.#path)
-  }
-
-  async #append(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; ) {
-      const part = bytes.subarray(at, at + this.#buffer.length - this.#used)
-      this.#buffer.set(part, this.#used)
-      this.#used += part.length
-      at += part.length
-      if (this.#used === this.#buffer.length) await this.#flush()
-    }
-  }
-
-  /** One write at a time: a later one may overwrite an earlier one. */
-  async #flush(): Promise<void> {
-    await this.#written
-    this.#written = this.#write(this.#buffer.subarray(0, this.#used), this.#base)
-    // A failure is met at the next flush; until then nobody waits for it.
-    this.#written.catch(() => {})
-    this.#base += this.#used
-    this.#used = 0
-    const filled = this.#buffer
-    this.#buffer = this.#spare
-    this.#spare = filled
   }
 
   async #write(bytes: Uint8Array, position: number): Promise<void> {
@@ -106,15 +80,6 @@ export class ContentStore {
       await writeAll(this.#file, bytes, position)
     } catch (cause) {
       throw failed('written', this.#path, cause)
-    }
-  }
-
-  /** Forgets all from position `to` on; what was flushed there is overwritten by what comes next. */
-  #rewind(to: number): void {
-    if (to >= this.#base) this.#used = to - this.#base
-    else {
-      this.#base = to
-      this.#used = 0
     }
   }
 }
