@@ -20,6 +20,8 @@ import {
 } from '../../bootloader/machine.ts'
 import { decodeReason, encodeReason } from '../../bootloader/reason.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
+import { decodeUbootCopy, encodeUbootCopy } from '../../bootloader/uboot.ts'
+import { chooseEnv, nextFlag } from '../../bootloader/uboot-env.ts'
 import { type Disk, writeAt } from '../helpers/disk.ts'
 import { grubDecides, loadableDisk } from '../helpers/grub-emu.ts'
 import { have } from '../helpers/run.ts'
@@ -42,35 +44,76 @@ interface Device {
   readonly holds: Record<Slot, Held>
 }
 
-const FRESH: Device = {
-  files: [
-    Buffer.from(encodeCopy(freshState('a'))),
-    Buffer.from(encodeCopy({ ...freshState('a'), generation: 0 })),
-    Buffer.from(encodeReason({ starts: { a: 0, b: 0, up: 'a' }, failure: undefined })),
-  ],
-  holds: { a: 'good', b: 'half' },
+interface Found {
+  readonly state: BootState | undefined
+  /** The copy that does not count. */
+  readonly other: 0 | 1
+  readonly torn: boolean
 }
+
+/** How a bootloader and its backend keep the state in two copies. */
+interface Form {
+  readonly find: (files: Files) => Found
+  /** What the copy that does not count becomes. */
+  readonly encode: (state: BootState, files: Files) => Uint8Array
+  /** Whether the bootloader can put a count into a damaged copy. */
+  readonly takesCount: (copy: Buffer, chance: () => boolean) => boolean
+}
+
+const GRUB: Form = {
+  find: ([first, second]) => {
+    const copies = [decodeCopy(first), decodeCopy(second)] as const
+    const source = chooseCopy(copies)
+    const copy = source === undefined ? undefined : copies[source]
+    const torn = copies.some(({ kind }) => kind === 'torn')
+    return { state: copy?.kind === 'valid' ? copy.state : undefined, other: source === 0 ? 1 : 0, torn }
+  },
+  encode: encodeCopy,
+  // GRUB finds room for the count, or none: then the primary boots. Without a header, never.
+  takesCount: (copy, chance) => readBlock(copy) !== undefined && chance(),
+}
+
+const ubootCopies = ([first, second]: Files) => {
+  const copies = [decodeUbootCopy(first), decodeUbootCopy(second)] as const
+  return { copies, source: chooseEnv([copies[0]?.env, copies[1]?.env]) }
+}
+
+const UBOOT: Form = {
+  find: (files) => {
+    const { copies, source } = ubootCopies(files)
+    const state = source === undefined ? undefined : copies[source]?.state
+    return { state, other: source === 0 ? 1 : 0, torn: source !== undefined && copies.includes(undefined) }
+  },
+  encode: (state, files) => {
+    const { copies, source } = ubootCopies(files)
+    return encodeUbootCopy(state, nextFlag(source === undefined ? 0 : (copies[source]?.env.flag ?? 0)))
+  },
+  // boot.cmd writes the whole sector.
+  takesCount: () => true,
+}
+
+const reasonOf = (up: Slot) => encodeReason({ starts: { a: 0, b: 0, up }, failure: undefined })
+const older = { ...freshState('a'), generation: 0 }
+const fresh = (copies: readonly [Uint8Array, Uint8Array]): Device => ({
+  files: [Buffer.from(copies[0]), Buffer.from(copies[1]), Buffer.from(reasonOf('a'))],
+  holds: { a: 'good', b: 'half' },
+})
+const FRESH = fresh([encodeCopy(freshState('a')), encodeCopy(older)])
 
 const copied = ({ files, holds }: Device): Device => ({
   files: [Buffer.from(files[0]), Buffer.from(files[1]), Buffer.from(files[2])],
   holds: { ...holds },
 })
 
-function stateOf([first, second]: Files) {
-  const copies = [decodeCopy(first), decodeCopy(second)] as const
-  const source = chooseCopy(copies)
-  const copy = source === undefined ? undefined : copies[source]
-  const torn = copies.some(({ kind }) => kind === 'torn')
-  return { state: copy?.kind === 'valid' ? copy.state : undefined, other: source === 0 ? 1 : 0, torn } as const
-}
-
 /** One story of a device. `seen` hears of every state of the disk between two writes. */
 class Life {
   readonly device: Device
   readonly #seen: (device: Device) => void
   readonly #chance: () => boolean
+  readonly #form: Form
 
-  constructor(device: Device, chance: () => boolean, seen: (device: Device) => void = () => undefined) {
+  constructor(form: Form, device: Device, chance: () => boolean, seen: (device: Device) => void = () => undefined) {
+    this.#form = form
     this.device = device
     this.#chance = chance
     this.#seen = seen
@@ -81,26 +124,32 @@ class Life {
     this.#seen(this.device)
   }
 
+  get found(): Found {
+    return this.#form.find(this.device.files)
+  }
+
+  #store(index: 0 | 1, state: BootState): void {
+    this.#write(index, this.#form.encode(state, this.device.files))
+  }
+
   move(change: (state: BootState) => BootState): void {
-    const { state, other } = stateOf(this.device.files)
+    const { state, other } = this.found
     if (state === undefined) throw new Error('a move from no state')
-    this.#write(other, encodeCopy(change(state)))
+    this.#store(other, change(state))
   }
 
   /** Powers on until a slot comes up; an endless reset is an error. */
   #boot(): { slot: Slot; boot: string } {
     for (let n = 0; n < 14; n++) {
       const { files, holds } = this.device
-      const { state, other } = stateOf(files)
-      const target = files[other]
-      const intact = state !== undefined && decodeCopy(target).kind === 'valid'
-      // In a damaged block GRUB finds room for the count, or none: then the primary boots. Without a header, never.
-      const writable = intact || (readBlock(target) !== undefined && this.#chance())
+      const { state, other, torn } = this.found
+      const intact = state !== undefined && !torn
+      const writable = intact || this.#form.takesCount(files[other], this.#chance)
       const { starts } = decodeReason(files[2])
       const decision = onBoot(state, { starts, writable, loadable: { a: true, b: true } })
       const { slot, boot, newState } = decision
       if (slot === undefined) throw new Error('no slot is chosen')
-      if (newState !== undefined) this.#write(other, encodeCopy(newState))
+      if (newState !== undefined) this.#store(other, newState)
       const failed = holds[slot] === 'half' || holds[slot] === 'hangs'
       // The initramfs adds a point for a failure that it recognises.
       const points = failed && holds[slot] === 'half' ? 2 : 1
@@ -108,19 +157,17 @@ class Life {
       if (readBlock(files[2]) !== undefined) this.#write(2, encodeReason({ starts: more, failure: undefined }))
       if (!failed) return { slot, boot }
     }
-    throw new Error(
-      `an endless reset: ${JSON.stringify({ state: stateOf(this.device.files), holds: this.device.holds })}`,
-    )
+    throw new Error(`an endless reset: ${JSON.stringify({ state: this.found, holds: this.device.holds })}`)
   }
 
   /** Power on, and what the agent does first; again when that ends in a reboot. @returns the slot that runs */
   settle(): Slot {
     for (let n = 0; n < 4; n++) {
       const { slot, boot } = this.#boot()
-      const { state, torn } = stateOf(this.device.files)
-      this.#write(2, encodeReason({ starts: { a: 0, b: 0, up: slot }, failure: undefined }))
+      const { state, torn } = this.found
+      this.#write(2, reasonOf(slot))
       if (state === undefined) {
-        this.#write(0, encodeCopy(freshState(slot)))
+        this.#store(0, freshState(slot))
       } else if (state.trial === slot && boot === 'try') {
         const healthy = this.device.holds[slot] === 'good'
         this.move((now) => (healthy ? commit(now, slot) : refuse(now, slot)))
@@ -158,27 +205,29 @@ function live(life: Life, steps: readonly Step[]): void {
     if (step === 'boot') life.settle()
     else if (step === 'roll back') {
       life.settle()
-      if (stateOf(life.device.files).state?.spare === true) life.move(rollBack)
+      if (life.found.state?.spare === true) life.move(rollBack)
       life.settle()
     } else life.install(step)
   }
 }
 
 /** Every disk that these stories pass through; those that differ by the age of their generations only are one. */
-function reachable(stories: readonly (readonly Step[])[]): Device[] {
+function reachable(form: Form, first: Device, stories: readonly (readonly Step[])[]): Device[] {
   const found = new Map<string, Device>()
-  for (const steps of stories) live(new Life(copied(FRESH), () => true), steps)
   const seen = (device: Device) => {
-    const copies = [decodeCopy(device.files[0]), decodeCopy(device.files[1])]
-    const newest = stateOf(device.files).state?.generation ?? 0
-    const words = copies.map((copy) =>
-      copy.kind === 'valid' ? encodeWord({ ...copy.state, generation: newest - copy.state.generation }) : copy.kind,
+    const { state, other } = form.find(device.files)
+    // The copy that counts, and the other one alone.
+    const alone: Files = [Buffer.alloc(1024), Buffer.alloc(1024), device.files[2]]
+    device.files[other].copy(alone[other])
+    const newest = state?.generation ?? 0
+    const words = [state, form.find(alone).state].map((one) =>
+      one === undefined ? 'none' : encodeWord({ ...one, generation: newest - one.generation }),
     )
-    const key = JSON.stringify([words, decodeReason(device.files[2]), device.holds])
+    const key = JSON.stringify([other, words, decodeReason(device.files[2]), device.holds])
     if (!found.has(key)) found.set(key, copied(device))
   }
-  seen(FRESH)
-  for (const steps of stories) live(new Life(copied(FRESH), () => true, seen), steps)
+  seen(first)
+  for (const steps of stories) live(new Life(form, copied(first), () => true, seen), steps)
   return [...found.values()]
 }
 
@@ -190,26 +239,38 @@ const BATCH = 120
 const FILLS = [0x00, 0xff, 0x23, 0xa5]
 
 describe('one destroyed sector of boot state', () => {
-  const all = reachable(stories)
+  const all = reachable(GRUB, FRESH, stories)
 
-  test('of the three files: from every reachable state a slot comes up, and the next update succeeds', () => {
-    expect(all.length).toBeGreaterThan(120)
+  /** @returns how many disks were looked at */
+  function destroyEach(form: Form, devices: readonly Device[]): number {
     let asked = 0
-    for (const device of all)
+    for (const device of devices)
       for (const file of [0, 1, 2] as const)
-        for (const sector of [0, 1])
+        for (let sector = 0; sector * SECTOR < device.files[file].length; sector++)
           for (const fill of FILLS)
             for (const room of [true, false]) {
-              const life = new Life(copied(device), () => room)
+              const life = new Life(form, copied(device), () => room)
               life.device.files[file].fill(fill, sector * SECTOR, (sector + 1) * SECTOR)
-              const label = `${JSON.stringify(stateOf(device.files))} ${JSON.stringify(device.holds)} ${file}.${sector} ${fill}`
+              const label = `${JSON.stringify(form.find(device.files))} ${JSON.stringify(device.holds)} ${file}.${sector} ${fill}`
               const slot = life.settle()
               expect(life.device.holds[slot], label).not.toMatch(/half|hangs/)
               expect(life.install('good'), label).toBe(otherSlot(slot))
-              expect(stateOf(life.device.files).torn, label).toBe(false)
+              expect(life.found.torn, label).toBe(false)
               asked++
             }
-    expect(asked).toBe(all.length * 48)
+    return asked
+  }
+
+  test('of the three files: from every reachable state a slot comes up, and the next update succeeds', () => {
+    expect(all.length).toBeGreaterThan(120)
+    expect(destroyEach(GRUB, all)).toBe(all.length * 48)
+  })
+
+  test("of U-Boot's two environments and the reason: from every reachable state the same", () => {
+    const first = fresh([encodeUbootCopy(freshState('a'), 255), encodeUbootCopy(older, 254)])
+    const devices = reachable(UBOOT, first, stories)
+    expect(devices.length).toBeGreaterThan(100)
+    expect(destroyEach(UBOOT, devices)).toBe(devices.length * 32)
   })
 
   const ready = have('grub-emu', 'sgdisk', 'mkfs.fat', 'mcopy')
@@ -251,12 +312,12 @@ function ask(template: Disk, cases: readonly Case[]): void {
     const partition = partitions[n] ?? new Uint8Array()
     const file = (i: 0 | 1 | 2) => Buffer.from(partition.subarray(FILES[i].offset, FILES[i].offset + 1024))
     const files: Files = [file(0), file(1), file(2)]
-    const { state } = stateOf(files)
+    const { state } = GRUB.find(files)
     const { starts } = decodeReason(files[2])
     const worlds = [true, false].map((writable) => ({ starts, writable, loadable: { a: true, b: true } }))
     const wanted = worlds.map((world) => onBoot(state, world)).map(({ slot, boot, why }) => `${slot} ${boot} ${why}`)
     const { slot, boot, why } = decision.fields ?? {}
-    const label = `sector ${sector} ${fill} of ${JSON.stringify(stateOf(device.files))} ${decision.text}`
+    const label = `sector ${sector} ${fill} of ${JSON.stringify(GRUB.find(device.files))} ${decision.text}`
     expect(wanted, label).toContain(`${slot} ${boot} ${why}`)
     // A try may be of a slot that does not come up: there is a count for it, or it would be none.
     if (boot !== 'try') expect(device.holds[slot as Slot], label).not.toMatch(/half|hangs/)
