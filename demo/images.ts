@@ -38,8 +38,8 @@ export interface FactoryOptions {
   readonly flavour: Flavour
   readonly target: Target
   readonly work: string
-  /** Envelope of the product's root statement: the trust anchor in the image. */
-  readonly rootStatement: string
+  /** Envelope of the product's root statement, the trust anchor in the image. Wanted only when the root is packed already. */
+  readonly rootStatement: string | Promise<string>
   readonly say: (line: string) => void
   /** Overrides in system.json's agent part. */
   readonly agent?: Readonly<Record<string, unknown>>
@@ -177,7 +177,7 @@ class Layer {
   }
 }
 
-export const POLL_SECONDS: Readonly<Record<Flavour, number>> = { fast: 2, debian: 5 }
+export const POLL_SECONDS: Readonly<Record<Flavour, number>> = { fast: 1, debian: 5 }
 
 function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<string, unknown>>): string {
   const system = {
@@ -187,7 +187,7 @@ function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<str
     writable: ['/opt/app/logs'],
     owned: ['/etc/machine-id', '/etc/hostname'],
     health: {
-      deadlineSeconds: flavour === 'fast' ? 12 : 120,
+      deadlineSeconds: flavour === 'fast' ? 6 : 120,
       required: ['/usr/lib/bistable/health.d/required/*'],
       wanted: [],
     },
@@ -212,7 +212,7 @@ async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> 
   await layer.copy('usr/lib/bistable/agent/node', await deviceNode(arch), 0o755)
   await layer.copy('usr/bin/bistable', join(root, 'device', 'bin', 'bistable'), 0o755)
   await layer.write('usr/lib/bistable/system.json', systemJson(options.flavour, options.target, options.agent ?? {}))
-  await layer.copy('usr/lib/bistable/root.json', options.rootStatement)
+  await layer.copy('usr/lib/bistable/root.json', await options.rootStatement)
   await layer.copy('usr/lib/bistable/health.d/required/10-app', file('common/health-app'), 0o755)
   await layer.dir('data')
   await layer.dir('opt/app/logs')
@@ -248,19 +248,19 @@ export async function imageFactory(options: FactoryOptions): Promise<ImageFactor
   const base = await baseImages(flavour, options.target, say)
   await rm(layout, { recursive: true, force: true })
   await tool('umoci', ['init', '--layout', layout])
+  const tags = base.second === base.first ? (['first'] as const) : (['first', 'second'] as const)
+  for (const tag of tags) {
+    say(`umoci: image ${tag}: root layer`)
+    await tool('umoci', ['new', '--image', `${layout}:${tag}`])
+    await tool('umoci', ['raw', 'add-layer', '--image', `${layout}:${tag}`, base[tag]])
+  }
   const agentTar = join(work, 'agent-layer.tar')
   const folder = join(work, 'agent-layer')
   await rm(folder, { recursive: true, force: true })
   await agentLayer(new Layer(folder), options)
   await new Layer(folder).pack(agentTar)
-  for (const [tag, tar] of [
-    ['first', base.first],
-    ['second', base.second],
-  ] as const) {
-    if (tag === 'second' && base.second === base.first) continue
-    say(`umoci: image ${tag}: root and agent layers`)
-    await tool('umoci', ['new', '--image', `${layout}:${tag}`])
-    await tool('umoci', ['raw', 'add-layer', '--image', `${layout}:${tag}`, tar])
+  for (const tag of tags) {
+    say(`umoci: image ${tag}: agent layer`)
     await tool('umoci', ['raw', 'add-layer', '--image', `${layout}:${tag}`, agentTar])
   }
   return {

@@ -1,11 +1,11 @@
 import { execFile } from 'node:child_process'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
 import { Dut } from '../hw-tests/harness/dut.ts'
 import { choosePlace, missingTools } from '../hw-tests/places/index.ts'
-import { type Flavour, imageFactory, POLL_SECONDS } from './images.ts'
+import { type Flavour, imageFactory, type ReleaseSpec } from './images.ts'
 import { openWorkshop, serveSite } from './publisher.ts'
 import { type Ended, Story } from './story.ts'
 import { TARGETS } from './targets.ts'
@@ -48,19 +48,29 @@ try {
   timeline.say('demo', 'command line and device agent bundled into one file each')
   // A patch takes the publisher as long as the small system's whole install.
   const effort = flavour === 'fast' ? { level: 3, deltas: 0 } : { level: 9, deltas: 2 }
-  const workshop = await openWorkshop(work, timeline, effort)
+  // Keys are stretched on one processor while the root file system is packed on the other.
+  const opening = meanwhile(openWorkshop(work, timeline, effort))
   const images = await imageFactory({
     flavour,
     target,
     work,
-    rootStatement: workshop.rootStatement,
+    rootStatement: meanwhile(opening.then(({ rootStatement }) => rootStatement)),
     say: (line) => timeline.say('publisher', line),
   })
-  const first = await images.release({ tag: 'r1', version: '1.0.0', app: 'app' })
-  const second = await images.release({ tag: 'r2', version: '2.0.0', app: 'app', newPackages: true })
+  const workshop = await opening
+  const bundles: string[] = []
+  const release = async (spec: Omit<ReleaseSpec, 'tag'>): Promise<string> => {
+    const counter = Number(spec.version.split('.')[0])
+    const bundle = await workshop.makeBundle(await images.release({ ...spec, tag: `r${counter}` }), {
+      version: spec.version,
+      counter,
+    })
+    bundles.push(bundle)
+    return bundle
+  }
 
   timeline.chapter('2. keys, release 1, a disk image, first boot')
-  const bundle1 = await workshop.makeBundle(first, { version: '1.0.0', counter: 1 })
+  const bundle1 = await release({ version: '1.0.0', app: 'app' })
   const disk = join(work, 'disk.img')
   await workshop.makeDisk(bundle1, disk, sizes, (await target.disk[place.bootloader ?? 'grub']?.()) ?? [])
   await mkdir(workshop.site, { recursive: true })
@@ -69,44 +79,41 @@ try {
   timeline.say('server', `plain directory served on 127.0.0.1:${server.port}; the device sees http://10.0.2.100/`)
   const memoryMiB = flavour === 'fast' ? 512 : 1024
   dut = new Dut({ disk, profile: place.machine, httpPort: server.port, transcript, memoryMiB })
-  const story = new Story(dut, timeline, {
-    bootMs: flavour === 'fast' ? 240_000 : 420_000,
-    pollMs: POLL_SECONDS[flavour] * 1000,
-  })
-  const bundle2 = meanwhile(workshop.makeBundle(second, { version: '2.0.0', counter: 2 }))
+  const story = new Story(dut, timeline, flavour === 'fast' ? 240_000 : 420_000)
+  const bundle2 = meanwhile(release({ version: '2.0.0', app: 'app', newPackages: true }))
   await story.firstBoot()
 
   timeline.chapter('3. release 2: found, installed, tried, committed')
   await workshop.publish(await bundle2)
-  const bundle3 = meanwhile(
-    images
-      .release({ tag: 'r3', version: '3.0.0', app: 'app-broken', newPackages: true })
-      .then((image) => workshop.makeBundle(image, { version: '3.0.0', counter: 3 })),
-  )
+  const bundle3 = meanwhile(release({ version: '3.0.0', app: 'app-broken', newPackages: true }))
   ended.push(await story.commits({ release: '1.2', version: '2.0.0', slot: 'b' }))
 
   timeline.chapter('4. release 3: its application fails its health check')
   await workshop.publish(await bundle3)
-  const bundle4 = meanwhile(
-    images
-      .release({ tag: 'r4', version: '4.0.0', app: 'app', newPackages: true, brokenInit: true })
-      .then((image) => workshop.makeBundle(image, { version: '4.0.0', counter: 4 })),
-  )
+  const bundle4 = meanwhile(release({ version: '4.0.0', app: 'app', newPackages: true, brokenInit: true }))
   ended.push(await story.fallsBack({ release: '1.3', slot: 'a', home: 'b', homeRelease: '1.2', how: 'health' }))
 
   timeline.chapter('5. release 4: the kernel panics before user space')
   await workshop.publish(await bundle4)
   ended.push(await story.fallsBack({ release: '1.4', slot: 'a', home: 'b', homeRelease: '1.2', how: 'panic' }))
   await story.lastLook()
-  const rows = await story.withBytes(ended)
 
   timeline.chapter('6. what happened')
-  console.log(
-    table(
-      ['release', 'slot', 'tries', 'outcome', 'reboot to outcome', 'bytes fetched', 'of bundle'],
-      rows.map((r) => [r.release, r.slot, String(r.tries), r.outcome, `${r.seconds.toFixed(1)} s`, r.fetched, r.total]),
-    ),
-  )
+  const inMiB = (bytes: number): string => `${(bytes / (1024 * 1024)).toFixed(1)} MiB`
+  const rows = []
+  for (const [n, r] of ended.entries()) {
+    const { size } = await stat(bundles[n + 1] ?? '')
+    rows.push([
+      r.release,
+      r.slot,
+      String(r.tries),
+      r.outcome,
+      `${r.seconds.toFixed(1)} s`,
+      inMiB(r.fetched),
+      inMiB(size),
+    ])
+  }
+  console.log(table(['release', 'slot', 'tries', 'outcome', 'reboot to outcome', 'bytes fetched', 'of bundle'], rows))
   console.log(`\ndemo: ok (${timeline.seconds().toFixed(0)} s)`)
 } catch (error) {
   process.exitCode = 1
