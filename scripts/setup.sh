@@ -1,5 +1,6 @@
 #!/bin/sh
 # Makes this machine ready for one of the README's commands: Debian packages and npm packages, only what is missing.
+# Every step that uses the network is tried three times and has a limit, so that a server that says nothing ends as an error.
 # usage: scripts/setup.sh demo|uboot|test|bench|ostree
 set -eu
 cd "$(dirname "$0")/.."
@@ -8,6 +9,24 @@ export PATH
 
 say() { printf 'setup: %s\n' "$*"; }
 stop() { printf 'setup: %s\n' "$*" >&2; exit 10; }
+
+# usage: patiently SECONDS COMMAND…: three times at most, each for so long at most; as root by the words in `as`.
+as=""
+patiently() {
+  limit=$1
+  shift
+  for try in 1 2 3; do
+    status=0
+    # shellcheck disable=SC2086
+    $as timeout --foreground --kill-after=20 "$limit" "$@" </dev/null || status=$?
+    [ "$status" != 0 ] || return 0
+    [ "$try" != 3 ] || break
+    [ "$status" = 124 ] && why="took more than $limit s" || why="ended with $status"
+    say "$why, once more in 10 s: $*" >&2
+    sleep 10
+  done
+  return "$status"
+}
 
 node_ok=$(node -p 'const [a,b]=process.versions.node.split(".").map(Number); a>20||(a===20&&b>=19)')
 [ "$node_ok" = true ] || stop "Node.js $(node --version) found, 20.19 or newer wanted"
@@ -36,23 +55,32 @@ for package in $packages; do
   [ "$state" = installed ] || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
-  root=""
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || stop "Debian packages are missing, and neither root nor sudo is here to install them. As root:
   apt-get install --no-install-recommends$missing"
-    root=sudo
+    # Where nobody can type a password sudo must not wait for one; asked for here, it is asked for once.
+    if [ -t 0 ]; then sudo -v; else sudo -n true || stop "sudo wants a password here; as root: apt-get install --no-install-recommends$missing"; fi
+    as="sudo -n"
   fi
-  say "installing Debian packages:$missing"
-  $root apt-get update -qq
+  # Another apt may be at work on a new machine: it is waited for, five minutes.
+  apt="env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3
+    -o Acquire::http::Timeout=60 -o Acquire::https::Timeout=60"
+  say "fetching Debian's package lists"
   # shellcheck disable=SC2086
-  $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+  patiently 300 $apt update || stop "Debian's package lists could not be fetched (apt-get update); is there a network?"
+  say "installing Debian packages:$missing"
+  # shellcheck disable=SC2086
+  patiently 1800 $apt install -y --no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null ||
+    stop "these Debian packages could not be installed:$missing"
+  as=""
 fi
 
 # npm ci only when package-lock.json is not the one that node_modules was made from.
 stamp=node_modules/.bistable-lock
 if ! cmp -s package-lock.json "$stamp"; then
   say "installing npm packages (a native one may compile for half a minute)"
-  npm ci --no-audit --no-fund --loglevel=error
+  patiently 900 npm ci --no-audit --no-fund --loglevel=error --fetch-retries=5 --fetch-timeout=60000 ||
+    stop "the npm packages could not be installed (npm ci)"
   cp package-lock.json "$stamp"
 fi
 say "ready"

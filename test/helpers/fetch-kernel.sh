@@ -12,14 +12,14 @@ flock 9
 newest() { apt-cache depends "$meta" 2>/dev/null | sed -nE 's/.*Depends: (linux-image-[0-9][^ ]*-amd64)$/\1/p' | head -n 1; }
 name=$(newest)
 if [ -z "$name" ]; then
-  apt-get -qq update
+  apt-get -qq -o Acquire::Retries=3 update
   name=$(newest)
 fi
 [ -n "$name" ] || { echo "apt knows no $meta" >&2; exit 1; }
 fresh=$folder.fresh
 rm -rf "$fresh"
 mkdir -p "$fresh/deb"
-(cd "$fresh/deb" && apt-get -qq -o APT::Sandbox::User=root download "$name")
+(cd "$fresh/deb" && apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=3 download "$name")
 dpkg-deb -x "$fresh"/deb/*.deb "$fresh"
 rm -r "$fresh/deb"
 depmod -b "$fresh" "$(ls "$fresh/lib/modules")"
