@@ -1,10 +1,15 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import type { Core } from '../../device/agent/core.ts'
 import { cancelNow, installFrom } from '../../device/agent/work.ts'
 import { makeBundle } from '../bundle/fixture.ts'
 import { codeOfAsync } from '../codes.ts'
 import { Link } from './link.ts'
 import { ANCHOR, type Release, World } from './world.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 // `cancel` at every point of an install: each line of the journal, each change of disk and boot state, each progress, each
 // range that is asked of the door. Real agent, real bundle, real install; clock, slots and door are in memory.

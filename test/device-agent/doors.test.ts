@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { openBundle } from '../../bundle/reader.ts'
 import type { BundleHead } from '../../bundle/types.ts'
 import { engineOver } from '../../device/agent/engine-over.ts'
@@ -10,6 +10,11 @@ import { codeOfAsync } from '../codes.ts'
 import { memorySlots } from './link.ts'
 import { type Break, type Fault, type Where, Wire } from './wire.ts'
 import { ANCHOR, World } from './world.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 // The real web door on real sockets, the real agent and a real bundle; the clock is the world's. The link is cut for two
 // hours at each kind of byte, in each manner: the agent is back at work within five minutes of its return. A sample;

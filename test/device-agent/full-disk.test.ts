@@ -1,7 +1,12 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { isBistableError } from '../../base/errors.ts'
 import { fileErrors } from '../../base/file-errors.ts'
 import { World } from './world.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 // The data partition fails at every single change the agent makes to it: once, or from there on for two hours. Whatever
 // fails has a code, the system that runs is not touched, and when the disk is well again the update goes through.

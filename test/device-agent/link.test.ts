@@ -1,4 +1,5 @@
-import { describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
+import { useHashCrew } from '../../base/hash-crew.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import type { BundleHead } from '../../bundle/types.ts'
 import { trustAnchor } from '../../keys/root.ts'
@@ -7,8 +8,16 @@ import { codeOfAsync } from '../codes.ts'
 import { Link, MANNERS, type Manner, type Place } from './link.ts'
 import { ANCHOR, World } from './world.ts'
 
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
+
 // The link is cut for two hours, at every kind of byte, in every manner: the agent is back at work within five minutes of
 // its return, and has said what happened. Real agent, real bundle, real install; clock, slots and link are in memory.
+
+// Agents by the hundred: the second thread of the first one serves them all.
+afterAll(useHashCrew())
 
 const HOUR = 3_600_000
 const BACK_MS = 300_000

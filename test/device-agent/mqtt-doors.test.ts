@@ -1,4 +1,5 @@
-import { describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
+import { useHashCrew } from '../../base/hash-crew.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import { engineOver } from '../../device/agent/engine-over.ts'
 import { trustAnchor } from '../../keys/root.ts'
@@ -10,9 +11,17 @@ import { memorySlots } from './link.ts'
 import { type Packet, type Part, Relay, type RelayBreak } from './relay.ts'
 import { ANCHOR, World } from './world.ts'
 
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
+
 // The real MQTT door, a real broker and publisher, the real agent and a real bundle; the device's clock is the world's. The
 // link is cut for two hours at each kind of byte that a broker sends: the agent is back at work within five minutes. A sample;
 // DOORS=all for every part of every packet in every manner.
+
+// Agents by the hundred: the second thread of the first one serves them all.
+afterAll(useHashCrew())
 
 const HOUR = 3_600_000
 const BACK_MS = 300_000

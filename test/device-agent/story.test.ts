@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { checkState } from '../../bootloader/machine.ts'
 import { rollBackNow } from '../../device/agent/roll-back.ts'
 import { statusOf, statusText } from '../../device/agent/status.ts'
@@ -6,6 +6,11 @@ import { cancelNow, commitNow, installFrom, verifySlot } from '../../device/agen
 import { doorErrors } from '../../device/doors/errors.ts'
 import { codeOfAsync } from '../codes.ts'
 import { digestOf, type Release, World } from './world.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 const BUNDLE = (counter: number) => `http://updates/bundles/${counter}.bundle`
 const never = new AbortController().signal

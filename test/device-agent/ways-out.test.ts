@@ -19,6 +19,13 @@ import { World } from './world.ts'
 
 const GONE_MS = 1_200_000
 
+/** Whether anything of this process can still bring an answer: a lookup, a socket, a file; not what only listens or waits. */
+function underWay(): boolean {
+  return process
+    .getActiveResourcesInfo()
+    .some((what) => !/^(Pipe|TTY|TCPServer|Timeout|MessagePort|Immediate|Process|Signal)/.test(what))
+}
+
 /** A device whose way out is wrong for twenty minutes; from then on the release is there for the asking. */
 async function device(address: string, real: (world: World) => (files: World['files'], data: string) => Engine) {
   const world = new World()
@@ -39,10 +46,14 @@ async function device(address: string, real: (world: World) => (files: World['fi
       open: (_, signal) => well.open('http://updates/bundles/3.bundle', signal),
     }
   }
-  // Real sockets and resolvers take real time.
+  // Real sockets and resolvers take real time: 40 ms, or until nothing has been under way for a while.
   world.settle = async () => {
     for (let turn = 0; turn < 4; turn++) await new Promise((resolve) => setImmediate(resolve))
-    if (world.mono < GONE_MS && world.core?.activity.busyWith !== undefined) await sleep(40)
+    const asking = () => world.mono < GONE_MS && world.core?.activity.busyWith !== undefined
+    for (let ms = 0, quiet = 0; ms < 40 && quiet < 4 && asking(); ms += 2) {
+      await sleep(2)
+      quiet = underWay() ? 0 : quiet + 1
+    }
   }
   world.done = () => world.core?.body.state.name === 'armed'
   await world.powerOn(5 * 3600)

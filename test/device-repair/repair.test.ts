@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { encodeBootCfg } from '../../bootloader/boot-cfg.ts'
 import { openWhole } from '../../bootloader/bootstate.ts'
@@ -29,6 +29,11 @@ import { deviceLab, TestDevice } from '../helpers/device.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
 import { grubDecides } from '../helpers/grub-emu.ts'
 import { have, run } from '../helpers/run.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 /** `bistable repair` on real boot state images; afterwards the real GRUB decides from what it made. */
 

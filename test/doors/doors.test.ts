@@ -1,7 +1,8 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { useHashCrew } from '../../base/hash-crew.ts'
 import { openBundle } from '../../bundle/reader.ts'
 import type { BundleHead } from '../../bundle/types.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
@@ -12,6 +13,13 @@ import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
 import { EMPTY, type Run, type RunPlan, runInstall } from './bench.ts'
 import { DOORS } from './doors.ts'
 import { type Fault, Medium } from './medium.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
+// Installs by the hundred: the second thread of the first one serves them all.
+afterAll(useHashCrew())
 
 // One set of questions for every door. What an install decides and writes follows from the bundle and the slot alone:
 // the journals are compared byte for byte with those of an install from a real file.

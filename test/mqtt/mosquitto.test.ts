@@ -89,7 +89,7 @@ describe.skipIf(noMosquitto())('Mosquitto as shipped', () => {
     ] as const) {
       const asking = brokers('d1', { tls })
       const code = await codeOfAsync(() =>
-        fetchRetained(asking, `${at.address}/channels/stable.json`, 100, { answerMs: 3000 }),
+        fetchRetained(asking, `${at.address}/channels/stable.json`, 100, { answerMs: 1000 }),
       )
       expect(code, what).toMatch(/^TRANSPORT_(TLS|LOST)$/)
     }
