@@ -1,10 +1,12 @@
 import { defineConfig } from 'vitest/config'
+import { LongestFirst } from './scripts/longest-first.ts'
 
 // unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; never retried.
 export default defineConfig({
   test: {
     // The second one writes out/hil/RUN, and only for the project hw.
     reporters: ['default', './hw-tests/report/reporter.ts'],
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
@@ -14,8 +16,9 @@ export default defineConfig({
             '{base,keys,bundle,publisher,device,bootloader,initramfs}/**/*.test.ts',
             'hw-tests/**/*.test.ts',
           ],
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          // None takes more than 25 s; this is for a slow machine that has much else to do.
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
           maxWorkers: 2,
         },
       },
@@ -27,7 +30,7 @@ export default defineConfig({
           exclude: process.env['HIL_LONG'] === undefined ? ['**/*.long.hil.ts'] : [],
           globalSetup: ['hw-tests/setup.ts'],
           // Emulators can run side by side; a board is one.
-          maxWorkers: /^(qemu-.*)?$/.test(process.env['HIL_PLACE'] ?? '') ? 2 : 1,
+          maxWorkers: /^(qemu-.*)?$/.test(process.env['HIL_PLACE'] ?? '') ? Number(process.env['HIL_WORKERS'] ?? 2) : 1,
           retry: 0,
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -5,6 +5,9 @@ import { join } from 'node:path'
 
 // `npm test`: types, format and lint, unit tests, hardware-in-the-loop tests on the default QEMU place; then one
 // closing line. A skipped test is named; in CI it is a failure, since no prerequisite may be missing there.
+//
+// Device tests begin while unit tests still run: each kind waits now and then (a link that is silent, a device that counts
+// down), and what one leaves idle the other uses. What device tests say is shown when the unit tests are over.
 
 interface Report {
   readonly testResults: readonly {
@@ -15,9 +18,28 @@ interface Report {
   }[]
 }
 
-function run(command: string, args: readonly string[]): Promise<number> {
+/** What a program says, kept until it is its turn to be shown. */
+class Said {
+  #kept: Buffer[] | undefined = []
+
+  take(bytes: Buffer): void {
+    if (this.#kept === undefined) process.stdout.write(bytes)
+    else this.#kept.push(bytes)
+  }
+
+  /** What came so far, and from now on everything as it comes. */
+  show(): void {
+    const kept = this.#kept ?? []
+    this.#kept = undefined
+    for (const bytes of kept) process.stdout.write(bytes)
+  }
+}
+
+function run(command: string, args: readonly string[], said?: Said, env = process.env): Promise<number> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
+    const out = said === undefined ? 'inherit' : 'pipe'
+    const child = spawn(command, args, { stdio: ['ignore', out, out], env })
+    for (const stream of [child.stdout, child.stderr]) stream?.on('data', (bytes: Buffer) => said?.take(bytes))
     child.on('error', reject)
     child.on('close', (code) => resolve(code ?? 1))
   })
@@ -36,8 +58,10 @@ async function check(name: string, command: string, args: readonly string[]): Pr
   }
 }
 
-async function vitest(project: string, scratch: string): Promise<void> {
-  console.log(`test: vitest, project ${project}`)
+async function vitest(project: string, scratch: string, said?: Said): Promise<void> {
+  const title = `test: vitest, project ${project}\n`
+  if (said === undefined) process.stdout.write(title)
+  else said.take(Buffer.from(title))
   const output = join(scratch, `${project}.json`)
   const args = [
     'vitest',
@@ -49,7 +73,8 @@ async function vitest(project: string, scratch: string): Promise<void> {
     `--outputFile.json=${output}`,
     ...(project === 'hw' ? ['--reporter=./hw-tests/report/reporter.ts'] : []),
   ]
-  const code = await run('npx', args)
+  // An emulated device idles a quarter of its time: three keep two processors busy.
+  const code = await run('npx', args, said, { HIL_WORKERS: '3', ...process.env })
   const report = JSON.parse(await readFile(output, 'utf8')) as Report
   const before = failed
   for (const file of report.testResults) {
@@ -64,15 +89,12 @@ async function vitest(project: string, scratch: string): Promise<void> {
   if (code !== 0 && failed === before) failed++
 }
 
-/**
- * The kit and the saved device of the device tests, made beside the unit tests, which leave a processor idle now and then. What
- * goes wrong here is told by the device tests, which then make them again.
- */
+/** The kit and the saved device of the device tests. What goes wrong here they tell, who then make them again. */
 function prepare(): Promise<unknown> {
-  const args = ['-n', '10', process.execPath, '--import', 'tsx', 'hw-tests/cli/main.ts', 'prepare']
   // Built before: no unit test meets a command line that is just being written.
   const env = { ...process.env, HIL_KIT_BUILT: '1' }
-  const child = spawn('nice', args, { stdio: 'ignore', env })
+  const args = ['--import', 'tsx', 'hw-tests/cli/main.ts', 'prepare']
+  const child = spawn(process.execPath, args, { stdio: 'ignore', env })
   return new Promise((resolve) => child.on('error', resolve).on('close', resolve))
 }
 
@@ -82,14 +104,15 @@ const scratch = await mkdtemp(join(tmpdir(), 'bistable-test-'))
 try {
   if (wanted('types')) await check('types', 'npx', ['tsc', '--noEmit'])
   if (wanted('lint')) await check('format and lint', 'npx', ['biome', 'check', '.'])
-  let ready: Promise<unknown> | undefined
   if (wanted('unit') && wanted('hw')) {
     await check('build', process.execPath, ['scripts/build.mjs'])
-    ready = prepare()
-  }
-  if (wanted('unit')) await vitest('unit', scratch)
-  await ready
-  if (wanted('hw')) await vitest('hw', scratch)
+    const said = new Said()
+    const devices = prepare().then(() => vitest('hw', scratch, said))
+    await vitest('unit', scratch)
+    said.show()
+    await devices
+  } else if (wanted('unit')) await vitest('unit', scratch)
+  else if (wanted('hw')) await vitest('hw', scratch)
 } finally {
   await rm(scratch, { recursive: true })
 }

@@ -68,7 +68,8 @@ hil(
     ])
     expect(await dut.bistable('cancel')).toMatchObject({ code: 0 })
     const told = await dut.run(
-      'for i in $(seq 50); do grep -q ok /tmp/install.json && break; sleep 1; done; cat /tmp/install.json',
+      'for i in $(seq 200); do grep -q ok /tmp/install.json && break; sleep 1; done; cat /tmp/install.json',
+      { timeoutMs: 240_000 },
     )
     expect(told.output).toContain('"ok":false')
     expect(await dut.status()).toMatchObject({

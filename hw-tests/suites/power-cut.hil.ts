@@ -5,7 +5,8 @@ import { campaign, seeded } from '../harness/random.ts'
 // Cuts alternate: one into an install, one into the first boot of what was then installed. Each hits the device that the
 // one before left behind.
 // HIL_SEED=… does a run again, HIL_CUTS=… does more; `npm run powercut -- --kill N` does many, each on a saved device.
-const { seed, count } = campaign(process.env, Date.now(), 4)
+// `npm test` makes one cut of each kind.
+const { seed, count } = campaign(process.env, Date.now(), process.env['HIL_LONG'] === undefined ? 2 : 4)
 const random = seeded(seed)
 const BOOT_MS = 300_000
 /** A cut, a boot and an install take about 45 s; this is for a machine that has much else to do. */

@@ -11,7 +11,7 @@ import { startUsbVm } from './usb-vm.ts'
 /** Sticks on an emulated USB controller, driven by a real kernel's xhci, usb-storage and vfat. */
 
 const ready = have('qemu-system-x86_64', 'setpriv', 'mkfs.fat', 'mcopy', 'mtype', 'sgdisk', 'cpio', 'zstd', 'depmod')
-const LIMIT_MS = 180_000
+const LIMIT_MS = 300_000
 
 test.skipIf(!ready)(
   'A15 C2 a FAT stick pulled in mid-install goes on when it is plugged in again, and takes the result',

@@ -51,7 +51,7 @@ export async function bootUntil(disk: string, words: readonly string[], transcri
     let position = 0
     for (const word of words) {
       const find = (seen: string) => (seen.includes(word) ? seen.indexOf(word) + word.length : undefined)
-      position += await console.waitForText(find, word, position, { timeoutMs: 90_000 })
+      position += await console.waitForText(find, word, position, { timeoutMs: 300_000 })
     }
   } finally {
     await console.close()

@@ -122,7 +122,7 @@ test.skipIf(!ready)(
     let position = 0
     const says = async (text: string) => {
       const find = (seen: string) => (seen.includes(text) ? seen.indexOf(text) + text.length : undefined)
-      position += await console.waitForText(find, text, position, { timeoutMs: 240_000 })
+      position += await console.waitForText(find, text, position, { timeoutMs: 300_000 })
     }
     try {
       await says('bistable: boot slot=b boot=try left=2')
