@@ -9,11 +9,12 @@ import { benchEtc } from './etc.ts'
 import { benchInstall } from './install.ts'
 import { describeMachine, load } from './machine.ts'
 import { benchPublish } from './publish.ts'
+import { benchPublisherMemory } from './publisher-memory.ts'
 import { type Report, reportText } from './report.ts'
 import { benchSquashfs } from './squashfs.ts'
 import { openWorkshop, type Workshop } from './workshop.ts'
 
-// npm run bench [-- squashfs|publish|install|boot|etc …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
+// npm run bench [-- squashfs|publish|install|boot|etc|delta|publisher-memory …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
 // Figures for people: nothing here fails because something was slow.
 
 const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
@@ -26,6 +27,7 @@ const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Pro
       again: values.again?.split(',') ?? [],
     }),
   publish: benchPublish,
+  'publisher-memory': (workshop) => benchPublisherMemory(workshop, numbers(values.gib)),
   install: (workshop, runs) => benchInstall(workshop, runs, sizes),
   boot: benchBoot,
   etc: benchEtc,
@@ -40,6 +42,8 @@ const { values, positionals } = parseArgs({
     json: { type: 'string', default: join('out', 'bench.json') },
     fast: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
+    // Of publisher-memory: sizes.
+    gib: { type: 'string', default: '1,8' },
     // Of delta, whose steps are kept: begin no step later than this, these pairs only, these steps anew.
     seconds: { type: 'string' },
     pairs: { type: 'string' },
@@ -47,13 +51,16 @@ const { values, positionals } = parseArgs({
     steps: { type: 'string', default: join('out', 'delta') },
   },
 })
-const sizes = values.sizes
-  .split(',')
-  .filter((text) => text !== '')
-  .map(Number)
+const numbers = (list: string): number[] =>
+  list
+    .split(',')
+    .filter((text) => text !== '')
+    .map(Number)
+const sizes = numbers(values.sizes)
 const usual: Readonly<Record<string, number>> = { squashfs: 3, publish: 3, install: 7, boot: 7, etc: 7 }
-// Patches take most of an hour: only when asked for.
-const wanted = positionals.length === 0 ? Object.keys(benches).filter((name) => name !== 'delta') : positionals
+// Patches take an hour, large images the disk: only when asked for.
+const ASKED = ['delta', 'publisher-memory']
+const wanted = positionals.length === 0 ? Object.keys(benches).filter((name) => !ASKED.includes(name)) : positionals
 for (const name of wanted) if (benches[name] === undefined) throw new Error(`there is no bench '${name}'`)
 
 const steps = resolve(values.steps)
