@@ -35,7 +35,9 @@ async function boot(vm: InitramfsVm, slot: ReturnType<InitramfsVm['fill']>): Pro
   return Math.round(at('switch') - at('data'))
 }
 
-for (const [name, options] of Object.entries(variants)) {
+// usage: npm run bench-mounts -- [WORD]: only those whose name has it
+const wanted = process.argv[2] ?? ''
+for (const [name, options] of Object.entries(variants).filter(([name]) => name.includes(wanted))) {
   const vm = await makeVm(options)
   try {
     const files = Object.fromEntries(numbered('opt/p').map((path) => [`${path}/file`, 'content\n']))
