@@ -51,6 +51,7 @@ hil(
     // A changed byte on the disk is found when it is mounted next; the other one is there before the agent is.
     await dut.run('printf X | dd of=/data/bistable/addons/tools/image bs=1 seek=300 conv=notrunc && sync')
     await dut.reboot()
+    await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
     await dut.sees(/\naddon mend is over \/usr/, BY_AGENT_MS)
     await expect(dut).toRun({ slot: 'a', release: '1.2' })
     expect((await listed(dut, 'tools  FAILED')).output).toContain('ADDON_MOUNT')
