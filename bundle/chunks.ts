@@ -1,4 +1,4 @@
-import { fromHex, hex, KiB, MiB, type Sha256 } from '../base/bytes.ts'
+import { fromHex, KiB, MiB, type Sha256 } from '../base/bytes.ts'
 import { bundleErrors } from './errors.ts'
 import { BLOCK } from './tree.ts'
 import type { Chunk, ChunkIndex } from './types.ts'
@@ -63,7 +63,7 @@ export function decodeIndex(input: Uint8Array): ChunkIndex {
   let offset = 0
   let storedOffset = 0
   for (let i = 0; i < count; i++) {
-    const chunk = decodeEntry(bytes.subarray(HEAD + i * ENTRY, HEAD + (i + 1) * ENTRY), i, offset, storedOffset)
+    const chunk = decodeEntry(bytes, i, offset, storedOffset)
     chunks.push(chunk)
     offset += chunk.length
     storedOffset += chunk.storedLength
@@ -72,20 +72,21 @@ export function decodeIndex(input: Uint8Array): ChunkIndex {
   return { imageLength, chunks }
 }
 
-function decodeEntry(entry: Buffer, i: number, offset: number, storedOffset: number): Chunk {
-  const length = entry.readUInt32LE(32)
-  const storedLength = entry.readUInt32LE(36)
-  const code = entry.readUInt32LE(40)
+function decodeEntry(bytes: Buffer, i: number, offset: number, storedOffset: number): Chunk {
+  const at = HEAD + i * ENTRY
+  const length = bytes.readUInt32LE(at + 32)
+  const storedLength = bytes.readUInt32LE(at + 36)
+  const code = bytes.readUInt32LE(at + 40)
   if (length < 1 || length > MAX_CHUNK) throw invalid(`chunk ${i} has ${length} bytes`)
   if (code > 1) throw invalid(`chunk ${i} has unknown encoding ${code}`)
   const raw = code === 0
-  const sameDigest = entry.compare(entry, 44, 76, 0, 32) === 0
+  const sameDigest = bytes.compare(bytes, at, at + 32, at + 44, at + 76) === 0
   if (raw && (storedLength !== length || !sameDigest)) throw invalid(`chunk ${i} is raw but differs as stored`)
   if (!raw && (storedLength < 1 || storedLength >= length))
     throw invalid(`chunk ${i} is compressed from ${length} to ${storedLength} bytes`)
-  const digest = hex(entry.subarray(0, 32)) as Sha256
+  const digest = bytes.toString('hex', at, at + 32) as Sha256
   // Raw chunks share one digest string: an index of a large image is mostly digests.
-  const storedDigest = raw ? digest : (hex(entry.subarray(44, 76)) as Sha256)
+  const storedDigest = raw ? digest : (bytes.toString('hex', at + 44, at + 76) as Sha256)
   return { digest, offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength, storedDigest }
 }
 

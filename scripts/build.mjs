@@ -1,10 +1,11 @@
 // Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the program
 // of its compression threads (squashfs-worker.mjs) and the native zstd addon beside it. usage: node scripts/build.mjs [FOLDER [PROGRAM.ts]]
 // PROGRAM: one more that runs as the agent does, device/PROGRAM.mjs; benches have such.
-import { chmod, copyFile, mkdir, rm } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { basename, dirname, join, resolve } from 'node:path'
 import { build } from 'esbuild'
+import { withoutBaseTable } from './plain-base.mjs'
 
 const root = resolve(import.meta.dirname, '..')
 const dist = resolve(root, process.argv[2] ?? 'dist')
@@ -41,8 +42,19 @@ const builtinsByRequire = {
   },
 }
 
+/** The device verifies a few signatures at a time: see plain-base.mjs. */
+const plainBase = {
+  name: 'plain-base',
+  setup(builder) {
+    builder.onLoad({ filter: /[/\\]@noble[/\\]ed25519[/\\]index\.js$/ }, async ({ path }) => ({
+      contents: withoutBaseTable(await readFile(path, 'utf8')),
+      loader: 'js',
+    }))
+  },
+}
+
 /** @param minify a device reads its agent from a slow medium at each start; function names in stack traces stay */
-async function bundle(entry, folder, { name = 'bistable.mjs', minify = false } = {}) {
+async function bundle(entry, folder, { name = 'bistable.mjs', minify = false, plugins = [] } = {}) {
   await mkdir(folder, { recursive: true })
   await build({
     absWorkingDir: root,
@@ -57,7 +69,7 @@ async function bundle(entry, folder, { name = 'bistable.mjs', minify = false } =
     minify,
     legalComments: 'none',
     logLevel: 'warning',
-    plugins: [addonBeside, builtinsByRequire],
+    plugins: [addonBeside, builtinsByRequire, ...plugins],
     // Native and optional: found in node_modules when a PKCS#11 key is asked for.
     external: ['pkcs11js'],
     banner: {
@@ -80,8 +92,12 @@ for (const folder of [dist, join(dist, 'device')])
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
-await bundle('device/main.ts', join(dist, 'device'), { minify: true })
+await bundle('device/main.ts', join(dist, 'device'), { minify: true, plugins: [plainBase] })
 const [, , , program] = process.argv
 if (program !== undefined)
-  await bundle(program, join(dist, 'device'), { name: `${basename(program, '.ts')}.mjs`, minify: true })
+  await bundle(program, join(dist, 'device'), {
+    name: `${basename(program, '.ts')}.mjs`,
+    minify: true,
+    plugins: [plainBase],
+  })
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

@@ -1,8 +1,10 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isAddress } from '../../base/address.ts'
 import { KiB } from '../../base/bytes.ts'
 import { nodeFiles } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
+import { useHashCrew } from '../../base/hash-crew.ts'
 import { refuse } from '../../bootloader/machine.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { activateEarly } from '../agent/addons.ts'
@@ -17,6 +19,7 @@ import { exists, realPorts, realProcesses } from '../agent/real.ts'
 import { type Status, statusOf } from '../agent/status.ts'
 import { prepareTrust } from '../agent/trust.ts'
 import type { Paths } from '../config.ts'
+import { readAhead } from '../doors/read-ahead.ts'
 import { deviceErrors } from '../errors.ts'
 import type { Failure } from '../records/record.ts'
 import { keepReserve, RESERVE_FILE } from '../records/reserve.ts'
@@ -35,6 +38,33 @@ export async function answer(
   if (answered === FORBIDDEN) throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
   if (answered !== NOBODY) return answered
   if (process.getuid?.() !== 0 && paths.root === '') throw deviceErrors.AGENT_NEEDS_ROOT(`only root may ${verb}`)
+  const ready = verb === 'install' ? getReady(args) : undefined
+  try {
+    return await takeOver(paths, verb, args, onMessage, signal)
+  } finally {
+    await ready?.()
+  }
+}
+
+/** What an install of a file will want, begun while trust and records are read: the second thread, and the file's bytes. */
+function getReady({ source }: Readonly<Record<string, unknown>>): (() => Promise<void>) | undefined {
+  if (typeof source !== 'string' || isAddress(source)) return undefined
+  const giveBack = useHashCrew()
+  const stop = readAhead(source)
+  return async () => {
+    giveBack()
+    await stop()
+  }
+}
+
+/** Does an operation in this process, as the one that holds the socket. */
+async function takeOver(
+  paths: Paths,
+  verb: string,
+  args: Readonly<Record<string, unknown>>,
+  onMessage: (message: Message) => void,
+  signal: AbortSignal,
+): Promise<unknown> {
   const ports = await realPorts(paths, (line) => onMessage({ line }), { daemon: false })
   const work = async (core: Core) => {
     const done = new AbortController()

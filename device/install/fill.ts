@@ -14,6 +14,7 @@ export type ReuseMap = ReadonlyMap<string, { readonly from: ReuseSource; readonl
 
 /** First source wins; only chunks that are wanted and fit the device are kept, so memory follows the new index. */
 export function reuseMap(sources: readonly ReuseSource[], wanted: readonly ChunkIndex[]): ReuseMap {
+  if (sources.length === 0) return new Map()
   const digests = new Set(wanted.flatMap((index) => index.chunks.map((chunk) => chunk.digest)))
   const map = new Map<string, { from: ReuseSource; chunk: Chunk }>()
   for (const from of sources)
