@@ -63,8 +63,12 @@ export function costTable({ found }: PairFound): string {
 export function goalsTable(all: readonly PairFound[]): string {
   const goals = all.flatMap(({ name, found, image }) => goalsOf(name, found, image ?? 0))
   const rows = goals.map(({ what, value, atMost, reached }) => {
-    const limit = atMost.toFixed(atMost < 1 && atMost > 0.1 ? 2 : 2)
-    return [what, value < 0.01 ? value.toFixed(4) : value.toFixed(2), limit, reached ? 'reached' : '**missed**']
+    return [
+      what,
+      value < 0.01 ? value.toFixed(4) : value.toFixed(2),
+      atMost.toFixed(2),
+      reached ? 'reached' : '**missed**',
+    ]
   })
   return table(['goal', 'found', 'at most', ''], rows)
 }
