@@ -1,4 +1,5 @@
-import { chmod, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { chmod, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { measure, tool } from '../measure.ts'
 import { type Goal, goal, type Report, type Row } from '../report.ts'
@@ -159,7 +160,7 @@ async function makeSide(workshop: Workshop, folder: string, name: string, counte
   const node = join(folder, 'node')
   await writeFile(node, '#!/bin/sh\necho stands for Node.js\n')
   await chmod(node, 0o755)
-  const parts = ['--agent', dirname(workshop.device.agent), '--node', node]
+  const parts = ['--agent', await agentOf(workshop, join(folder, '..', 'shared', 'agent')), '--node', node]
   const system = await systemFile(folder, PRODUCT)
   const release = ['--version', `${counter}`, '--counter', `${counter}`, '--level', `${workshop.level}`]
   const trust = ['--system', system, '--root', workshop.rootStatement]
@@ -170,6 +171,12 @@ async function makeSide(workshop: Workshop, folder: string, name: string, counte
   const none = ['-noI', '-noD', '-noF', '-noX', '-noId']
   await measure('mksquashfs', [tree, plain, ...none, '-reproducible', '-no-progress', '-quiet'])
   await rm(tar)
+}
+
+/** The agent of the first run, for all sides: what a pair is about is all that differs. */
+async function agentOf(workshop: Workshop, kept: string): Promise<string> {
+  if (!existsSync(kept)) await cp(dirname(workshop.device.agent), kept, { recursive: true })
+  return kept
 }
 
 function reportOf(all: readonly PairFound[], left: number): Report {
