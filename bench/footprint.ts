@@ -1,16 +1,14 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, request, type Server } from 'node:http'
+import { createServer, type Server } from 'node:http'
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { bootstateImage } from '../bootloader/bootstate.ts'
-import { freshState } from '../bootloader/machine.ts'
 import { startBroker } from '../publisher/mqtt/embedded.ts'
 import { MqttPublisher } from '../publisher/mqtt/publisher.ts'
 import { freshness } from '../test/attacks/web.ts'
-import { signedRoot } from '../test/keys/helpers.ts'
+import { AS_LAUNCHED, askAgent, madeUpDevice, startAgent } from '../test/helpers/device-process.ts'
+import type { Followed } from '../test/helpers/process.ts'
 
 // npm run footprint [-- --polls N --starts N --mqtt-seconds N --agent FILE --node NODE --json FILE]
 // The agent as it ships, on a made-up device, against a server on this machine: what it costs when nothing happens.
@@ -66,25 +64,7 @@ async function startServer(): Promise<Server> {
 
 async function makeDevice(channel: string, name = 'device'): Promise<string> {
   const root = join(base, name)
-  for (const folder of ['usr/lib/bistable', 'proc', 'etc/bistable', 'disk', 'data', 'run'])
-    mkdirSync(join(root, folder), { recursive: true })
-  const at = (path: string) => join(root, path)
-  const agent = { channel, apply: 'install' }
-  writeFileSync(
-    at('usr/lib/bistable/system.json'),
-    JSON.stringify({ product: 'demo', hardware: ['qemu-x86_64'], agent }),
-  )
-  writeFileSync(at('usr/lib/bistable/root.json'), await signedRoot({}, [1, 2]))
-  writeFileSync(at('etc/machine-id'), '0123456789abcdef0123456789abcdef\n')
-  const slots = (slot: string) => ({ boot: at(`disk/boot-${slot}`), rootfs: at(`disk/rootfs-${slot}`) })
-  const places = { bootstate: at('disk/bootstate'), slots: { a: slots('a'), b: slots('b') } }
-  writeFileSync(at('etc/bistable/places.json'), JSON.stringify(places))
-  writeFileSync(places.bootstate, await bootstateImage(freshState('a')))
-  for (const place of Object.values(places.slots).flatMap((slot) => Object.values(slot)))
-    writeFileSync(place, Buffer.alloc(1 << 20))
-  const line =
-    'bistable.floor=0.1 bistable.slot=a bistable.release=0.2 bistable.boot=committed bistable.left=0 bistable.why=ok'
-  writeFileSync(at('proc/cmdline'), `${line}\n`)
+  await madeUpDevice(root, { system: { agent: { channel, apply: 'install' } } })
   return root
 }
 
@@ -114,10 +94,11 @@ async function idleOnBroker(seconds: number) {
   await new Promise<void>((up) => relay.listen(0, '127.0.0.1', up))
   const address = `mqtt://127.0.0.1:${(relay.address() as AddressInfo).port}/channels/stable.json`
   const root = await makeDevice(address, 'mqtt-device')
-  const { agent } = await startAgent(root)
+  const agent = await begin(root)
   try {
     // Its own first check and its first words are over.
-    while (!/"lastCheck":\s*\{/.test(await ask(root, 'status'))) await new Promise((again) => setTimeout(again, 1000))
+    while (!/"lastCheck":\s*\{/.test(await askAgent(root, 'status')))
+      await new Promise((again) => setTimeout(again, 1000))
     await new Promise((settled) => setTimeout(settled, 10_000))
     const taken = async (work: () => Promise<unknown>) => {
       const before = { ...passed }
@@ -126,16 +107,16 @@ async function idleOnBroker(seconds: number) {
     }
     const idle = await taken(() => new Promise((over) => setTimeout(over, seconds * 1000)))
     const check = await taken(async () => {
-      const answer = await ask(root, 'check')
+      const answer = await askAgent(root, 'check')
       if (!answer.includes('up-to-date')) throw new Error(answer)
       await new Promise((over) => setTimeout(over, 1000))
     })
     // Each data packet is acknowledged by one without data, at most.
     const dayOf = (n: { bytes: number; packets: number }) => n.bytes + 2 * n.packets * PACKET_HEADERS
     const perDay = (86_400 / seconds) * dayOf(idle) + 24 * dayOf(check)
-    return { seconds, idle, check, bytesPerDay: Math.round(perDay), rssKiB: rssKiB(agent.pid) }
+    return { seconds, idle, check, bytesPerDay: Math.round(perDay), rssKiB: rssKiB(agent.child.pid) }
   } finally {
-    await stop(agent)
+    await agent.stop()
     await publisher.close()
     relay.close()
     await broker.close()
@@ -143,48 +124,20 @@ async function idleOnBroker(seconds: number) {
 }
 
 /** Starts the agent and waits until it answers on its socket. */
-async function startAgent(root: string): Promise<{ readonly agent: ChildProcess; readonly ms: number }> {
+async function begin(root: string): Promise<Followed & { readonly ms: number }> {
   const started = performance.now()
-  const agent = spawn(values.node, [...FLAGS, resolve(values.agent), 'agent'], {
+  const agent = startAgent(resolve(values.agent), root, {
+    node: values.node,
     // A device has no certificates of this machine for Node.js to read at each start.
-    env: { ...process.env, BISTABLE_ROOT: root, NODE_EXTRA_CA_CERTS: '', NODE_OPTIONS: '', MALLOC_ARENA_MAX: '1' },
-    stdio: ['ignore', 'ignore', 'inherit'],
+    as: AS_LAUNCHED,
+    more: { NODE_EXTRA_CA_CERTS: '', NODE_OPTIONS: '' },
   })
   for (;;) {
-    if (agent.exitCode !== null) throw new Error(`the agent ended with ${agent.exitCode}`)
-    if ((await ask(root, 'status').catch(() => undefined)) !== undefined) break
+    if (agent.child.exitCode !== null) throw new Error(`the agent ended with ${agent.child.exitCode}: ${agent.said()}`)
+    if ((await askAgent(root, 'status').catch(() => undefined)) !== undefined) break
     await new Promise((again) => setTimeout(again, 5))
   }
-  return { agent, ms: performance.now() - started }
-}
-
-/** What the launcher gives the agent's Node.js. */
-const LAUNCHER = readFileSync(join(import.meta.dirname, '../device/bin/bistable'), 'utf8')
-const FLAGS = / "\$agent\/node" (--.*) "\$agent\/bistable\.mjs"/.exec(LAUNCHER)?.[1]?.split(' ') ?? []
-
-function ask(root: string, verb: string): Promise<string> {
-  return new Promise((done, failed) => {
-    const call = request(
-      { socketPath: join(root, 'run/bistable/agent.sock'), method: 'POST', path: `/v1/${verb}` },
-      (answer) => {
-        let text = ''
-        answer.setEncoding('utf8')
-        answer.on('data', (piece: string) => {
-          text += piece
-        })
-        answer.on('end', () => done(text))
-        answer.on('error', failed)
-      },
-    )
-    call.on('error', failed)
-    call.end('{}')
-  })
-}
-
-async function stop(agent: ChildProcess): Promise<void> {
-  const gone = new Promise((ended) => agent.once('exit', ended))
-  agent.kill('SIGTERM')
-  await gone
+  return { ...agent, ms: performance.now() - started }
 }
 
 const rssKiB = (pid: number | undefined) =>
@@ -208,29 +161,29 @@ try {
   const root = await makeDevice(`http://127.0.0.1:${(server.address() as AddressInfo).port}/channels/stable.json`)
   const starts: number[] = []
   for (let n = 0; n < Number(values.starts); n++) {
-    const { agent, ms } = await startAgent(root)
-    starts.push(ms)
-    await stop(agent)
+    const agent = await begin(root)
+    starts.push(agent.ms)
+    await agent.stop()
   }
   starts.sort((a, b) => a - b)
-  const { agent } = await startAgent(root)
+  const agent = await begin(root)
   await new Promise((settled) => setTimeout(settled, 2000))
-  const idle = rssKiB(agent.pid)
+  const idle = rssKiB(agent.child.pid)
   const samples: { polls: number; rss: number }[] = []
   const before = { ...traffic }
   for (let n = 1; n <= polls; n++) {
-    const answer = await ask(root, 'check')
+    const answer = await askAgent(root, 'check')
     if (!answer.includes('up-to-date')) {
       // The agent's own poll was at work: asked again.
       if (!answer.includes('AGENT_BUSY')) throw new Error(answer)
       n--
       continue
     }
-    if (n % Math.ceil(polls / SAMPLES) === 0) samples.push({ polls: n, rss: rssKiB(agent.pid) })
+    if (n % Math.ceil(polls / SAMPLES) === 0) samples.push({ polls: n, rss: rssKiB(agent.child.pid) })
   }
-  const peak = Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${agent.pid}/status`, 'utf8'))?.[1])
-  const memory = memoryOf(agent.pid)
-  await stop(agent)
+  const peak = Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${agent.child.pid}/status`, 'utf8'))?.[1])
+  const memory = memoryOf(agent.child.pid)
+  await agent.stop()
   const bytes = traffic.received + traffic.sent - before.received - before.sent
   const connections = traffic.connections - before.connections
   const mqtt = await idleOnBroker(Number(values['mqtt-seconds']))

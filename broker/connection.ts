@@ -2,6 +2,7 @@ import { connect as connectTcp, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type { IClientOptions, MqttClient } from 'mqtt'
 import { systemCode } from '../base/errors.ts'
+import { isTlsFailure, tlsWords } from '../base/tls-failure.ts'
 import { BrokerFailure } from './failure.ts'
 import { PacketGuard } from './guard.ts'
 
@@ -239,8 +240,7 @@ async function openSocket({ url, tls, connectMs, clock }: ConnectionOptions): Pr
     socket.destroy()
     const code = systemCode(error) ?? ''
     const sentence = error instanceof Error ? error.message : String(error)
-    if (/^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|HOSTNAME_MISMATCH|EPROTO)/.test(code))
-      throw new BrokerFailure('tls', `${name}: ${code}`, error)
+    if (isTlsFailure(code)) throw new BrokerFailure('tls', `${name}: ${tlsWords(code, new Date())}`, error)
     throw new BrokerFailure('lost', `${name}: ${code === '' ? sentence : code}`, error)
   } finally {
     overdue()

@@ -71,6 +71,7 @@ export class BrokerLink {
   readonly name: string
   readonly #options: LinkOptions
   readonly #stop = new AbortController()
+  #pause = new AbortController()
   readonly #listeners = new Set<Listener>()
   /** Who wants each topic. */
   readonly #wanted = new Map<string, Set<Listener>>()
@@ -148,10 +149,18 @@ export class BrokerLink {
     this.#connection?.drop(new BrokerFailure('lost', `${this.name} has not been heard for ${this.silentMs} ms`))
   }
 
+  /** Tries again at once when the last try failed in a way that only somebody's doing ends: it may have been done. */
+  again(): void {
+    if (this.#failure === undefined || this.#failure.passing) return
+    this.#failure = undefined
+    this.#pause.abort()
+  }
+
   async close(): Promise<void> {
     const { farewell } = this.#options
     if (farewell !== undefined) await Promise.race([this.publish(farewell), this.#options.clock.sleep(FAREWELL_MS)])
     this.#stop.abort()
+    this.#pause.abort()
     await this.#running
   }
 
@@ -173,8 +182,9 @@ export class BrokerLink {
       }
       otherVersion = false
       this.#failure = why.failure
+      this.#pause = new AbortController()
       for (const listener of [...this.#listeners]) listener.down?.(why.failure)
-      await clock.sleep(pauseFor(name, failures++, backoff), this.#stop.signal).catch(() => undefined)
+      await clock.sleep(pauseFor(name, failures++, backoff), this.#pause.signal).catch(() => undefined)
     }
   }
 

@@ -53,6 +53,31 @@ const plainBase = {
   },
 }
 
+/**
+ * Of the MQTT package the client alone: the agent brings its own sockets. What it has for browsers and for old Node.js
+ * (WebSockets, SOCKS, timers in a worker, a copy of Node's streams) would stay in the memory of every idle device.
+ */
+const mqttClientAlone = {
+  name: 'mqtt-client-alone',
+  setup(builder) {
+    const client = join(dirname(require.resolve('mqtt')), 'lib', 'client.js')
+    const virtual = {
+      mqtt: `module.exports = { MqttClient: require(${JSON.stringify(client)}).default }`,
+      'readable-stream': "module.exports = require('node:stream')",
+      'worker-timers': 'module.exports = {}',
+    }
+    builder.onResolve({ filter: /^(mqtt|readable-stream|worker-timers)$/ }, ({ path }) => ({
+      path,
+      namespace: 'mqtt-client-alone',
+    }))
+    builder.onLoad({ filter: /.*/, namespace: 'mqtt-client-alone' }, ({ path }) => ({
+      contents: virtual[path],
+      loader: 'js',
+      resolveDir: root,
+    }))
+  },
+}
+
 /** @param minify a device reads its agent from a slow medium at each start; function names in stack traces stay */
 async function bundle(entry, folder, { name = 'bistable.mjs', minify = false, plugins = [] } = {}) {
   await mkdir(folder, { recursive: true })
@@ -92,12 +117,12 @@ for (const folder of [dist, join(dist, 'device')])
 await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
-await bundle('device/main.ts', join(dist, 'device'), { minify: true, plugins: [plainBase] })
+await bundle('device/main.ts', join(dist, 'device'), { minify: true, plugins: [plainBase, mqttClientAlone] })
 const [, , , program] = process.argv
 if (program !== undefined)
   await bundle(program, join(dist, 'device'), {
     name: `${basename(program, '.ts')}.mjs`,
     minify: true,
-    plugins: [plainBase],
+    plugins: [plainBase, mqttClientAlone],
   })
 console.log('build: dist/bistable.mjs, dist/device/bistable.mjs')

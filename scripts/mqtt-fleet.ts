@@ -1,7 +1,6 @@
-import { type ChildProcess, fork, spawn } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { createReadStream, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { createReadStream, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,6 +12,7 @@ import { openMqttDoor } from '../device/doors/mqtt.ts'
 import { piecesOf } from '../device/doors/window.ts'
 import { startBroker } from '../publisher/mqtt/embedded.ts'
 import { MqttPublisher } from '../publisher/mqtt/publisher.ts'
+import { OPEN, startMosquitto } from '../test/helpers/mosquitto.ts'
 
 /**
  * What a fleet costs the publisher: many devices (the real door, each with a connection of its own) fetch the same bundle
@@ -91,36 +91,6 @@ async function runDevices(plan: Plan, others: () => Promise<void>): Promise<Fetc
   return await Promise.all(Array.from({ length: plan.devices }, (_, i) => device(plan, plan.first + i, together)))
 }
 
-async function mosquitto(folder: string): Promise<{ url: URL; close: () => Promise<void> }> {
-  const program = ['/usr/sbin/mosquitto', '/usr/bin/mosquitto'].find((path) => existsSync(path)) ?? 'mosquitto'
-  const port = await new Promise<number>((done) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => done(typeof address === 'object' && address !== null ? address.port : 0))
-    })
-  })
-  const config = join(folder, 'mosquitto.conf')
-  const lines = [`listener ${port} 127.0.0.1`, 'allow_anonymous true', 'persistence false', 'set_tcp_nodelay true']
-  writeFileSync(config, `${lines.join('\n')}\n${process.getuid?.() === 0 ? 'user root\n' : ''}`)
-  const child = spawn(program, ['-c', config], { stdio: 'ignore' })
-  const gone = new Promise<void>((done) => child.once('exit', () => done()))
-  for (let tries = 0; tries < 100; tries++) {
-    const up = await new Promise<boolean>((done) => {
-      const socket = connect(port, '127.0.0.1', () => done(true)).on('error', () => done(false))
-      socket.on('connect', () => socket.destroy())
-    })
-    if (up) break
-    await sleep(50)
-  }
-  return {
-    url: new URL(`mqtt://127.0.0.1:${port}`),
-    close: async () => {
-      child.kill('SIGKILL')
-      await gone
-    },
-  }
-}
-
 export interface FleetPlan {
   readonly devices: number
   readonly mib: number
@@ -156,10 +126,11 @@ export async function measureFleet(plan: FleetPlan): Promise<FleetFigures> {
   }
   const size = plan.mib * MiB
   const embedded = plan.broker === 'embedded' ? await startBroker('127.0.0.1', 0, () => undefined) : undefined
-  const broker = embedded ?? (await mosquitto(folder))
-  const publisher = await MqttPublisher.start({ folder, broker: broker.url, say: () => undefined })
+  const real = embedded === undefined ? await startMosquitto([...OPEN, 'set_tcp_nodelay true'], folder) : undefined
+  const url = embedded?.url ?? new URL(`mqtt://127.0.0.1:${real?.port}`)
+  const publisher = await MqttPublisher.start({ folder, broker: url, say: () => undefined })
   try {
-    const address = `mqtt://127.0.0.1:${broker.url.port}/bundles/x.bundle`
+    const address = `mqtt://127.0.0.1:${url.port}/bundles/x.bundle`
     const whole = [{ offset: 0, length: size }]
     const base = { address, spreadMs: plan.spreadMs, uneven: plan.uneven }
     const started = performance.now()
@@ -188,7 +159,8 @@ export async function measureFleet(plan: FleetPlan): Promise<FleetFigures> {
     return { pieces, sentEach, seconds, lateLacked: lacked * PIECE_BYTES, lateHeard: last?.heard ?? 0 }
   } finally {
     await publisher.close()
-    await broker.close()
+    await embedded?.close()
+    await real?.kill()
     rmSync(folder, { recursive: true, force: true })
   }
 }

@@ -12,6 +12,7 @@ import { type Core, failureFrom } from './core.ts'
 import { watchDrift } from './drift-watch.ts'
 import { guarded, noteCheck, noteFailure } from './guarded.ts'
 import { after, before } from './hooks.ts'
+import { clockKeeper } from './lost-clock.ts'
 import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
 import { runSession } from './session.ts'
@@ -30,13 +31,21 @@ const WEDGED_MS = 300_000
 const STUCK_MS = 120_000
 /** @param core after `reconcile` */
 export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
+  const keepClock = clockKeeper(core)
+  await keepClock()
   const drift = watchDrift(core, signal, async (...asked) => (await import('./drift-verb.ts')).operateDrift(...asked))
-  const loops = [ticker(core, signal), main(core, signal), watchSticks(core, signal), runSession(core, signal), drift]
+  const loops = [
+    ticker(core, signal),
+    main(core, keepClock, signal),
+    watchSticks(core, signal),
+    runSession(core, signal),
+    drift,
+  ]
   loops.push(watchAddons(core, signal), watchUnlock(core, signal))
   await Promise.all(loops)
 }
 
-async function main(core: Core, signal: AbortSignal): Promise<void> {
+async function main(core: Core, keepClock: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
   await guarded(core, 'health', () => bringToVerdict(core, signal))
   await guarded(core, 'state', () => keepState(core))
   const { agent } = core.ports.config
@@ -47,6 +56,7 @@ async function main(core: Core, signal: AbortSignal): Promise<void> {
   // Spread over the first minute at most: a fleet that boots together must not ask together.
   await activity.pause(firstPause(interval, core.ports.random()), signal)
   while (!signal.aborted) {
+    await keepClock()
     const failed = await guarded(core, 'check', () => poll(core, signal))
     failures = failed === undefined ? 0 : failures + 1
     await guarded(core, 'agent', () => core.apply({ kind: 'checked' }))

@@ -33,6 +33,16 @@ export interface Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void>
   /** Whether `wall` was set from a trusted source in this boot. */
   synchronised(): Promise<boolean>
+  /** Undefined where the clock is never put forward. */
+  readonly forward?: ForwardClock
+}
+
+/** Puts a clock that was lost forward, and knows afterwards whose time it shows. */
+export interface ForwardClock {
+  /** @param to milliseconds since 1970 @returns why the clock could not be set, for people */
+  set(to: number): Promise<string | undefined>
+  /** True while the clock has only run on since `set` in this boot: it is as wrong as it was then. */
+  untouched(): Promise<boolean>
 }
 
 /** The bootloader's backend, opened for each use so that nothing is held between two. */

@@ -17,6 +17,7 @@ import { kernelSticks } from '../usb/sticks.ts'
 import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
 import { deviceIdFrom } from './identity.ts'
+import { forwardClock } from './lost-clock.ts'
 import { overUsr } from './over-usr.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
@@ -56,7 +57,7 @@ export async function realPorts(
   return {
     files: withReserve(files, join(paths.data, RESERVE_FILE)),
     data: paths.data,
-    clock: realClock(paths.synchronised),
+    clock: { ...realClock(paths.synchronised), forward: forwardClock(join(paths.run, 'clock'), files, processes) },
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
     engine: withState(
@@ -85,9 +86,18 @@ export async function realPorts(
     watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
     random: Math.random,
     // There with --expose-gc, which the launcher gives: left alone, V8 lets the heap of an idle agent grow for hours.
-    relax: options.daemon ? globalThis.gc : undefined,
+    relax: options.daemon && globalThis.gc !== undefined ? giveBack : undefined,
     say,
   }
+}
+
+/** From this version on V8 has the collection that it makes when memory is short, for the asking. */
+const LAST_RESORT_V8 = 12
+
+/** Code that has not run for a while goes too, and free pages go back to the system. */
+function giveBack(): void {
+  if (Number.parseInt(process.versions.v8, 10) < LAST_RESORT_V8) globalThis.gc?.()
+  else globalThis.gc?.({ type: 'major', execution: 'sync', flavor: 'last-resort' })
 }
 
 /** What sd-daemon(3) reads at the head of a line: err, warning, info. */

@@ -53,6 +53,7 @@ export async function openMqttDoor(
 ): Promise<ByteSource> {
   const lease = brokers.lease(address)
   try {
+    lease.link.again()
     const door = new MqttDoor(lease, brokers.clock, options)
     await door.open()
     return door

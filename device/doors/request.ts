@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { isBistableError, systemCode } from '../../base/errors.ts'
+import { isTlsFailure, tlsWords } from '../../base/tls-failure.ts'
 import { within } from './clock.ts'
 import type { Connection } from './connect.ts'
 import { doorErrors } from './errors.ts'
@@ -125,10 +126,7 @@ export function failure(url: URL, error: unknown): Error {
     return doorErrors.TRANSPORT_WRONG_ANSWER(`${shown(url)} does not answer as a web server does: ${code}`, {
       cause: error,
     })
-  if (isTlsFailure(code)) return doorErrors.TRANSPORT_TLS(`${shown(url)}: ${code}`, { cause: error })
+  if (isTlsFailure(code))
+    return doorErrors.TRANSPORT_TLS(`${shown(url)}: ${tlsWords(code, new Date())}`, { cause: error })
   return new Transient('TRANSPORT_LOST', `${shown(url)}: ${code === '' ? sentence : code}`, error)
-}
-
-function isTlsFailure(code: string): boolean {
-  return /^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|HOSTNAME_MISMATCH|EPROTO)/.test(code)
 }

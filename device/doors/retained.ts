@@ -57,6 +57,8 @@ export async function fetchRetained(
     link.want(listener, answers)
     link.want(listener, topic)
     const ends = brokers.clock.now() + answerMs
+    // What the last asker met may be over: a certificate renewed, a clock set.
+    link.again()
     ask()
     for (;;) {
       if (found !== undefined) return sized(found, limit, link.name, file)

@@ -1,22 +1,11 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import {
-  chmodSync,
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { type ChildProcess, execFile } from 'node:child_process'
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
-import { build } from 'esbuild'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { bootstateImage, openBootState } from '../../bootloader/bootstate.ts'
+import { openBootState } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { encodeFreshness, FRESHNESS_PAYLOAD_TYPE, type FreshnessStatement } from '../../bundle/freshness.ts'
 import { openBundle } from '../../bundle/reader.ts'
@@ -24,14 +13,14 @@ import type { InstallPlan } from '../../device/install/plan.ts'
 import { encodeEnvelope } from '../../keys/dsse.ts'
 import { signStatement } from '../../keys/statement.ts'
 import { type Made, makeBundle, memorySource, type Plan } from '../bundle/fixture.ts'
+import { bootsInto, deviceProgram, madeUpDevice, startAgent as start } from '../helpers/device-process.ts'
 import { signedRoot, signer } from '../keys/helpers.ts'
 
 // The device's command as it ships, one bundled file, on a made-up device: real bundle, real slots (files), real boot
 // state, real sockets and processes. Only the kernel command line is written by hand.
 
-const MiB = 1 << 20
 const base = mkdtempSync(join(tmpdir(), 'bsd-'))
-const program = join(base, 'bistable.mjs')
+let program = ''
 let device = ''
 let good: Made
 let server: Server
@@ -39,19 +28,7 @@ let origin = ''
 const web = join(base, 'web')
 
 beforeAll(async () => {
-  const repo = resolve(import.meta.dirname, '../..')
-  symlinkSync(join(repo, 'node_modules'), join(base, 'node_modules'))
-  await build({
-    absWorkingDir: repo,
-    entryPoints: ['device/main.ts'],
-    outfile: program,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20.19',
-    external: ['zstd-napi'],
-    logLevel: 'error',
-  })
+  program = await deviceProgram(base)
   chmodSync(base, 0o755)
   mkdirSync(join(web, 'channels'), { recursive: true })
   mkdirSync(join(web, 'bundles'))
@@ -90,34 +67,13 @@ async function kept(name: string, plan?: Plan): Promise<Made> {
 
 async function makeDevice(name: string): Promise<string> {
   const root = join(base, name)
-  for (const folder of ['usr/lib/bistable/health.d/required', 'usr/bin', 'proc', 'etc/bistable', 'disk', 'data', 'run'])
-    mkdirSync(join(root, folder), { recursive: true })
-  const at = (path: string) => join(root, path)
-  writeFileSync(
-    at('usr/lib/bistable/system.json'),
-    JSON.stringify({
-      product: 'demo',
-      hardware: ['qemu-x86_64'],
-      health: { deadlineSeconds: 20, checkSeconds: 5, required: ['/usr/lib/bistable/health.d/required/*'] },
-    }),
-  )
-  writeFileSync(at('usr/lib/bistable/root.json'), await signedRoot({}, [1, 2]))
-  writeFileSync(at('usr/bin/reboot'), `#!/bin/sh\necho rebooted >> ${at('rebooted')}\n`, { mode: 0o755 })
-  const slots = (slot: string) => ({ boot: at(`disk/boot-${slot}`), rootfs: at(`disk/rootfs-${slot}`) })
-  const places = { bootstate: at('disk/bootstate'), slots: { a: slots('a'), b: slots('b') } }
-  writeFileSync(at('etc/bistable/places.json'), JSON.stringify(places))
-  writeFileSync(at('disk/bootstate'), await bootstateImage(freshState('a')))
-  for (const file of ['boot-a', 'rootfs-a', 'boot-b', 'rootfs-b']) {
-    writeFileSync(at(`disk/${file}`), '')
-    truncateSync(at(`disk/${file}`), MiB)
-  }
-  bootsInto(root, 'a', '0.2', 'committed')
+  mkdirSync(join(root, 'usr/lib/bistable/health.d/required'), { recursive: true })
+  const required = ['/usr/lib/bistable/health.d/required/*']
+  await madeUpDevice(root, { system: { health: { deadlineSeconds: 20, checkSeconds: 5, required } } })
+  writeFileSync(join(root, 'usr/bin/reboot'), `#!/bin/sh\necho rebooted >> ${join(root, 'rebooted')}\n`, {
+    mode: 0o755,
+  })
   return root
-}
-
-function bootsInto(root: string, slot: string, release: string, boot: string, left = 0): void {
-  const line = `quiet bistable.floor=0.1 bistable.slot=${slot} bistable.release=${release} bistable.boot=${boot} bistable.left=${left} bistable.why=ok`
-  writeFileSync(join(root, 'proc/cmdline'), `${line}\n`)
 }
 
 interface Ran {
@@ -157,27 +113,7 @@ async function bootState(root = device) {
   }
 }
 
-async function startAgent(
-  root = device,
-): Promise<{ child: ChildProcess; said: () => string; until: (words: RegExp) => Promise<void> }> {
-  const child = spawn(process.execPath, [program, 'agent'], { env: { ...process.env, BISTABLE_ROOT: root } })
-  let said = ''
-  const waiting: (() => void)[] = []
-  const hear = (piece: Buffer) => {
-    said += piece
-    for (const wake of waiting.splice(0)) wake()
-  }
-  child.stdout.on('data', hear)
-  child.stderr.on('data', hear)
-  child.on('exit', () => hear(Buffer.from('\n(ended)\n')))
-  const until = async (words: RegExp) => {
-    while (!words.test(said)) {
-      if (said.includes('(ended)')) throw new Error(`the agent ended: ${said}`)
-      await new Promise<void>((wake) => waiting.push(wake))
-    }
-  }
-  return { child, said: () => said, until }
-}
+const startAgent = (root = device) => start(program, root)
 
 const ended = (child: ChildProcess) => new Promise<number | null>((done) => child.on('exit', (code) => done(code)))
 
@@ -250,7 +186,7 @@ describe.sequential('the device command', () => {
     const check = join(device, 'usr/lib/bistable/health.d/required/app')
     writeFileSync(check, `#!/bin/sh\necho looking; test -e ${device}/app-is-up\n`, { mode: 0o755 })
     bootsInto(device, 'b', '0.7', 'try', 2)
-    const agent = await startAgent()
+    const agent = startAgent()
     await agent.until(/state=trying slot=b release=0\.7 left=2/)
     const trying = (await run(['status', '--json'])).json
     expect(trying).toMatchObject({ state: 'trying', running: { slot: 'b', boot: 'try' } })

@@ -70,6 +70,8 @@ export class World {
   systemMore: Record<string, unknown> = {}
   agentConfig: Record<string, unknown> = { channel: CHANNEL, pollSeconds: 100, apply: 'reboot' }
   synchronised = true
+  /** Undefined: nobody can put the clock forward. */
+  forward: Ports['clock']['forward']
   wall = Date.parse('2026-11-21T12:00:00Z')
   mono = 0
   lines: string[] = []
@@ -259,6 +261,7 @@ export class World {
         wall: () => new Date(this.wall),
         sleep: (ms, signal) => this.sleep(ms, signal),
         synchronised: async () => this.synchronised,
+        ...(this.forward && { forward: this.forward }),
       },
       boot: {
         read: async () => this.boot,

@@ -25,6 +25,7 @@ export interface RootPlan {
   readonly release?: readonly number[]
   readonly releaseThreshold?: number
   readonly fleet?: readonly number[]
+  readonly issued?: string
 }
 
 /** Root keys 1, 2, 3 (two must sign), release key 11, fleet key 21, unless the plan says otherwise. */
@@ -40,7 +41,7 @@ export function rootOf(plan: RootPlan = {}): Root {
     product: plan.product ?? 'demo',
     version: plan.version ?? 1,
     epoch: plan.epoch ?? 0,
-    issued: '2026-11-21T00:00:00Z',
+    issued: plan.issued ?? '2026-11-21T00:00:00Z',
     roles,
   }
 }
