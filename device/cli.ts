@@ -55,7 +55,10 @@ export const deviceVerbs: readonly Verb[] = [
       await watchEvents([control, status], call.signal, (name, data) => {
         if (call.json) call.terminal.out(JSON.stringify({ [name]: data }))
         else if (name === 'progress') progress.show(data)
-        else call.terminal.out(String(data))
+        else {
+          progress.aside()
+          call.terminal.out(String(data))
+        }
       })
       progress.end()
       return 0
@@ -274,7 +277,10 @@ export async function perform<T>(
   const progress = await makeProgress(call)
   const onMessage = (message: object) => {
     if ('progress' in message) progress.show(message.progress)
-    else if ('line' in message && !call.json) call.terminal.err(String(message.line))
+    else if ('line' in message && !call.json) {
+      progress.aside()
+      call.terminal.err(String(message.line))
+    }
   }
   try {
     const result = (await answer(paths(), verb, args, onMessage, call.signal)) as T
@@ -291,7 +297,7 @@ function print<T>(call: Invocation, text: (result: T) => string, result: T, exit
 }
 
 async function makeProgress(call: Invocation) {
-  if (call.json) return { show: () => undefined, end: () => undefined }
+  if (call.json) return { show: () => undefined, aside: () => undefined, end: () => undefined }
   const { progressBar } = await import('./control/progress.ts')
   return progressBar(call.terminal)
 }

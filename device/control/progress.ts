@@ -20,13 +20,26 @@ const WORDS: Readonly<Record<string, string>> = {
 }
 const WIDTH = 30
 
-export function progressBar(terminal: Terminal) {
+/** @param write to the terminal, for the bar; lines go the terminal's own way */
+export function progressBar(
+  terminal: Terminal,
+  write: (text: string) => void = (text) => void process.stderr.write(text),
+) {
   let last: { readonly phase: string; readonly image?: string | undefined; readonly step: number } = {
     phase: '',
     step: 0,
   }
   let open = false
+  const erase = (): void => {
+    if (open) write('\r\x1b[2K')
+    open = false
+  }
   return {
+    /** Makes room for a line: the bar comes back below it. */
+    aside(): void {
+      erase()
+      last = { phase: '', step: 0 }
+    },
     show(value: unknown): void {
       const progress = value as Progress
       const { phase, image } = progress
@@ -42,14 +55,10 @@ export function progressBar(terminal: Terminal) {
         return
       }
       const full = Math.round(part * WIDTH)
-      process.stderr.write(
-        `\r\x1b[2K${name.padEnd(32)} [${'#'.repeat(full)}${'.'.repeat(WIDTH - full)}] ${step}%${fetched}`,
-      )
+      write(`\r\x1b[2K${name.padEnd(32)} [${'#'.repeat(full)}${'.'.repeat(WIDTH - full)}] ${step}%${fetched}`)
       open = true
     },
-    end(): void {
-      if (open) process.stderr.write('\n')
-      open = false
-    },
+    /** What became of it follows: a bar that stopped somewhere would say something else. */
+    end: erase,
   }
 }

@@ -123,6 +123,8 @@ export function checkBudget({ total, images }: InstallPlan, maxBytes: number | u
   )
 }
 
+const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
+
 /** The plan for people, line by line. */
 export function planText({ source, images, head, attachments, patch, total }: InstallPlan): string {
   const lines = images.flatMap(({ image, length, kept, reused, patched, fetched }) => [
@@ -134,7 +136,7 @@ export function planText({ source, images, head, attachments, patch, total }: In
       : []),
     ...(fetched.chunks > 0
       ? [
-          `  ${humanBytes(fetched.bytes).padStart(9)}  to fetch: ${fetched.stored} bytes, ${fetched.chunks} chunks in ${fetched.ranges} ranges`,
+          `  ${humanBytes(fetched.bytes).padStart(9)}  to fetch: ${fetched.stored} bytes, ${counted(fetched.chunks, 'chunk')} in ${counted(fetched.ranges, 'range')}`,
         ]
       : []),
   ])

@@ -82,36 +82,69 @@ export interface Sending {
   readonly waiting: number
 }
 
+/** In the sums: what wants a person's eye stands first, where a narrow terminal does not cut it off. */
+const FIRST = ['fallen-back', 'trying', 'downloading', 'verified', 'armed']
+/** What stands beside a device's name: link, heard, and a state with its bar. */
+const REST_WIDTH = 55
+/** Of a device's name and of what it runs, at most. */
+const NAME_WIDTH = 33
+const RUNNING_WIDTH = 28
+
 /**
- * The table for people: one line for each device heard of last, and a line of sums. Names and messages come from
- * devices; the terminal's guard makes them harmless. Pure.
+ * The table for people: one line for each device heard of last, and a line of sums. What a device is at stands before what
+ * it runs, and names are shortened in their middle, so that 80 columns are enough. Names and messages come from devices;
+ * the terminal's guard makes them harmless. Pure.
  * @param now milliseconds since 1970
  * @param most rows at most
+ * @param width columns
  */
-export function fleetTable(fleet: Fleet, now: number, most: number, sending?: Sending): string[] {
+export function fleetTable(fleet: Fleet, now: number, most: number, sending?: Sending, width = 120): string[] {
   const { online, states } = fleet.counts()
-  const sums = [...states].sort().map(([name, n]) => `${n} ${name}`)
+  const rank = (name: string) => (FIRST.indexOf(name) + 1 || FIRST.length + 1) - 1
+  const sums = [...states].sort(([a], [b]) => rank(a) - rank(b) || (a < b ? -1 : 1)).map(([name, n]) => `${n} ${name}`)
   const lines = [`devices ${fleet.size}, ${online} online${sums.length === 0 ? '' : `: ${sums.join(', ')}`}`]
   if (sending !== undefined && sending.pieces + sending.waiting > 0)
     lines.push(
       `sent ${humanBytes(sending.bytes)} in ${sending.pieces} pieces, ${sending.waiting} devices wait for more`,
     )
-  if (fleet.size > 0)
-    lines.push(`${'device'.padEnd(33)} ${'link'.padEnd(4)} ${'heard'.padStart(7)}  ${'running'.padEnd(18)} state`)
-  for (const entry of fleet.newest(most)) lines.push(row(entry, now))
+  const shown = fleet.newest(most)
+  if (shown.length > 0) {
+    const widest = (texts: readonly string[]) => texts.reduce((most, text) => Math.max(most, text.length), 0)
+    const at = shown.map(doing)
+    const names = Math.min(
+      NAME_WIDTH,
+      Math.max(12, width - REST_WIDTH),
+      Math.max(6, widest(shown.map(({ device }) => device))),
+    )
+    const doings = Math.max(5, widest(at))
+    const line = (name: string, link: string, heard: string, does: string, runs: string) =>
+      `${shortened(name, names).padEnd(names)} ${link.padEnd(4)} ${heard.padStart(7)}  ${does.padEnd(doings)}  ${runs}`
+    lines.push(line('device', 'link', 'heard', 'state', 'runs').trimEnd())
+    for (const [i, { device, online: up, heard, state }] of shown.entries()) {
+      const runs =
+        state === undefined ? '' : `${state.running.slot} ${state.running.release} ${state.running.version ?? ''}`
+      const row = line(device, up ? 'up' : 'down', since(now - heard), at[i] ?? '', shortened(runs, RUNNING_WIDTH))
+      lines.push(row.trimEnd())
+    }
+  }
   if (fleet.size > most) lines.push(`… and ${fleet.size - most} more`)
   return lines
 }
 
-function row({ device, online, heard, state, progress }: DeviceEntry, now: number): string {
-  const running =
-    state === undefined ? '' : `${state.running.slot} ${state.running.release} ${state.running.version ?? ''}`
+/** What a device is at, and why its last step failed. */
+function doing({ state, progress }: DeviceEntry): string {
   const part = progress === undefined || progress.total === 0 ? undefined : progress.done / progress.total
-  const doing = part === undefined ? '' : ` ${progress?.phase} ${bar(Math.min(1, part))}`
+  const moves = part === undefined ? '' : ` ${progress?.phase} ${bar(Math.min(1, part))}`
   const { outcome } = state ?? {}
   const failed = outcome?.ok === false ? `  ${outcome.code ?? 'failed'}` : ''
-  const said = `${state?.state ?? ''}${doing}${failed}`
-  return `${device.padEnd(33)} ${(online ? 'up' : 'down').padEnd(4)} ${since(now - heard).padStart(7)}  ${running.padEnd(18)} ${said}`
+  return `${state?.state ?? ''}${moves}${failed}`
+}
+
+/** The end of a name tells one device from another as often as its head does. */
+function shortened(text: string, most: number): string {
+  if (text.length <= most) return text
+  const tail = Math.floor((most - 1) / 3)
+  return `${text.slice(0, most - 1 - tail)}…${text.slice(text.length - tail)}`
 }
 
 /** As on the devices' own terminals. */

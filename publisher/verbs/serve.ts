@@ -87,7 +87,8 @@ export const serveVerb: Verb = {
         else {
           // The sums, the head, the line of those that are left out, and one for what is typed.
           const most = Math.min(TABLE_ROWS, Math.max(1, (process.stderr.rows ?? 24) - 5))
-          screen.table(fleetTable(publisher.fleet, Date.now(), most, publisher.sending))
+          const width = (process.stderr.columns ?? 80) - 1
+          screen.table(fleetTable(publisher.fleet, Date.now(), most, publisher.sending, width))
           await sleep(1000, undefined, { signal: call.signal }).catch(() => undefined)
         }
       }

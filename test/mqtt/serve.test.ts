@@ -145,13 +145,35 @@ describe('what devices report', () => {
     fleet.hear('d4', { leaf: 'state', report: { ...STATE, state: 'idle', outcome: failed } }, at)
     const table = fleetTable(fleet, at + 10_000, 3)
     expect(table[0]).toBe('devices 7, 7 online: 1 downloading, 1 idle, 5 unknown')
-    expect(table[2]).toMatch(/^d4 +up +10 s +b 0\.7 3\.1 +idle {2}BUNDLE_DIGEST$/)
-    expect(table[3]).toMatch(/^d3 +up +10 s +b 0\.7 3\.1 +downloading fill \[###\.{9}\] 25 %$/)
+    expect(table[2]).toMatch(/^d4 +up +10 s +idle {2}BUNDLE_DIGEST +b 0\.7 3\.1$/)
+    expect(table[3]).toMatch(/^d3 +up +10 s +downloading fill \[###\.{9}\] 25 % +b 0\.7 3\.1$/)
     expect(table.at(-1)).toBe('… and 4 more')
     expect(table).toHaveLength(6)
     expect(fleetTable(fleet, at, 3, { pieces: 0, bytes: 0, waiting: 0 })).toHaveLength(6)
     const sending = fleetTable(fleet, at, 3, { pieces: 64, bytes: 2 * 1024 * 1024, waiting: 5 })
     expect(sending[1]).toBe('sent 2.0 MiB in 64 pieces, 5 devices wait for more')
+
+    // On 80 columns: all of the state, and names that can still be told apart.
+    const long = new Fleet()
+    for (const end of ['a', 'b']) {
+      const name = `${'0123456789abcdef'.repeat(2)}${end}`
+      long.hear(name, { leaf: 'state', report: { ...STATE, state: 'fallen-back', outcome: failed } }, at)
+      long.hear(
+        `${name}2`,
+        { leaf: 'state', report: { ...STATE, running: { ...STATE.running, version: 'v'.repeat(99) } } },
+        at,
+      )
+    }
+    const narrow = fleetTable(long, at, 9, undefined, 79)
+    expect(narrow[0]).toBe('devices 4, 0 online: 2 fallen-back, 2 committed')
+    expect(narrow.slice(2).map((line) => line.slice(0, 24))).toEqual([
+      '0123456789abcdef…bcdefb2',
+      '0123456789abcdef…abcdefb',
+      '0123456789abcdef…bcdefa2',
+      '0123456789abcdef…abcdefa',
+    ])
+    for (const line of narrow.slice(1))
+      expect(line.indexOf(line.includes('b 0.7') ? 'b 0.7' : 'runs'), line).toBeLessThan(79)
 
     let drawn = ''
     const screen = new Screen(
