@@ -191,14 +191,14 @@ export class Dut {
     return outside === undefined ? act(this.#options.disk) : outside(act)
   }
 
-  /** Cuts the power: what the guest had not flushed is lost. */
-  async powerCut(): Promise<void> {
+  /** Cuts the power: what the guest had not flushed is lost. `said`: what the transcript calls it. */
+  async powerCut(said = 'power cut'): Promise<void> {
     const machine = this.#machine
     if (machine === undefined) return
     this.#machine = undefined
     this.#shell = undefined
     this.#powerEnds(true)
-    this.#console?.remark('power cut ---')
+    this.#console?.remark(`${said} ---`)
     await this.#console?.close()
     await machine.cut()
   }

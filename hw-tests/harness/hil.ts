@@ -65,7 +65,7 @@ async function clear(bench: Bench): Promise<void> {
   const { dut } = bench
   bench.dut = undefined
   bench.sound = false
-  await dut?.powerCut()
+  await dut?.powerCut('power off: the test is over')
 }
 
 /** Where a place's lab errors are counted: a board's for everybody on this machine, an emulator's for this run. */
