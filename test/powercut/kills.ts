@@ -219,6 +219,8 @@ class Bench {
       problems.length > 0
     )
       throw new DutError(`it came up (${this.seen}), and its status is ${JSON.stringify(status)}`)
+    // Nobody saw that it was armed: then at least what it gave up must have been whole.
+    if (this.spent && !this.#armed) await this.#verify()
   }
 
   /** One more update from here: installed, tried, committed; then both slots are read whole. */
@@ -234,7 +236,12 @@ class Bench {
     if (slot !== other || boot !== 'try') throw new DutError(`slot ${other} was armed, ${boot} of slot ${slot} came`)
     await dut.next(['committed'], { timeoutMs: BOOT_MS, fatal: ['panic', 'boot', 'initramfs-failed', 'fell-back'] })
     this.#home = other
-    const verified = await dut.bistable('verify', { timeoutMs: BOOT_MS })
+    await this.#verify()
+  }
+
+  /** Both slots, read whole. */
+  async #verify(): Promise<void> {
+    const verified = await this.dut.bistable('verify', { timeoutMs: BOOT_MS })
     if (verified.code !== 0) throw new DutError(`a slot does not verify: ${JSON.stringify(verified.body)}`)
   }
 
