@@ -32,8 +32,8 @@ export default defineConfig({
           // Emulators can run side by side; a board is one.
           maxWorkers: /^(qemu-.*)?$/.test(process.env['HIL_PLACE'] ?? '') ? Number(process.env['HIL_WORKERS'] ?? 2) : 1,
           retry: 0,
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
+          testTimeout: 1_200_000,
+          hookTimeout: 1_200_000,
         },
       },
     ],

@@ -27,13 +27,15 @@ export interface KitPlan {
   readonly disks: readonly BootloaderName[]
 }
 
+const required = ['/usr/lib/bistable/health.d/required/*']
+
 const system = ({ hardware, tty }: Target) => ({
   product: 'hil-appliance',
   hardware: [hardware],
   kernelArgs: [`console=${tty},115200`, 'panic=1'],
   writable: ['/opt/app/logs'],
   owned: ['/etc/machine-id', '/etc/hostname'],
-  health: { deadlineSeconds: 25, required: ['/usr/lib/bistable/health.d/required/*'], wanted: [] },
+  health: { deadlineSeconds: 25, required, wanted: [] },
   agent: { apply: 'manual' },
 })
 
@@ -41,13 +43,19 @@ const good = { tag: 'good', version: '1.0', app: 'app' } as const
 /** A fix that an add-on brings, and the release after it. */
 const FIX = 'HIL-1'
 
+/** What never becomes healthy is waited for no longer than this; the others may be slow on a busy machine. */
+const NEVER_HEALTHY = { health: { deadlineSeconds: 5, required, wanted: [] } }
+
 const BUSYBOX_RELEASES: readonly KitRelease[] = [
   { name: 'old', counter: 1, spec: good },
   { name: 'base', counter: 2, spec: good },
   { name: 'next', counter: 3, spec: { tag: 'next', version: '3.0', app: 'app' } },
-  { name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
+  {
+    ...{ name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
+    system: NEVER_HEALTHY,
+  },
   { name: 'panics', counter: 5, spec: { tag: 'panics', version: '5.0', app: 'app', brokenInit: true } },
-  { name: 'hangs', counter: 6, spec: { tag: 'hangs', version: '6.0', app: 'app' } },
+  { ...{ name: 'hangs', counter: 6, spec: { tag: 'hangs', version: '6.0', app: 'app' } }, system: NEVER_HEALTHY },
   {
     ...{ name: 'workbench', counter: 7, spec: { tag: 'workbench', version: '7.0', app: 'app' } },
     system: { development: true, fixes: [FIX] },
@@ -107,7 +115,7 @@ const debian = (target: Target): KitPlan => ({
     ...system(target),
     mounts: [{ path: '/opt/app', policy: 'overlay' }],
     owned: ['machine-id', 'hostname', 'passwd', 'shadow', 'group', 'gshadow'].map((name) => `/etc/${name}`),
-    health: { deadlineSeconds: 240, required: ['/usr/lib/bistable/health.d/required/*'], wanted: [] },
+    health: { deadlineSeconds: 240, required, wanted: [] },
     // systemd gives the agent the journal as its output.
     agent: { apply: 'manual', console: '/dev/console' },
   },

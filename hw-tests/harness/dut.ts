@@ -37,7 +37,7 @@ export interface BootReport {
 }
 
 const SEEN_AT_ONCE = 8192
-const SHELL_MS = 120_000
+const SHELL_MS = 300_000
 /** Power sessions that are remembered for the reports. */
 const KEPT_SESSIONS = 500
 
@@ -271,7 +271,7 @@ export class Dut {
 
   /** Runs `bistable ARGS --json`. */
   async bistable(args: string, options: CommandOptions = {}): Promise<Answer> {
-    const { code, output } = await this.run(`bistable ${args} --json`, { timeoutMs: 240_000, ...options })
+    const { code, output } = await this.run(`bistable ${args} --json`, { timeoutMs: 480_000, ...options })
     return readAnswer(args, code, output)
   }
 

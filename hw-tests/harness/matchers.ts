@@ -6,7 +6,8 @@ import { DutError } from './lab-error.ts'
 
 /** Matchers that wait. A device that does something else fails the assertion; a broken lab stays a LabError. */
 
-const BOOT_MS = 300_000
+/** Long for an idle machine: several emulators may share a slow one. */
+const BOOT_MS = 600_000
 
 export const seconds = (count: number): number => count * 1000
 

@@ -65,12 +65,15 @@ export interface QemuMachine extends Machine {
   readonly exited: Promise<number | null>
 }
 
+/** A moment on an idle machine. */
+const START_MS = 60_000
+
 /**
- * 64 MiB of translated code. With QEMU's default (1 GiB on a machine of 24) what a system leaves behind at a reset is taken
- * apart piece by piece as the next one clears its memory: 11 s of processor time between a reset of Debian and GRUB,
- * 2.5 s with this.
+ * 128 MiB of translated code. With QEMU's default (1 GiB on a machine of 24) what a system leaves behind at a reset is taken
+ * apart piece by piece as the next one clears its memory: 11 s of processor time between a reset of Debian and GRUB. With 64
+ * a boot, a few commands, an install and a try overran it 19 times, and everything was translated anew; with this 5 times.
  */
-const TCG = 'tcg,tb-size=64'
+const TCG = 'tcg,tb-size=128'
 
 export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   const profile: MachineProfile = MACHINES[options.profile ?? 'x86-uefi']
@@ -125,7 +128,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   })
   failed.catch(() => {})
   try {
-    const qmp = await Promise.race([Qmp.connect(control, 10_000), failed])
+    const qmp = await Promise.race([Qmp.connect(control, START_MS), failed])
     const port = await Promise.race([openConsole(qmp, wire, join(scratch, 'tty')), failed])
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
     // The console is open before the first instruction runs: nothing is lost.
@@ -215,7 +218,7 @@ async function openConsole(qmp: Qmp, wire: string, tty: string): Promise<SerialP
     const chardevs = (await qmp.send('query-chardev')) as { label: string; filename: string }[]
     return chardevs.some(({ label, filename }) => label === 'console' && !filename.startsWith('disconnected:'))
   }
-  const deadline = Date.now() + 10_000
+  const deadline = Date.now() + START_MS
   while (!(await connected())) {
     if (Date.now() > deadline) throw new LabError('the console bridge does not reach the emulator')
     await sleep(10)
@@ -224,7 +227,7 @@ async function openConsole(qmp: Qmp, wire: string, tty: string): Promise<SerialP
 }
 
 async function pathAppears(path: string): Promise<void> {
-  const deadline = Date.now() + 10_000
+  const deadline = Date.now() + START_MS
   while (!existsSync(path)) {
     if (Date.now() > deadline) throw new LabError(`socat made no pty at ${path}`)
     await sleep(10)

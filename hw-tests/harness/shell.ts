@@ -19,6 +19,8 @@ export interface CommandOptions {
 }
 
 const LINE_BYTES = 57 * 1024 * 4
+/** How long a command may take unless told: a small one, on an emulator that shares a slow machine with others. */
+const RUN_MS = 120_000
 const FIRST_PAUSE_MS = 200
 const LAST_PAUSE_MS = 20_000
 
@@ -94,7 +96,7 @@ export class Shell {
     if (/[^\n\t\x20-\x7e]/.test(command))
       throw new TypeError('a command may hold only printable ASCII, tabs and newlines')
     const tag = `F${randomBytes(5).toString('hex').toUpperCase()}`
-    const timeoutMs = options.timeoutMs ?? 30_000
+    const timeoutMs = options.timeoutMs ?? RUN_MS
     const wait = options.signal === undefined ? {} : { signal: options.signal }
     const start = this.#console.position()
     this.#console.remark(`$ ${command}`)

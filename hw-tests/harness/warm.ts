@@ -74,7 +74,7 @@ export async function armNext(dut: Dut, kit: Kit, server: TestServer): Promise<v
 async function saving(dut: Dut, state: SavedState, prepare: () => Promise<void>): Promise<void> {
   try {
     await prepare()
-    await dut.run('sync', { timeoutMs: 60_000 })
+    await dut.run('sync', { timeoutMs: 300_000 })
     await dut.save(state.memory)
   } finally {
     await dut.powerCut()

@@ -120,7 +120,7 @@ function qemu(kernel: string, initrd: string, disk: string, append: string): Pro
     '-machine',
     'q35',
     '-cpu',
-    'max',
+    'qemu64',
     '-accel',
     'tcg',
     '-m',

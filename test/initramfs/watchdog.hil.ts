@@ -38,7 +38,8 @@ const ready = have(
 const dir = mkdtempSync(join(tmpdir(), 'bistable-watchdog-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 
-const SECONDS = 6
+/** A slow machine needs a few for one stage. */
+const SECONDS = 10
 
 const SYSTEM = `#!/bin/sh
 b=/bin/busybox

@@ -1,10 +1,15 @@
 import fc from 'fast-check'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { decodeEnvelope, encodeEnvelope, pae } from '../../keys/dsse.ts'
 import { encodeRoot, parseRoot, ROOT_PAYLOAD_TYPE, trustAnchor, walkRoots } from '../../keys/root.ts'
 import { addSignature, signStatement } from '../../keys/statement.ts'
 import { codeOf } from '../codes.ts'
 import { key, type RootPlan, rootOf, secondSignature, signedRoot, signer } from './helpers.ts'
+
+vi.mock('../../keys/ed25519.ts', async (original) => {
+  const { knownSignatures } = await import('../helpers/known-signatures.ts')
+  return knownSignatures(await original())
+})
 
 const utf8 = (text: string) => new TextEncoder().encode(text)
 
