@@ -46,9 +46,14 @@ export function decompressAgainst(bytes: Uint8Array, old: Uint8Array, expectedLe
   return unpackExactly(bytes, expectedLength, (out) => new binding.DCtx().decompressUsingDict(out, bytes, old))
 }
 
+/** For whole frames: each call begins anew, whatever the one before met. Its tables are larger than most frames. */
+let whole: InstanceType<typeof binding.DCtx> | undefined
+
 /** Unpacks exactly one frame into exactly `expectedLength` bytes; memory is bounded by that. */
 export function decompressExactly(bytes: Uint8Array, expectedLength: number): Uint8Array {
-  return unpackExactly(bytes, expectedLength, (out) => new binding.DCtx().decompress(out, bytes))
+  whole ??= new binding.DCtx()
+  const context = whole
+  return unpackExactly(bytes, expectedLength, (out) => context.decompress(out, bytes))
 }
 
 function unpackExactly(bytes: Uint8Array, expectedLength: number, unpack: (out: Uint8Array) => number): Uint8Array {

@@ -65,7 +65,8 @@ async function takeOver(
   onMessage: (message: Message) => void,
   signal: AbortSignal,
 ): Promise<unknown> {
-  const ports = await realPorts(paths, (line) => onMessage({ line }), { daemon: false })
+  // While the lock settles.
+  const ports = realPorts(paths, (line) => onMessage({ line }), { daemon: false })
   const work = async (core: Core) => {
     const done = new AbortController()
     // An install has deadlines whoever runs it.
@@ -110,7 +111,7 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
     const ports = await realPorts(paths, say, { daemon: true })
     for (let tries = 1; ; tries++) {
       try {
-        return await underLock(paths, ports, (core) => runAgent(core, signal))
+        return await underLock(paths, Promise.resolve(ports), (core) => runAgent(core, signal))
       } catch (error) {
         if (!isBistableError(error, 'AGENT_BUSY') || tries === LOCK_TRIES || signal.aborted) throw error
         await sleep(LOCK_PAUSE_MS)
@@ -128,7 +129,14 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
  * Holds the control socket while records are open: nobody else may write them.
  * @param mend false: the work itself wants to see what is damaged before anything mends it
  */
-async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Promise<T>, mend = true): Promise<T> {
+async function underLock<T>(
+  paths: Paths,
+  making: Promise<Ports>,
+  work: (core: Core) => Promise<T>,
+  mend = true,
+): Promise<T> {
+  // Met when it is awaited; the lock may be refused before.
+  making.catch(() => undefined)
   let ready: (core: Core) => void = () => undefined
   let opened: Core | undefined
   const core = new Promise<Core>((resolve) => {
@@ -137,9 +145,10 @@ async function underLock<T>(paths: Paths, ports: Ports, work: (core: Core) => Pr
   const lock = await serveControl(
     paths,
     async (...call) => operate(await core, ...call),
-    () => prepareTrust(ports.anchor),
+    async () => prepareTrust((await making).anchor),
     (send) => opened?.activity.subscribe(send),
   )
+  const ports = await making
   try {
     opened = await Core.open(ports)
     if (mend) await opened.reconcile()

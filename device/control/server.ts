@@ -34,13 +34,13 @@ const SETTLE_MS = 50
 /**
  * Takes the lock and serves.
  * @param watch what both sockets give to `GET /v1/events`
- * @param meanwhile done while the lock settles: it must change nothing that the lock protects
+ * @param meanwhile done while the lock settles: it must change nothing that the lock protects; its failure is passed on
  * @throws AGENT_BUSY when another process holds it; AGENT_NEEDS_ROOT
  */
 export async function serveControl(
   paths: ControlPaths,
   operate: Operate,
-  meanwhile: () => void = () => undefined,
+  meanwhile: () => Promise<void> | void = () => undefined,
   watch: Watch = () => undefined,
 ): Promise<AsyncDisposable> {
   const name = randomUUID()
@@ -72,7 +72,12 @@ export async function serveControl(
   }
 }
 
-async function takeOver(server: Server, path: string, name: string, meanwhile: () => void): Promise<void> {
+async function takeOver(
+  server: Server,
+  path: string,
+  name: string,
+  meanwhile: () => Promise<void> | void,
+): Promise<void> {
   try {
     await listen(server, path)
   } catch (error) {
@@ -87,8 +92,7 @@ async function takeOver(server: Server, path: string, name: string, meanwhile: (
     })
   }
   const settled = new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
-  meanwhile()
-  await settled
+  await Promise.all([settled, meanwhile()])
   const holder = await whoHolds(path)
   if (holder?.name !== name) throw deviceErrors.AGENT_BUSY(`process ${holder?.pid ?? '?'} took the lock first`)
 }
