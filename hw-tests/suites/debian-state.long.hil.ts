@@ -44,6 +44,17 @@ hil('an add-on by systemd-sysext, and what differs from the release', async ({ d
     expect([path, found.get(path)]).toEqual([path, 'changed'])
   expect(entries.filter(({ path }) => path.startsWith('/usr/'))).toEqual([])
 
+  // What the next release would make of it, and a rule for what is in doubt.
+  const next = server.offer('/next', { from: kit.bundle('next').path })
+  const issue = async () => {
+    const { body } = await dut.bistable(`etc preview ${next}`, INSTALL)
+    const { findings } = body['report'] as { findings: { path: string; level: string; taken: string }[] }
+    return findings.find(({ path }) => path === '/etc/issue')
+  }
+  expect(await issue()).toMatchObject({ level: 'conflict', taken: 'local' })
+  expect(await dut.bistable('etc resolve /etc/issue image')).toMatchObject({ code: 0 })
+  expect(await issue()).toMatchObject({ taken: 'image' })
+
   expect(await dut.bistable('addon remove tools')).toMatchObject({ code: 0 })
   expect((await dut.run('tools 2>/dev/null')).code).not.toBe(0)
   expect((await dut.run('systemd-sysext status --json=short')).output).not.toContain('tools')
