@@ -47,10 +47,10 @@ for (const name of IMAGE_NAMES) {
     await from[name].write(at, await image.read(at, Math.min(1 << 20, length(name, old) - at)))
 }
 
-const idle = process.memoryUsage().rss
+const idle = process.memoryUsage.rss()
 let peak = idle
 const sample = (): void => {
-  peak = Math.max(peak, process.memoryUsage().rss)
+  peak = Math.max(peak, process.memoryUsage.rss())
 }
 const sampling = setInterval(sample, 10)
 const started = performance.now()
