@@ -198,7 +198,7 @@ function reportOf(all: readonly PairFound[], left: number): Report {
     goals.push(...goalsOf(name, found, image ?? 0))
     notes.push(`${name}: ${what}; image ${image} bytes, uncompressed ${plain}`)
   }
-  notes.push('ours with the boot image; what an install moves besides, statements and framing, is in the JSON')
+  notes.push('of the root file system; what our install moves besides, statement, framing, boot image, is in the JSON')
   if (left > 0) notes.push(`not complete: ${left} steps are left`)
   return { name: 'delta', runs: 1, rows, goals, notes }
 }

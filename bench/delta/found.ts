@@ -28,7 +28,7 @@ export interface Cost {
 export interface Found {
   /** To move to the device: the patch, or pieces and what names them. */
   readonly bytes: number
-  /** What moves besides: signed statements, keys, framing, an inventory. Measured of ours; the others' rows leave theirs out. */
+  /** What moves besides, measured of ours; the others' rows leave theirs out: statement, keys, framing, the boot image, an inventory. */
   readonly besides?: number
   readonly make?: Cost
   readonly apply?: Cost

@@ -3,6 +3,7 @@ import { rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { basename, join, resolve } from 'node:path'
+import { readDeltaHead } from '../../bundle/delta/head.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
 import { measure, tool } from '../measure.ts'
@@ -37,7 +38,7 @@ async function installed(workshop: Workshop, { folder, old, next }: Both, delta:
     const urls = [next.bundle, ...(delta === undefined ? [] : [delta])].map((path) => web.url(path))
     const ran = await measure(workshop.device.node, [program, folder, old.bundle, ...urls])
     const { seconds, cpuSeconds, aboveIdleMiB } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
-    const bytes = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await sizeOf(delta)
+    const bytes = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await patchBytes(delta)
     return {
       bytes,
       besides: web.sent() - bytes,
@@ -61,13 +62,21 @@ async function deviceProgram({ folder }: Workshop): Promise<string> {
   return program
 }
 
+/** Of the root file system, which is all that the others have. */
 async function lackingBytes(old: string, next: string): Promise<number> {
   const [before, after] = [await headOf(old), await headOf(next)]
-  const known = new Set(Object.values(before.indexes).flatMap((index) => index.chunks.map(({ digest }) => digest)))
-  const indexes = Object.values(after.indexBytes).reduce((sum, { length }) => sum + length, 0)
-  return Object.values(after.indexes)
-    .flatMap(({ chunks: all }) => all)
-    .reduce((sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength), indexes)
+  const known = new Set(before.indexes.rootfs.chunks.map(({ digest }) => digest))
+  return after.indexes.rootfs.chunks.reduce(
+    (sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength),
+    after.indexBytes.rootfs.length,
+  )
+}
+
+/** Units of the root file system, and the head with indexes and inventory. */
+async function patchBytes(delta: string): Promise<number> {
+  const source = await fileSource(delta)
+  const { length, units } = await readDeltaHead(source).finally(() => source.close())
+  return units.reduce((sum, { image, stored }) => (image === 'rootfs' ? sum + stored : sum), length)
 }
 
 async function headOf(bundle: string) {

@@ -40,11 +40,14 @@ export function bytesTable(all: readonly PairFound[]): string {
   const cell = (technique: string, found: Found | undefined): string =>
     found === undefined ? '' : ours(technique) ? `**${number(found.bytes)}**` : number(found.bytes)
   const rows = TECHNIQUES.map((name) => [named(name), ...all.map(({ found }) => cell(name, found[name]))])
-  const besides = all.map(({ found }) => {
-    const more = found[OURS.patch]?.besides
-    return more === undefined ? '' : number(more)
-  })
-  return table(['bytes', ...all.map(({ name }) => name)], [...rows, ['besides a patch of ours', ...besides]])
+  const besides = [OURS.chunks, OURS.patch].map((technique) => [
+    `besides, ${technique}`,
+    ...all.map(({ found }) => {
+      const more = found[technique]?.besides
+      return more === undefined ? '' : number(more)
+    }),
+  ])
+  return table(['bytes', ...all.map(({ name }) => name)], [...rows, ...besides])
 }
 
 /** What making and applying took, for one pair. */
