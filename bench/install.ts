@@ -7,9 +7,10 @@ import { forget, type LoopDevice, makeLoop, noLoop } from './loop.ts'
 import { type Measured, tool } from './measure.ts'
 import { startRauc } from './rauc.ts'
 import { goal, type Report, type Row, rowOf } from './report.ts'
+import { makeSwupdate } from './swupdate.ts'
 import { imagesOf, PRODUCT, type Release, type Workshop } from './workshop.ts'
 
-/** A local bundle into slots on loop devices, against `rauc install` of the same two images; then by size. */
+/** A local bundle into slots on loop devices, against `rauc install` and SWUpdate with the same two images; then by size. */
 export async function benchInstall(workshop: Workshop, runs: number, sizesMiB: readonly number[]): Promise<Report> {
   const skipped = await noLoop()
   if (skipped !== undefined) return { name: 'install', runs: 0, skipped, rows: [], goals: [], notes: [] }
@@ -35,38 +36,48 @@ async function againstRauc(workshop: Workshop, runs: number): Promise<Report> {
   const release = await workshop.release()
   const folder = join(workshop.folder, 'install')
   await mkdir(folder)
-  const { theirs, ours } = await withSlots(folder, await slotSizes(release.build), (loops) =>
-    pairs(workshop, folder, release, loops, runs),
+  const { theirs, ours, swupdate } = await withSlots(folder, await slotSizes(release.build), (loops) =>
+    pairs(workshop, folder, release, loops, runs, true),
   )
-  const rows = [rowOf('bistable install', ours), rowOf('rauc install', theirs)]
-  const [our, their] = rows
+  const our = rowOf('bistable install', ours)
+  const their = rowOf('rauc install', theirs)
+  const raw = swupdate.length === 0 ? undefined : rowOf('swupdate raw handler, then sync', swupdate)
+  const ratio = (row: Row): number => (our.seconds?.median ?? 0) / (row.seconds?.median ?? 1)
   const total = (await imagesOf(release.build)).reduce((sum, { length }) => sum + length, 0)
   return {
     name: 'install',
     runs,
-    rows,
-    goals: [goal('wall time, ratio of medians', (our?.seconds?.median ?? 0) / (their?.seconds?.median ?? 1), '', 1.0)],
+    rows: [our, their, ...(raw === undefined ? [] : [raw])],
+    goals: [
+      goal('wall time, ratio of medians', ratio(their), '', 1.0),
+      goal('the same, against rauc', ratio(their), '', 0.8),
+      ...(raw === undefined ? [] : [goal('the same, against swupdate', ratio(raw), '', 0.8)]),
+    ],
     notes: [
       `${(total / 2 ** 20).toFixed(0)} MiB of images; slots full of other bytes; bundle and slots not in the page cache`,
-      `ratio of minima ${((our?.seconds?.min ?? 0) / (their?.seconds?.min ?? 1)).toFixed(2)}`,
+      `ratio of minima ${((our.seconds?.min ?? 0) / (their.seconds?.min ?? 1)).toFixed(2)}`,
+      ...(raw === undefined ? ['swupdate is not installed: no row'] : []),
     ],
   }
 }
 
-/** Both install the same two images into the same slots, by turns, each time over other bytes. */
+/** All install the same two images into the same slots, by turns, each time over other bytes. */
 async function pairs(
   workshop: Workshop,
   folder: string,
   { build, bundle }: Release,
   loops: Loops,
   runs: number,
-): Promise<{ readonly ours: Measured[]; readonly theirs: Measured[] }> {
+  withSwupdate: boolean,
+): Promise<{ readonly ours: Measured[]; readonly theirs: Measured[]; readonly swupdate: Measured[] }> {
   const slots = pathsOf(loops)
   const old = join(folder, 'old')
   await tool('dd', ['if=/dev/urandom', `of=${old}`, 'bs=1M', `count=${loops.b.rootfs.size / 2 ** 20}`, 'status=none'])
   const rauc = await startRauc(join(folder, 'rauc'), slots)
   try {
-    const raucb = await rauc.bundle({ boot: join(build, 'boot.img'), rootfs: join(build, 'rootfs.img') })
+    const images = { boot: join(build, 'boot.img'), rootfs: join(build, 'rootfs.img') }
+    const raucb = await rauc.bundle(images)
+    const third = withSwupdate ? await makeSwupdate(join(folder, 'swupdate'), slots.b, images) : undefined
     const prepare = async (file: string): Promise<void> => {
       await loops.b.boot.fillFrom(old)
       await loops.b.rootfs.fillFrom(old)
@@ -74,6 +85,7 @@ async function pairs(
     }
     const ours: Measured[] = []
     const theirs: Measured[] = []
+    const swupdate: Measured[] = []
     for (let run = 0; run < runs; run++) {
       workshop.say(`install: run ${run + 1} of ${runs}`)
       await prepare(raucb)
@@ -82,8 +94,12 @@ async function pairs(
       await prepare(bundle)
       ours.push(await installOnce(workshop, slots, bundle))
       await compare(loops, build)
+      if (third === undefined) continue
+      await prepare(third.file)
+      swupdate.push(await third.install())
+      await compare(loops, build)
     }
-    return { ours, theirs }
+    return { ours, theirs, swupdate }
   } finally {
     await rauc.stop()
   }
@@ -115,7 +131,7 @@ async function incompressible(workshop: Workshop, mib: number): Promise<{ readon
   })
   await workshop.signAndPack(build, bundle)
   const found = await withSlots(folder, await slotSizes(build), async (loops) => {
-    const { theirs, ours } = await pairs(workshop, folder, { build, bundle }, loops, 1)
+    const { theirs, ours } = await pairs(workshop, folder, { build, bundle }, loops, 1, false)
     return {
       ours: rowOf(`bistable install, ${mib} MiB of random bytes`, ours),
       theirs: rowOf(`rauc install, ${mib} MiB of random bytes`, theirs),

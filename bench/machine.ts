@@ -15,7 +15,7 @@ export interface Machine {
 }
 
 const VERSION_FIELD = '${Version}'
-const PACKAGES = ['squashfs-tools', 'rauc', 'qemu-system-x86']
+const PACKAGES = ['squashfs-tools', 'rauc', 'swupdate', 'qemu-system-x86']
 
 export async function describeMachine(): Promise<Machine> {
   const tools: Record<string, string> = {}
