@@ -9,14 +9,17 @@ import { MqttPublisher } from '../publisher/mqtt/publisher.ts'
 import { freshness } from '../test/attacks/web.ts'
 import { AS_LAUNCHED, askAgent, madeUpDevice, startAgent } from '../test/helpers/device-process.ts'
 import type { Followed } from '../test/helpers/process.ts'
+import { publishToStart } from './publish-to-start.ts'
 
-// npm run footprint [-- --polls N --starts N --mqtt-seconds N --agent FILE --node NODE --json FILE]
+// npm run footprint [-- --polls N --starts N --news N --mqtt-seconds N --agent FILE --node NODE --json FILE]
 // The agent as it ships, on a made-up device, against a server on this machine: what it costs when nothing happens.
 
 const { values } = parseArgs({
   options: {
     polls: { type: 'string', default: '10000' },
     starts: { type: 'string', default: '7' },
+    /** How often a release is published to an idle agent. */
+    news: { type: 'string', default: '5' },
     agent: { type: 'string', default: join(import.meta.dirname, '../dist/device/bistable.mjs') },
     node: { type: 'string', default: process.execPath },
     /** How long an idle connection to a broker is looked at; a keep-alive period is a minute. */
@@ -28,6 +31,7 @@ const polls = Number(values.polls)
 const SAMPLES = 40
 const RSS_GOAL_MIB = 64
 const START_GOAL_MS = 500
+const NEWS_GOAL_MS = 2000
 /** What a connection's packets carry beside the bytes we count: IPv4 and TCP headers with timestamps. */
 const PACKET_HEADERS = 52
 
@@ -187,6 +191,8 @@ try {
   const bytes = traffic.received + traffic.sent - before.received - before.sent
   const connections = traffic.connections - before.connections
   const mqtt = await idleOnBroker(Number(values['mqtt-seconds']))
+  const begins = async (address: string, name: string) => await begin(await makeDevice(address, name))
+  const news = (await publishToStart(base, begins, Number(values.news))).toSorted((a, b) => a - b)
   const half = samples.slice(samples.length / 2)
   const figures = {
     polls,
@@ -195,6 +201,7 @@ try {
     slopeKiBPerPoll: slope(half),
     httpPerCheck: { bytes: Math.round(bytes / polls), connections: connections / polls },
     mqtt,
+    newsMs: { median: Math.round(news[news.length >> 1] ?? 0), max: Math.round(news.at(-1) ?? 0) },
     samples,
   }
   const { last } = figures.rssKiB
@@ -220,6 +227,9 @@ try {
     `  mqtt, connected, a check an hour: ${Math.round(mqtt.bytesPerDay / 1024)} KiB (${mqtt.idle.bytes} bytes in ${mqtt.seconds} s, ${mqtt.check.bytes} for a check, packet headers and acknowledgements added); resident ${mib(mqtt.rssKiB)}`,
   )
   console.log('  usb: 0')
+  console.log(
+    `from publish to start over a broker on this machine: median ${figures.newsMs.median} ms, longest ${figures.newsMs.max} ms of ${news.length}; goal ${NEWS_GOAL_MS} ms ${verdict(figures.newsMs.max < NEWS_GOAL_MS)}`,
+  )
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`)
 } finally {
   server.close()
