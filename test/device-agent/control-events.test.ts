@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { type ErrorEntry, type ErrorFamily, EXIT } from '../../base/errors.ts'
+import { encodeMessage, readState } from '../../broker/messages.ts'
+import { stateReport } from '../../device/agent/session.ts'
 import { statusOf } from '../../device/agent/status.ts'
 import { classOf, knownCodes } from '../../device/codes.ts'
 import { watchEvents } from '../../device/control/client.ts'
@@ -130,5 +132,10 @@ describe('the code of an outcome', () => {
     expect(outcomes).toHaveLength(100)
     const codes = new Set(outcomes.map(({ code, exit, family }) => `${code} ${family} ${exit}`))
     expect([...codes].sort()).toEqual(['HOOK_REFUSED policy 5', 'RELEASE_WRONG_PRODUCT policy 5', 'undefined null 0'])
+    // What the fleet is told of it, as it goes over the wire.
+    await world.powerOn(15)
+    const newest = (await statusOf(world.core)).outcomes.at(-1)
+    const told = readState(encodeMessage(stateReport(world.core)))
+    expect(told?.outcome).toMatchObject({ code: newest?.code, message: newest?.message, ok: false })
   })
 })

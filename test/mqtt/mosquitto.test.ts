@@ -1,6 +1,8 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { chmodSync } from 'node:fs'
+import { chmodSync, existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import { connectAsync, type IClientOptions, type MqttClient } from 'mqtt'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -93,6 +95,48 @@ describe.skipIf(noMosquitto())('Mosquitto as shipped', () => {
       )
       expect(code, what).toMatch(/^TRANSPORT_(TLS|LOST)$/)
     }
+  })
+
+  it('user names and passwords instead of certificates: the same access list, and no password in what is said', async () => {
+    const folder = scratch()
+    const passwords = { 'bistable-publisher': 'of the publisher', d1: 'p@ss/w:\u00f6rd %', d2: 'two' }
+    const listed = join(folder, 'passwords')
+    for (const [name, password] of Object.entries(passwords))
+      execFileSync('mosquitto_passwd', ['-b', ...(existsSync(listed) ? [] : ['-c']), listed, name, password])
+    // The shipped file without what is about certificates.
+    const kept = shippedConfig(folder).filter(
+      (line) => !/^(cafile|certfile|keyfile|require_|use_identity|tls_)/.test(line),
+    )
+    const broker = await mosquitto([...kept, `password_file ${listed}`], folder)
+    const as = (name: keyof typeof passwords, password = passwords[name]) =>
+      `mqtt://${name}:${encodeURIComponent(password)}@127.0.0.1:${broker.port}`
+    const site = publishFolder(scratch(), {
+      'bundles/x.bundle': file,
+      'channels/stable.json': '{"a":1}',
+      'assignments/d1.json': '{"for":1}',
+    })
+    const serving = await publisher(site, as('bistable-publisher'))
+    await until(() => serving.connected)
+    const device = brokers('d1')
+    expect(await fetchRetained(device, `${as('d1')}/channels/stable.json`, 100)).toHaveLength(7)
+    const door = await openMqttDoor(device, `${as('d1')}/bundles/x.bundle`)
+    expect(Buffer.compare(await readExactly(door, 0, file.length), file)).toBe(0)
+    expect(door.name).not.toContain('@')
+    await door.close()
+    for (const address of [as('d1', 'wrong'), `mqtt://127.0.0.1:${broker.port}`]) {
+      const asked = fetchRetained(brokers('d1'), `${address}/channels/stable.json`, 100, { answerMs: 5000 })
+      const error = await asked.then(
+        () => undefined,
+        (failed: Error) => failed,
+      )
+      expect(error).toMatchObject({ code: 'TRANSPORT_REFUSED' })
+      expect(error?.message).not.toMatch(/wrong|@/)
+    }
+    expect(await fetchRetained(device, `${as('d1')}/assignments/d1.json`, 100)).toHaveLength(9)
+    // By its own password under another's name it hears nothing that is said to the other one.
+    const posing = fetchRetained(brokers('d1'), `${as('d2')}/assignments/d1.json`, 100, { answerMs: 1500 })
+    expect(await codeOfAsync(() => posing)).toMatch(/^TRANSPORT_(STALLED|REFUSED)$/)
+    expect(serving.said.join('\n')).not.toMatch(/of the publisher|%20/)
   })
 
   it('A27 junk, floods and a 256 MB message by one device: another one installs meanwhile, and the publisher sends what it would', async () => {
