@@ -79,7 +79,8 @@ fi
 stamp=node_modules/.bistable-lock
 if ! cmp -s package-lock.json "$stamp"; then
   say "installing npm packages (a native one may compile for half a minute)"
-  patiently 900 npm ci --no-audit --no-fund --loglevel=error --fetch-retries=5 --fetch-timeout=60000 ||
+  # node-gyp compiles on every processor.
+  patiently 900 env JOBS="${JOBS:-max}" npm ci --no-audit --no-fund --loglevel=error --fetch-retries=5 --fetch-timeout=60000 ||
     stop "the npm packages could not be installed (npm ci)"
   cp package-lock.json "$stamp"
 fi
