@@ -42,18 +42,19 @@ export async function answer(
   try {
     return await takeOver(paths, verb, args, onMessage, signal)
   } finally {
-    await ready?.()
+    ready?.()
   }
 }
 
 /** What an install of a file will want, begun while trust and records are read: the second thread, and the file's bytes. */
-function getReady({ source }: Readonly<Record<string, unknown>>): (() => Promise<void>) | undefined {
+function getReady({ source }: Readonly<Record<string, unknown>>): (() => void) | undefined {
   if (typeof source !== 'string' || isAddress(source)) return undefined
   const giveBack = useHashCrew()
   const stop = readAhead(source)
-  return async () => {
+  return () => {
     giveBack()
-    await stop()
+    // Not waited for: a read that the kernel does not end must not keep the answer back.
+    void stop()
   }
 }
 
