@@ -94,10 +94,15 @@ async function pairs(
       await prepare(bundle)
       ours.push(await installOnce(workshop, slots, bundle))
       await compare(loops, build)
-      if (third === undefined) continue
-      await prepare(third.file)
-      swupdate.push(await third.install())
-      await compare(loops, build)
+      if (third !== undefined) {
+        await prepare(third.file)
+        swupdate.push(await third.install())
+        await compare(loops, build)
+      }
+      // Told as it comes: a run that is stopped half-way has not been for nothing.
+      const last = [ours, theirs, swupdate].map((some) => some.at(-1)).filter((one) => one !== undefined)
+      const told = last.map((one) => `${one.seconds.toFixed(2)} s ${one.peakMiB.toFixed(0)} MiB`)
+      workshop.say(`install: bistable, rauc${third === undefined ? '' : ', swupdate'}: ${told.join(', ')}`)
     }
     return { ours, theirs, swupdate }
   } finally {
