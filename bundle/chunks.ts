@@ -1,7 +1,7 @@
 import { fromHex, KiB, MiB, type Sha256 } from '../base/bytes.ts'
 import { bundleErrors } from './errors.ts'
 import { BLOCK } from './tree.ts'
-import type { Chunk, ChunkIndex } from './types.ts'
+import type { Chunk, ChunkEncoding, ChunkIndex } from './types.ts'
 
 /** The chunk index (docs/format.md): which pieces an image consists of, in order, and how each is stored. */
 
@@ -46,10 +46,11 @@ export function encodeIndex(index: ChunkIndex): Uint8Array {
   return bytes
 }
 
-/** Decodes an index whose bytes were verified; every rule of the format is checked. */
+/** Decodes an index whose bytes were verified; every rule of the format is checked. Its chunks cannot be copied by `...`. */
 export function decodeIndex(input: Uint8Array): ChunkIndex {
-  const bytes = Buffer.from(input.buffer, input.byteOffset, input.byteLength)
-  if (bytes.length < HEAD || bytes.length > MAX_INDEX_BYTES) throw invalid(`it has ${bytes.length} bytes`)
+  if (input.length < HEAD || input.length > MAX_INDEX_BYTES) throw invalid(`it has ${input.length} bytes`)
+  // A copy: what was checked is what the digests are read from later, whatever becomes of the caller's memory.
+  const bytes = Buffer.from(input)
   if (bytes.toString('latin1', 0, 8) !== MAGIC) throw invalid(`it does not start with ${MAGIC}`)
   const count = bytes.readUInt32LE(8)
   if (bytes.length !== indexSize(count))
@@ -84,10 +85,39 @@ function decodeEntry(bytes: Buffer, i: number, offset: number, storedOffset: num
   if (raw && (storedLength !== length || !sameDigest)) throw invalid(`chunk ${i} is raw but differs as stored`)
   if (!raw && (storedLength < 1 || storedLength >= length))
     throw invalid(`chunk ${i} is compressed from ${length} to ${storedLength} bytes`)
-  const digest = bytes.toString('hex', at, at + 32) as Sha256
-  // Raw chunks share one digest string: an index of a large image is mostly digests.
-  const storedDigest = raw ? digest : (bytes.toString('hex', at + 44, at + 76) as Sha256)
-  return { digest, offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength, storedDigest }
+  return new IndexedChunk(bytes, at, { offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength })
+}
+
+/**
+ * A chunk whose digests stay in the index until somebody asks: of a large image they would be most of what the collector
+ * has to carry about, and it grows the heap for them.
+ */
+class IndexedChunk implements Chunk {
+  readonly offset: number
+  readonly length: number
+  readonly encoding: ChunkEncoding
+  readonly storedOffset: number
+  readonly storedLength: number
+  readonly #index: Buffer
+  readonly #at: number
+
+  constructor(index: Buffer, at: number, facts: Omit<Chunk, 'digest' | 'storedDigest'>) {
+    this.offset = facts.offset
+    this.length = facts.length
+    this.encoding = facts.encoding
+    this.storedOffset = facts.storedOffset
+    this.storedLength = facts.storedLength
+    this.#index = index
+    this.#at = at
+  }
+
+  get digest(): Sha256 {
+    return this.#index.toString('hex', this.#at, this.#at + 32) as Sha256
+  }
+
+  get storedDigest(): Sha256 {
+    return this.#index.toString('hex', this.#at + 44, this.#at + 76) as Sha256
+  }
 }
 
 function invalid(sentence: string) {

@@ -26,7 +26,7 @@ export function reuseMap(sources: readonly ReuseSource[], wanted: readonly Chunk
 
 /** The place that claims to have a chunk of an image, and will still have it when its turn comes. */
 export function claimFor(reuse: ReuseMap, image: ImageName, chunk: Chunk) {
-  const found = reuse.get(chunk.digest)
+  const found = reuse.size === 0 ? undefined : reuse.get(chunk.digest)
   if (found === undefined || found.chunk.length !== chunk.length) return undefined
   // Chunks are written in image order: what stood in front of this one is gone.
   return found.from.overwrittenBy === image && found.chunk.offset < chunk.offset ? undefined : found

@@ -41,7 +41,12 @@ test('an index survives encoding, and the encoding is the only one', () => {
   fc.assert(
     fc.property(someIndex, (index) => {
       const bytes = encodeIndex(index)
-      expect(decodeIndex(bytes)).toEqual(index)
+      const { imageLength, chunks } = decodeIndex(bytes)
+      // One by one: digests are read from the index when they are asked for.
+      const plain = chunks.map(({ digest, offset, length, encoding, storedOffset, storedLength, storedDigest }) => {
+        return { digest, offset, length, encoding, storedOffset, storedLength, storedDigest }
+      })
+      expect({ imageLength, chunks: plain }).toEqual(index)
       expect(bytes.length).toBe(indexSize(index.chunks.length))
       expect(storedLength(decodeIndex(bytes))).toBe(index.chunks.reduce((sum, c) => sum + c.storedLength, 0))
       expect(Buffer.from(encodeIndex(decodeIndex(bytes))).equals(bytes)).toBe(true)
