@@ -19,6 +19,7 @@ export default defineConfig({
           // None takes more than 25 s; this is for a slow machine that has much else to do.
           testTimeout: 180_000,
           hookTimeout: 180_000,
+          expect: { poll: { timeout: 60_000 } },
           maxWorkers: 2,
         },
       },

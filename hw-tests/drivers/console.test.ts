@@ -18,14 +18,14 @@ afterAll(() => {
 })
 
 const sees = (console: Console, word: string) =>
-  console.waitForText((text) => (text.includes(word) ? word : undefined), word, 0, { timeoutMs: 20_000 })
+  console.waitForText((text) => (text.includes(word) ? word : undefined), word, 0, { timeoutMs: 60_000 })
 
 describe('console ports', () => {
   it('a serial port speaks both ways; a pty has no break, which is said; the end of the port is a lab error', async () => {
     const path = join(folder, 'tty')
     const board = spawn('socat', [`PTY,link=${path},rawer,pty-interval=0.01`, 'EXEC:cat'], { stdio: 'ignore' })
     closing.push(() => board.kill('SIGKILL'))
-    await expect.poll(() => existsSync(path), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => existsSync(path), { timeout: 60_000 }).toBe(true)
     const { port, modem } = await openConsolePort({ driver: 'serial', path, baudRate: 115200 })
     const console = new Console(port, modem && { modem })
     await console.write('hello\n')

@@ -185,7 +185,7 @@ describe.skipIf(mosquittoProgram() === undefined && process.env['CI'] === undefi
           const said = new Map<string, string>()
           client.on('message', (topic, bytes) => said.set(topic, bytes.toString('latin1')))
           await client.subscribeAsync('$SYS/broker/version')
-          await expect.poll(() => said.get('$SYS/broker/version'), { timeout: 20_000 }).toMatch(/^mosquitto version/)
+          await expect.poll(() => said.get('$SYS/broker/version'), { timeout: 60_000 }).toMatch(/^mosquitto version/)
         }
         if (last) expect(await broker.offer('x', { from: bundle })).toBe('mqtt://10.0.2.100:1883/bundles/x')
       } finally {

@@ -41,7 +41,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] === undefined)('the emul
       expect(await status(machine)).toBe('running')
       await machine.cut()
       await machine.exited
-      const wait = console.waitForEvent(() => true, 'anything', 0, { timeoutMs: 20_000 })
+      const wait = console.waitForEvent(() => true, 'anything', 0, { timeoutMs: 60_000 })
       await expect(wait).rejects.toThrow(LabError)
       // Cutting what is off is no error.
       await machine.cut()

@@ -28,7 +28,7 @@ describe('framed shell', () => {
 
   it('returns output and exit code', async () => {
     const shell = ptyShell(undefined)
-    await shell.open({ timeoutMs: 20_000 })
+    await shell.open({ timeoutMs: 60_000 })
     expect(await shell.run('echo one; echo two >&2; exit 7')).toEqual({ code: 7, output: 'one\ntwo\n' })
     expect(await shell.run('true')).toEqual({ code: 0, output: '' })
     expect(await shell.run("printf '%s' \"it's $((6*7)) <>\"")).toEqual({ code: 0, output: "it's 42 <>" })
@@ -37,7 +37,7 @@ describe('framed shell', () => {
   it('leaves in the transcript what was asked and what came of it, and none of it is taken for the device', async () => {
     const { shell, console, close } = openPtyShell(undefined)
     closing.push(close)
-    await shell.open({ timeoutMs: 20_000 })
+    await shell.open({ timeoutMs: 60_000 })
     await shell.run(`echo 'bistable: committed slot=b'; echo ${'x'.repeat(300)}; exit 7`)
     const said = console
       .tail()
