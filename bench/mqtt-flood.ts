@@ -1,13 +1,13 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import { connectAsync } from 'mqtt'
 import { freshness } from '../test/attacks/web.ts'
-import { AS_LAUNCHED, askAgent, deviceProgram, madeUpDevice, startAgent } from '../test/helpers/device-process.ts'
+import { AS_LAUNCHED, askAgent, madeUpDevice, startAgent } from '../test/helpers/device-process.ts'
 import { authority, type Pem, shippedConfig, startMosquitto } from '../test/helpers/mosquitto.ts'
 import { type FloodFigures, flood, floodClient, publishPacket } from '../test/helpers/mqtt-flood.ts'
 import { type Followed, follow } from '../test/helpers/process.ts'
@@ -128,7 +128,10 @@ async function startDevice(base: string, url: string): Promise<Followed> {
   const tls = { ca: at('ca.crt'), cert: at('d1.crt'), key: at('d1.key') }
   await madeUpDevice(root, { system: { agent: { channel: `${url}/channels/stable.json`, apply: 'install', tls } } })
   writeFileSync(join(root, 'etc/bistable/agent.json'), '{"deviceId":"d1"}')
-  const agent = startAgent(await deviceProgram(base), root, { as: AS_LAUNCHED })
+  // As it ships: its bundle has a way of its own to the MQTT client.
+  const build = resolve(import.meta.dirname, '../scripts/build.mjs')
+  await promisify(execFile)(process.execPath, [build, join(base, 'dist')])
+  const agent = startAgent(join(base, 'dist/device/bistable.mjs'), root, { as: AS_LAUNCHED })
   try {
     await agent.until(/running slot=a/)
     await checked(root)

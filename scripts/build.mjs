@@ -55,14 +55,18 @@ const plainBase = {
 
 /**
  * Of the MQTT package the client alone: the agent brings its own sockets. What it has for browsers and for old Node.js
- * (WebSockets, SOCKS, timers in a worker, a copy of Node's streams) would stay in the memory of every idle device.
+ * (WebSockets, SOCKS, timers in a worker, a copy of Node's streams) would stay in the memory of every idle device, as would
+ * the 65,536 buffers that its packets make ahead, one for each number of two bytes.
  */
 const mqttClientAlone = {
   name: 'mqtt-client-alone',
   setup(builder) {
     const client = join(dirname(require.resolve('mqtt')), 'lib', 'client.js')
     const virtual = {
-      mqtt: `module.exports = { MqttClient: require(${JSON.stringify(client)}).default }`,
+      mqtt: [
+        "require('mqtt-packet').writeToStream.cacheNumbers = false",
+        `module.exports = { MqttClient: require(${JSON.stringify(client)}).default }`,
+      ].join('\n'),
       'readable-stream': "module.exports = require('node:stream')",
       'worker-timers': 'module.exports = {}',
     }
@@ -73,7 +77,8 @@ const mqttClientAlone = {
     builder.onLoad({ filter: /.*/, namespace: 'mqtt-client-alone' }, ({ path }) => ({
       contents: virtual[path],
       loader: 'js',
-      resolveDir: root,
+      // Its own mqtt-packet, whatever other version stands elsewhere.
+      resolveDir: dirname(client),
     }))
   },
 }
