@@ -25,9 +25,12 @@ hil.describe('a boot state that the boot loader cannot write to', () => {
     await expect(dut).toBoot({ slot: 'a', boot: 'fallback', why: 'counter-unwritable' })
     await dut.next(['running', 'fell-back'], { timeoutMs: BOOT_MS, fatal: ['boot', 'panic'] })
     expect(await dut.status()).toMatchObject({
+      state: 'fallen-back',
       running: { slot: 'a', release: '1.2', why: 'counter-unwritable' },
       slots: { a: { role: 'primary' }, b: { release } },
-      lastFailure: { code: 'TRY_COUNTER_UNWRITABLE' },
+      reason: { code: 'TRY_COUNTER_UNWRITABLE' },
+      // Nor could the agent take the trial out of it.
+      lastFailure: { code: 'BOOT_STATE_WRITE' },
     })
     expect(await dut.bistable('verify')).toMatchObject({ code: 0 })
   })
