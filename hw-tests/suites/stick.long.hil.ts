@@ -10,10 +10,10 @@ hil(
   async ({ dut, kit, stick }) => {
     const { path, release } = kit.bundle('next')
     const mounted = await stick.plug({ 'next.bundle': path })
-    await Promise.all([
-      dut.sees(/state=downloading/, 240_000),
-      dut.run(`bistable install ${mounted}/next.bundle --json >/tmp/install.json 2>&1 & echo started`),
-    ])
+    await dut.run(`bistable install ${mounted}/next.bundle --json >/tmp/install.json 2>&1 & echo started`)
+    await dut.run('until bistable status --json | grep -q \'"state":"downloading"\'; do sleep 0.1; done', {
+      timeoutMs: 240_000,
+    })
     expect(await dut.run('/bin/busybox killall -STOP node')).toMatchObject({ code: 0 })
     await stick.pull()
     expect(await dut.run('/bin/busybox killall -CONT node')).toMatchObject({ code: 0 })
