@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import * as v from 'valibot'
 import { type Files, writeFileDurably } from '../../base/durable.ts'
 import type { Squashfs } from '../../bundle/squashfs/image.ts'
@@ -36,6 +37,7 @@ export async function addDeviceRule(path: string, rule: EtcRule, files: Files): 
   const rules = [rule, ...before.rules.filter((other) => other.path !== rule.path)]
   const parsed = v.safeParse(etcSchema, { ...before, rules })
   if (!parsed.success) throw etcErrors.ETC_RULES_INVALID(parsed.issues.map((issue) => issue.message).join('; '))
+  await files.makeDir(dirname(path))
   await writeFileDurably(path, Buffer.from(`${JSON.stringify({ ...before, rules }, null, 2)}\n`), files)
 }
 

@@ -112,7 +112,6 @@ describe('the /etc of the next slot', () => {
     })
     expect(readFileSync(at('stale'), 'utf8')).toBe('x')
     expect(JSON.parse(readFileSync(around.report, 'utf8'))).toMatchObject({ refused: 1 })
-    mkdirSync(join(around.running, 'bistable'))
     await addDeviceRule(around.rules, { path: '/etc/f', policy: 'image' }, nodeFiles)
     await prepare()
     expect(readFileSync(at('f/x'), 'utf8')).toBe('2')
