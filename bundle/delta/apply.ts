@@ -30,8 +30,13 @@ export interface UnitChunk {
   readonly wanted: boolean
 }
 
-/** Compresses a block, on this thread or another; the content is its own from there on. */
-export type Pack = (content: Uint8Array<ArrayBuffer>) => Promise<PackedBlock>
+/** What compresses blocks, on this thread or others. */
+export interface Compressor {
+  /** The content is its own from there on. */
+  pack(content: Uint8Array<ArrayBuffer>): Promise<PackedBlock>
+  /** Memory for so many bytes of content, from blocks done with where there is some. What it holds is undefined. */
+  memory(length: number): Uint8Array<ArrayBuffer>
+}
 
 /** Content at the compressors, and content of chunks that are begun before their turn: enough for some threads. */
 const UNDER_WAY = 2 * MiB
@@ -50,7 +55,7 @@ interface Coming {
 export class UnitReader {
   readonly #old: OldImage
   readonly #codec: Codec
-  readonly #pack: Pack
+  readonly #compressor: Compressor
   readonly #target: Target
   readonly #words: VarintReader
   readonly #pieces: VarintReader
@@ -66,10 +71,16 @@ export class UnitReader {
   #carry: Uint8Array = new Uint8Array(0)
   #copied = 0
 
-  private constructor(old: OldImage, codec: Codec, streams: Streams, chunks: readonly UnitChunk[], pack: Pack) {
+  private constructor(
+    old: OldImage,
+    codec: Codec,
+    streams: Streams,
+    chunks: readonly UnitChunk[],
+    compressor: Compressor,
+  ) {
     this.#old = old
     this.#codec = codec
-    this.#pack = pack
+    this.#compressor = compressor
     this.#chunks = chunks
     this.#target = new Target(new OldWindow(old, readRows(streams.window)), streams)
     this.#words = new VarintReader(streams.chunks, 'chunks')
@@ -82,9 +93,14 @@ export class UnitReader {
    */
   static open(
     stored: Uint8Array,
-    { old, codec, chunks, pack }: { old: OldImage; codec: Codec; chunks: readonly UnitChunk[]; pack: Pack },
+    {
+      old,
+      codec,
+      chunks,
+      compressor,
+    }: { old: OldImage; codec: Codec; chunks: readonly UnitChunk[]; compressor: Compressor },
   ): UnitReader {
-    return new UnitReader(old, codec, unpackStreams(stored), chunks, pack)
+    return new UnitReader(old, codec, unpackStreams(stored), chunks, compressor)
   }
 
   /**
@@ -136,7 +152,7 @@ export class UnitReader {
       }
       const length = size > 0 ? size : kind === PIECE.data ? this.#codec.blockSize : METADATA_BYTES
       if (length > MiB || (kind === PIECE.meta && length > METADATA_BYTES)) throw invalid(`a piece of ${length} bytes`)
-      const content = await this.#target.take(length)
+      const content = await this.#target.take(this.#compressor.memory(length))
       if (!needed) continue
       if (kind === PIECE.raw) there(content)
       else {
@@ -162,7 +178,7 @@ export class UnitReader {
   #compress(content: Uint8Array<ArrayBuffer>, metadata: boolean): Promise<readonly Uint8Array[]> {
     const { length } = content
     this.#underWay += length
-    const packed = this.#pack(content)
+    const packed = this.#compressor.pack(content)
     const done = (): void => {
       this.#underWay -= length
     }
@@ -225,9 +241,9 @@ class Target {
     this.#extra = streams.extra
   }
 
-  /** The next `length` bytes, in memory of their own. @throws DELTA_INVALID */
-  async take(length: number): Promise<Uint8Array<ArrayBuffer>> {
-    const out = new Uint8Array(length)
+  /** Fills `out` with the next bytes. @throws DELTA_INVALID */
+  async take(out: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+    const { length } = out
     let done = 0
     while (done < length) {
       if (this.#copyLeft > 0) {

@@ -2,13 +2,13 @@ import { availableParallelism } from 'node:os'
 import { MiB } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { type ByteSource, readExactly } from '../../base/source.ts'
-import { UnitReader } from '../../bundle/delta/apply.ts'
+import { type Compressor, UnitReader } from '../../bundle/delta/apply.ts'
 import { deltaErrors } from '../../bundle/delta/errors.ts'
 import { checkUnits, type DeltaHead, type DeltaUnit } from '../../bundle/delta/head.ts'
 import { type OldImage, openOldImage } from '../../bundle/delta/old.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { blockLibrary } from '../../bundle/squashfs/block-codec.ts'
-import { type BlockPool, createPool } from '../../bundle/squashfs/pool.ts'
+import { blockLibrary, compressBlock } from '../../bundle/squashfs/block-codec.ts'
+import { createPool } from '../../bundle/squashfs/pool.ts'
 import type { BundleHead, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotDevice } from '../slots/types.ts'
 
@@ -69,8 +69,14 @@ export function chunksOf(units: readonly DeltaUnit[]): ReadonlyMap<number, Delta
 
 /** Of image to be rebuilt: under this the threads' start costs more than it saves. */
 const WORTH_THREADS = MiB
-/** Each takes some 10 MiB. */
-const MAX_THREADS = 2
+/** Beside the install's own, which compresses what they have no hand free for. A thread takes some 20 MiB. */
+const MAX_THREADS = 1
+/** Blocks that a thread has at a time: the one it works on, and the next. */
+const AT_THREAD = 2
+
+interface Compressors extends Compressor {
+  close(): Promise<void>
+}
 
 /** The chunks of one image that a patch gives. Asked for in ascending order; closed afterwards. */
 export class PatchedChunks {
@@ -83,7 +89,7 @@ export class PatchedChunks {
   #old: OldImage | undefined
   readonly #lacking: (chunk: number) => boolean
   readonly #threads: number | undefined
-  #pool: BlockPool | undefined
+  #pool: Compressors | undefined
   #reader: { readonly unit: DeltaUnit; readonly unitReader: UnitReader; readonly left: number[] } | undefined
   #given = true
 
@@ -145,14 +151,36 @@ export class PatchedChunks {
   }
 
   /** Blocks are compressed in threads where there is enough to do. */
-  #compressors(level: number): BlockPool {
+  #compressors(level: number): Compressors {
     let bytes = 0
     for (const chunk of this.#units.keys()) if (this.#lacking(chunk)) bytes += this.#index.chunks[chunk]?.length ?? 0
     const processors = availableParallelism()
-    const usual = bytes < WORTH_THREADS || processors < 2 ? 0 : Math.min(processors, MAX_THREADS)
-    return createPool(level, this.#threads ?? usual, (cause) =>
+    const usual = bytes < WORTH_THREADS || processors < 2 ? 0 : MAX_THREADS
+    const threads = this.#threads ?? usual
+    const pool = createPool(level, threads, (cause) =>
       deltaErrors.DELTA_THREAD(`a thread that rebuilds blocks failed: ${cause.message}`, { cause }),
     )
+    let there = 0
+    let own: Uint8Array<ArrayBuffer> | undefined
+    return {
+      pack: async (content) => {
+        if (there < threads * AT_THREAD) {
+          there++
+          return pool.pack(content).finally(() => there--)
+        }
+        const packed = compressBlock(content, level)
+        if (!packed.plain) own = content
+        return packed
+      },
+      memory: (length) => {
+        const from = own
+        own = undefined
+        return from !== undefined && from.buffer.byteLength >= length
+          ? new Uint8Array(from.buffer, 0, length)
+          : pool.memory(length)
+      },
+      close: () => pool.close(),
+    }
   }
 
   async #open(unit: DeltaUnit) {
@@ -174,13 +202,7 @@ export class PatchedChunks {
     const left = unit.runs.flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => first + n))
     const chunks = left.map((n) => ({ length: this.#index.chunks[n]?.length ?? 0, wanted: this.#lacking(n) }))
     this.#pool ??= this.#compressors(head.level)
-    const pool = this.#pool
-    const unitReader = UnitReader.open(stored, {
-      old: this.#old,
-      codec: head,
-      chunks,
-      pack: (content) => pool.pack(content),
-    })
+    const unitReader = UnitReader.open(stored, { old: this.#old, codec: head, chunks, compressor: this.#pool })
     this.#reader = { unit, unitReader, left }
     return this.#reader
   }
