@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util'
 import { BistableError, defineErrors, EXIT, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
+import { nearest } from './nearest.ts'
 import { printableLines } from './printable.ts'
 
 /** The command line: verbs are a table, options are declared, every outcome is a code. */
@@ -82,7 +83,11 @@ export async function runCli(
         terminal.out(overview(verbs))
         return argv.length === 0 ? 2 : 0
       }
-      throw cliErrors.USAGE(`'${argv.slice(0, 2).join(' ')}' is not a command`)
+      const typed = argv.slice(0, 2)
+      const names = verbs.map(({ name }) => name)
+      const meant = nearest(typed.join(' '), names) ?? nearest(typed[0] ?? '', names)
+      const next = meant === undefined ? {} : { next: `Did you mean '${meant}'? --help lists all commands.` }
+      throw cliErrors.USAGE(`'${typed.join(' ')}' is not a command`, next)
     }
     const [verb, rest] = found
     if (rest.includes('--help')) {

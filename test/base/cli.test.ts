@@ -25,6 +25,25 @@ const refuse = async (): Promise<number> => {
   throw errors.SAMPLE_REFUSED(`'${HOSTILE}' is not wanted`, { details: { name: HOSTILE } })
 }
 
+describe('a command that there is not', () => {
+  it('is answered with the one that was probably meant, and with none where that is a guess', async () => {
+    const names = ['install', 'status', 'usb', 'keys init']
+    const verbs: Verb[] = names.map((name) => ({ name, usage: name, summary: '', run: async () => 0 }))
+    const said = async (...args: string[]) => {
+      const err: string[] = []
+      const terminal: Terminal = { out: () => undefined, err: (line) => err.push(line), interactive: false }
+      expect(await runCli(verbs, args, terminal, new AbortController().signal)).toBe(2)
+      return err.join('\n')
+    }
+    expect(await said('instal', 'x.bundle')).toContain("Did you mean 'install'?")
+    expect(await said('sttaus')).toContain("Did you mean 'status'?")
+    expect(await said('kyes', 'init')).toContain("Did you mean 'keys init'?")
+    expect(await said('us')).not.toContain('Did you mean')
+    expect(await said('uninstall')).not.toContain("'usb'?")
+    expect(await said('frobnicate')).toContain('next: Run the command with --help.')
+  })
+})
+
 describe('what the command line prints', () => {
   it('shows an error as code, sentence and next step, with nothing in it that moves a terminal', async () => {
     const { exit, out, err } = await cli(refuse)
