@@ -20,13 +20,15 @@ export function signedFloor(times: readonly (string | undefined)[]): number {
 /** @returns what is done before each check. It never rejects, and says the same failure once. */
 export function clockKeeper(core: Core): () => Promise<unknown> {
   let said = ''
+  // Verified once: what runs does not change under this process.
+  let running: Promise<string | undefined> | undefined
   return () =>
     guarded(core, 'agent', async () => {
       const { clock, engine } = core.ports
       const facts = await clockFacts(core)
       if (clock.forward === undefined || facts.synchronised) return
-      const running = await engine.storedRelease(core.line.slot)
-      const floor = signedFloor([core.body.verifiedTime, core.trusted.current.issued, running?.statement.issued])
+      running ??= engine.storedRelease(core.line.slot).then((stored) => stored?.statement.issued)
+      const floor = signedFloor([core.body.verifiedTime, core.trusted.current.issued, await running])
       if (facts.wall.getTime() >= floor) return
       const trouble = await clock.forward.set(floor)
       const line =
