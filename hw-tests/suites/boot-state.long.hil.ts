@@ -43,6 +43,7 @@ hil.describe('a boot state partition that is gone', () => {
     const { path, release } = kit.bundle('next')
     expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`)).toMatchObject({ code: 0 })
     await dut.reboot()
+    await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'b', release })
     await dut.powerCut()
     await dut.withMedium((disk) => wipe(disk, 'bootstate', 0, 1024 * 1024))
