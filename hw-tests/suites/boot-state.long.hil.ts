@@ -45,6 +45,8 @@ hil.describe('a boot state partition that is gone', () => {
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'b', release })
+    // The note of the committed slot is written behind the line that says so.
+    expect(await dut.status()).toMatchObject({ state: 'committed' })
     await dut.powerCut()
     await dut.withMedium((disk) => wipe(disk, 'bootstate', 0, 1024 * 1024))
     await dut.powerOn()
