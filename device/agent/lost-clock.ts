@@ -27,7 +27,11 @@ export function clockKeeper(core: Core): () => Promise<unknown> {
       const { clock, engine } = core.ports
       const facts = await clockFacts(core)
       if (clock.forward === undefined || facts.synchronised) return
-      running ??= engine.storedRelease(core.line.slot).then((stored) => stored?.statement.issued)
+      running ??= engine.storedRelease(core.line.slot).then(
+        (stored) => stored?.statement.issued,
+        // The other times are as good.
+        () => undefined,
+      )
       const floor = signedFloor([core.body.verifiedTime, core.trusted.current.issued, await running])
       if (facts.wall.getTime() >= floor) return
       const trouble = await clock.forward.set(floor)
