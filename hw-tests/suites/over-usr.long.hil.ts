@@ -4,6 +4,8 @@ import { expect, hil } from '../harness/hil.ts'
 // What lies over /usr for a while, and what decides about a release: add-ons, unlock, health.json, a person.
 
 hil.override('needs', ['stick'])
+// What the kernel says of an add-on that was changed on the disk.
+hil.override('allow', ['filesystem-error'])
 
 const BY_AGENT_MS = 180_000
 
