@@ -106,8 +106,7 @@ export async function readSlotIndex(
   stored: StoredRelease,
   name: ImageName,
 ): Promise<ChunkIndex | undefined> {
-  const bytes = await readSlotIndexBytes(files, folder, stored, name)
-  return bytes && decodeIndex(bytes)
+  return (await readVerifiedIndex(files, folder, stored, name))?.index
 }
 
 /** Its bytes, verified by the statement kept for the slot. */
@@ -117,12 +116,15 @@ export async function readSlotIndexBytes(
   stored: StoredRelease,
   name: ImageName,
 ): Promise<Uint8Array | undefined> {
+  return (await readVerifiedIndex(files, folder, stored, name))?.bytes
+}
+
+async function readVerifiedIndex(files: Files, folder: string, stored: StoredRelease, name: ImageName) {
   const image = stored.statement.images.find((entry) => entry.name === name)
   if (image === undefined) return undefined
   try {
     const bytes = await files.read(join(folder, `${name}.idx`), Math.min(image.index.length, MAX_INDEX_BYTES))
-    if (bytes !== undefined) readIndex(bytes, image)
-    return bytes
+    return bytes && { bytes, index: readIndex(bytes, image) }
   } catch {
     return undefined
   }

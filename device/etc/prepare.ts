@@ -68,6 +68,8 @@ export async function planEtc(around: EtcSurroundings, images: EtcImages, signal
   const choices = choicesOf(device, declared.etc, [...new Set([...around.owned, ...declared.owned])])
   // A program of its own: it reads while the images are read here.
   const listed = around.xattrs.read(around.running)
+  // Met when it is awaited; an image may fail to be read before.
+  listed.catch(() => undefined)
   const running: XattrTool = { ...around.xattrs, read: () => listed }
   const trees = {
     old: await imageTree(images.old, '/etc of the running image', signal),

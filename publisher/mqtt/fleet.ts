@@ -100,7 +100,7 @@ const RUNNING_WIDTH = 28
  */
 export function fleetTable(fleet: Fleet, now: number, most: number, sending?: Sending, width = 120): string[] {
   const { online, states } = fleet.counts()
-  const rank = (name: string) => (FIRST.indexOf(name) + 1 || FIRST.length + 1) - 1
+  const rank = (name: string) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length)
   const sums = [...states].sort(([a], [b]) => rank(a) - rank(b) || (a < b ? -1 : 1)).map(([name, n]) => `${n} ${name}`)
   const lines = [`devices ${fleet.size}, ${online} online${sums.length === 0 ? '' : `: ${sums.join(', ')}`}`]
   if (sending !== undefined && sending.pieces + sending.waiting > 0)
