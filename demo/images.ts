@@ -1,19 +1,14 @@
-import { execFile } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
-import { promisify } from 'node:util'
 import { deviceAddon } from '../scripts/device-addon.ts'
 import { deviceNode } from '../scripts/device-node.ts'
+import { cache, cached, type OtherInit, otherInit, tool } from './debian.ts'
 import { TARGETS, type Target } from './targets.ts'
 
 // The demo's operating systems as OCI images, made with ordinary tools: mmdebstrap builds the root, umoci stacks layers.
 
-const run = promisify(execFile)
 const here = import.meta.dirname
 const root = resolve(here, '..')
-const cache = join(root, '.cache', 'demo')
-const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
 
 export type Flavour = 'fast' | 'debian'
 
@@ -35,7 +30,7 @@ export interface ImageFactory {
 }
 
 export interface FactoryOptions {
-  readonly flavour: Flavour
+  readonly flavour: Flavour | OtherInit
   readonly target: Target
   readonly work: string
   /** Envelope of the product's root statement, the trust anchor in the image. Wanted only when the root is packed already. */
@@ -48,34 +43,11 @@ export interface FactoryOptions {
 const BUSYBOX_LINKS =
   'sh ash ls cat cp mv rm mkdir rmdir ln chmod chown echo printf test [ true false sleep sync mount umount ps kill date uname hostname ip modprobe insmod lsmod dmesg grep sed awk head tail wc sort cut tr seq base64 sha256sum dd df du find xargs stty reboot poweroff halt stat touch id env vi free top od hexdump losetup'
 
-async function tool(command: string, args: readonly string[]): Promise<void> {
-  await run(command, [...args], { env, maxBuffer: 16 * 1024 * 1024 })
-}
-
-/** Runs `make` into a temporary name unless the cached file is there; the key holds everything it depends on. */
-async function cached(
-  name: string,
-  key: readonly string[],
-  say: (line: string) => void,
-  make: (out: string) => Promise<void>,
-): Promise<string> {
-  const digest = createHash('sha256').update(key.join('\0')).digest('hex').slice(0, 12)
-  const path = join(cache, `${name}-${digest}.tar`)
-  try {
-    await stat(path)
-    say(`${name}: taken from ${path.slice(root.length + 1)}`)
-    return path
-  } catch {
-    await mkdir(cache, { recursive: true })
-    const partial = `${path}.partial`
-    await make(partial)
-    await rename(partial, path)
-    return path
-  }
-}
+const isOtherInit = (flavour: Flavour | OtherInit): flavour is OtherInit =>
+  flavour === 'sysvinit' || flavour === 'openrc'
 
 async function baseImages(
-  flavour: Flavour,
+  flavour: Flavour | OtherInit,
   target: Target,
   say: (line: string) => void,
 ): Promise<{ first: string; second: string }> {
@@ -98,6 +70,10 @@ async function baseImages(
       ])
     })
     return { first, second: first }
+  }
+  if (isOtherInit(flavour)) {
+    const base = await otherInit(flavour, say)
+    return { first: base, second: base }
   }
   if (target.arch !== 'x64') throw new Error(`the Debian system is built for x86 only, not for ${target.debian}`)
   const packages =
@@ -205,18 +181,20 @@ function systemJson(flavour: Flavour, target: Target, agent: Readonly<Record<str
 
 async function agentLayer(layer: Layer, options: FactoryOptions): Promise<void> {
   const file = (name: string) => join(here, 'files', name)
+  await layer.copy('usr/lib/bistable/health.d/required/10-app', file('common/health-app'), 0o755)
+  await layer.dir('data')
+  await layer.dir('opt/app/logs')
+  const { flavour } = options
+  if (isOtherInit(flavour)) return
   const dist = join(root, 'dist', 'device')
   for (const name of await readdir(dist)) await layer.copy(`usr/lib/bistable/agent/${name}`, join(dist, name))
   const { arch, tty } = options.target
   await layer.copy('usr/lib/bistable/agent/binding.node', await deviceAddon(arch))
   await layer.copy('usr/lib/bistable/agent/node', await deviceNode(arch), 0o755)
   await layer.copy('usr/bin/bistable', join(root, 'device', 'bin', 'bistable'), 0o755)
-  await layer.write('usr/lib/bistable/system.json', systemJson(options.flavour, options.target, options.agent ?? {}))
+  await layer.write('usr/lib/bistable/system.json', systemJson(flavour, options.target, options.agent ?? {}))
   await layer.copy('usr/lib/bistable/root.json', await options.rootStatement)
-  await layer.copy('usr/lib/bistable/health.d/required/10-app', file('common/health-app'), 0o755)
-  await layer.dir('data')
-  await layer.dir('opt/app/logs')
-  if (options.flavour === 'fast') {
+  if (flavour === 'fast') {
     await layer.link('sbin/init', '/bin/busybox')
     for (const name of BUSYBOX_LINKS.split(' ')) await layer.link(`bin/${name}`, 'busybox')
     await layer.write('etc/inittab', (await readFile(file('fast/inittab'), 'utf8')).replaceAll('ttyS0', tty))

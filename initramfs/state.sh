@@ -79,6 +79,8 @@ drop_undo() {
 # in them what was deleted.
 find_own_cp() {
   local program
+  # Once for a start.
+  [ -z "${own_cp+known}" ] || return 0
   own_cp=
   for program in /bin/cp /usr/bin/cp; do
     chroot "$ROOT" $program --version 2>/dev/null | grep -q 'GNU coreutils' || continue
@@ -87,15 +89,26 @@ find_own_cp() {
   done
 }
 
-# $1 to $2, both below $ROOT. Everything comes along, or it fails.
+# $1 to $2, which is not there yet, both below $ROOT; $3: what $1 is below, where that is the image alone, with the data
+# partition in it. Everything comes along, or it fails.
 copy_kept() {
+  find_own_cp
   [ -n "$own_cp" ] || { cp -a "$1" "$2"; return; }
-  chroot "$ROOT" $own_cp -dR --preserve=mode,ownership,timestamps,links,xattr -- "${1#"$ROOT"}" "${2#"$ROOT"}"
+  local from=${3:-$ROOT}
+  chroot "$from" $own_cp -dR --preserve=mode,ownership,timestamps,links,xattr -- "${1#"$from"}" "${2#"$ROOT"}"
+}
+
+# The same for what a system cannot start without: rather without extended attributes than not at all.
+copy_tree() {
+  copy_kept "$@" 2>"$TMP/error" && return 0
+  [ -n "$own_cp" ] || return 1
+  say "note copied without extended attributes: $(head -c 150 "$TMP/error")"
+  rm -rf "$2"
+  cp -a "$1" "$2"
 }
 
 keep_copies() {
   local path n=0
-  find_own_cp
   rm -rf "$WAY/copies" && mkdir -p "$WAY/copies" && : >"$WAY/copies/list" || return 1
   while read -r path; do
     n=$((n + 1))

@@ -7,6 +7,7 @@ import { systemCode, systemReason } from '../base/errors.ts'
 import { ROOT_PATH, SYSTEM_PATH } from '../bundle/system.ts'
 import type { AddedFile } from './derive.ts'
 import { publisherErrors } from './errors.ts'
+import { INITTAB, initOf, RUNLEVELS, startsAgent, textOf, withAgent } from './inits.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
 
 /** Puts the agent, system.json and root.json into an image that has none: files of the host become tree entries. */
@@ -20,6 +21,8 @@ export interface AgentFolders {
   readonly launcher: string
   /** Its files become systemd units and udev rules, where the image has systemd or udev. */
   readonly units: string
+  /** device/inits: what starts the agent where that is sysvinit, OpenRC or busybox init. */
+  readonly inits: string
 }
 
 export interface AgentParts {
@@ -55,7 +58,7 @@ const FOLDERS = {
 export async function agentFiles(tree: MergedTree, parts: AgentParts, time: number): Promise<readonly AddedFile[]> {
   const added: AddedFile[] = []
   if (parts.agent !== undefined) {
-    const { files, node, launcher, units } = parts.agent
+    const { files, node, launcher, units, inits } = parts.agent
     for (const name of await listFiles(files, ''))
       added.push(await fileEntry(`${AGENT_DIR}/${name}`, join(files, name), time))
     if (node !== undefined) added.push(await fileEntry(`${AGENT_DIR}/node`, node, time, 0o755))
@@ -66,6 +69,7 @@ export async function agentFiles(tree: MergedTree, parts: AgentParts, time: numb
       if (!name.endsWith('.rules')) added.push(...(has(UNIT_DIR) ? await unitEntries(name, source, time) : []))
       else if (has(RULES_DIR)) added.push(await fileEntry(`${RULES_DIR}/${name}`, source, time, 0o644))
     }
+    added.push(...(await startEntries(tree, inits, time)))
     for (const [name, mode] of Object.entries(FOLDERS))
       if (tree.get(name) === undefined) added.push({ path: name, node: { type: 'dir', ...attributes(mode, time) } })
   }
@@ -83,6 +87,41 @@ async function unitEntries(name: string, source: string, time: number): Promise<
     }),
   )
   return [await fileEntry(`${UNIT_DIR}/${name}`, source, time, 0o644), ...links]
+}
+
+/** Runlevels of OpenRC's services. */
+const SERVICES = { 'bistable-addons': 'boot', 'bistable-agent': 'default' } as const
+
+/**
+ * What starts the agent where systemd does not. It is in /etc, where these inits look, and comes to a device by the merge. An
+ * image that starts the agent already keeps its own way.
+ */
+async function startEntries(tree: MergedTree, inits: string, time: number): Promise<readonly AddedFile[]> {
+  const init = initOf(tree)
+  if (init === undefined || init === 'systemd' || (await startsAgent(tree, init))) return []
+  const added: AddedFile[] = []
+  for (const name of ['start-addons', 'start-agent'])
+    added.push(await fileEntry(`usr/lib/bistable/${name}`, join(inits, name), time, 0o755))
+  if (init === 'openrc')
+    for (const [name, runlevel] of Object.entries(SERVICES)) {
+      added.push(await fileEntry(`etc/init.d/${name}`, join(inits, 'openrc', name), time, 0o755))
+      const link: TreeNode = { type: 'symlink', target: `/etc/init.d/${name}`, ...attributes(0o777, time) }
+      added.push({ path: `${RUNLEVELS}/${runlevel}/${name}`, node: link })
+    }
+  else {
+    // Without its own table busybox starts what is not written anywhere: a new one would end that. lint says so.
+    const node = tree.get(INITTAB)?.node
+    const text = await textOf(tree, INITTAB)
+    if (node?.type === 'file' && text !== undefined) added.push(changedFile(INITTAB, node, withAgent(text, init)))
+  }
+  return added
+}
+
+/** A file of the image with other content; all else of it stays. */
+function changedFile(path: string, node: TreeNode & { type: 'file' }, text: string): AddedFile {
+  const content = Buffer.from(text, 'latin1')
+  const digest = createHash('sha256').update(content).digest('hex') as Sha256
+  return { path, node: { ...node, size: content.length, content: digest }, content }
 }
 
 /**

@@ -1,3 +1,4 @@
+import type { OtherInit } from '../demo/debian.ts'
 import type { Flavour, ReleaseSpec } from '../demo/images.ts'
 import { type BootloaderName, TARGETS, type Target } from '../demo/targets.ts'
 
@@ -11,16 +12,23 @@ export interface KitRelease {
   readonly system?: object
 }
 
+export interface KitAddon {
+  /** Arguments of `bistable addon build`. */
+  readonly kind: readonly string[]
+  /** Debian packages that it brings; without, one program of its name. */
+  readonly packages?: readonly string[]
+}
+
 export interface KitPlan {
   readonly target: Target
-  readonly flavour: Flavour
+  readonly flavour: Flavour | OtherInit
   /** system.json of every release. */
   readonly system: Readonly<Record<string, unknown>> & { readonly product: string }
   readonly releases: readonly KitRelease[]
   /** By a release's tag: path to content of what is put over its image, executable. */
   readonly files: Readonly<Record<string, Readonly<Record<string, string>>>>
-  /** By name, arguments of `bistable addon build`; each is for release `base` and brings one program of its name. */
-  readonly addons: Readonly<Record<string, readonly string[]>>
+  /** By name; each is for release `base`. */
+  readonly addons: Readonly<Record<string, KitAddon>>
   /** Bundles of another product, for another board, and signed after a rotation of keys. */
   readonly strangers: boolean
   readonly sizes: { readonly rootfs: string; readonly boot: string; readonly data: string }
@@ -42,6 +50,10 @@ const system = ({ hardware, tty }: Target) => ({
 const good = { tag: 'good', version: '1.0', app: 'app' } as const
 /** A fix that an add-on brings, and the release after it. */
 const FIX = 'HIL-1'
+
+const TOOLS: KitAddon = { kind: ['--debug'] }
+/** What people look at a problem with, and the libraries of theirs that the image lacks. */
+const DEBUG: KitAddon = { kind: ['--debug'], packages: ['strace', 'libunwind8', 'tcpdump', 'libpcap0.8'] }
 
 /** What never becomes healthy is waited for no longer than this; the others may be slow on a busy machine. */
 const NEVER_HEALTHY = { health: { deadlineSeconds: 5, required, wanted: [] } }
@@ -85,7 +97,7 @@ const busybox = (target: Target, boot: string): KitPlan => ({
     hangs: { '/usr/lib/bistable/health.d/required/10-app': '#!/bin/sh\nexec sleep 3600\n' },
     workbench: WORKBENCH_FILES,
   },
-  addons: { tools: ['--debug'], mend: ['--fixes', FIX] },
+  addons: { tools: TOOLS, mend: { kind: ['--fixes', FIX] } },
   sizes: { rootfs: '128M', boot, data: '48M' },
   disks: Object.keys(target.disk) as BootloaderName[],
 })
@@ -110,7 +122,7 @@ const DEBIAN_FILES = { '/usr/lib/bistable/health.json': HEALTH_BY_UNITS, '/opt/a
 
 /** Debian with systemd: what outlives a slot. */
 const debian = (target: Target): KitPlan => ({
-  ...{ target, flavour: 'debian', strangers: false, addons: { tools: ['--debug'] } },
+  ...{ target, flavour: 'debian', strangers: false, addons: { tools: TOOLS, debug: DEBUG } },
   system: {
     ...system(target),
     mounts: [{ path: '/opt/app', policy: 'overlay' }],
@@ -153,9 +165,49 @@ const debian = (target: Target): KitPlan => ({
   disks: ['grub-bios'],
 })
 
+/** Says what it found of an add-on when it started. */
+const APP_WITH_TOOLS = `#!/bin/sh
+tools >/run/app.tools 2>/dev/null
+cat /opt/app/version >/run/app.version
+echo started >>/opt/app/logs/app.log
+exec sleep 36000
+`
+const SERVICE_RUNS = '#!/bin/sh\n/etc/init.d/app status || { echo the service app is not running; exit 1; }\n'
+const OTHER_INIT_FILES = {
+  '/opt/app/app': APP_WITH_TOOLS,
+  '/usr/lib/bistable/health.d/required/20-service': SERVICE_RUNS,
+  '/usr/lib/bistable/health.json': JSON.stringify({
+    ...{ soakSeconds: 4, everySeconds: 2 },
+    checks: [{ name: 'runlevel', level: 'wanted', kind: 'program', path: '/sbin/runlevel', seconds: 10 }],
+  }),
+}
+
+/** Debian with sysvinit or OpenRC. */
+const otherInit = (target: Target, init: OtherInit): KitPlan => ({
+  ...{ target, flavour: init, strangers: false, addons: { tools: TOOLS } },
+  system: {
+    ...system(target),
+    owned: ['machine-id', 'hostname', 'passwd', 'shadow', 'group', 'gshadow'].map((name) => `/etc/${name}`),
+    health: { deadlineSeconds: 90, required, wanted: [] },
+  },
+  releases: [
+    { name: 'base', counter: 2, spec: good },
+    { name: 'next', counter: 3, spec: { tag: 'next', version: '3.0', app: 'app' } },
+    {
+      ...{ name: 'unhealthy', counter: 4, spec: { tag: 'unhealthy', version: '4.0', app: 'app-broken' } },
+      system: { health: { deadlineSeconds: 20, required, wanted: [] } },
+    },
+  ],
+  files: { good: OTHER_INIT_FILES, next: OTHER_INIT_FILES },
+  sizes: { rootfs: '192M', boot: '48M', data: '96M' },
+  disks: ['grub-bios'],
+})
+
 export const KIT_PLANS = {
   x86: busybox(TARGETS.x86, '32M'),
   // The kernel of arm64 is not compressed.
   arm64: busybox(TARGETS.arm64, '64M'),
   debian: debian(TARGETS.x86),
+  sysvinit: otherInit(TARGETS.x86, 'sysvinit'),
+  openrc: otherInit(TARGETS.x86, 'openrc'),
 } as const satisfies Readonly<Record<string, KitPlan>>

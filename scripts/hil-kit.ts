@@ -3,13 +3,15 @@ import { createHash } from 'node:crypto'
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import { debianPackages } from '../demo/debian.ts'
 import { imageFactory, type ReleaseSpec } from '../demo/images.ts'
 import { bistable } from '../demo/publisher.ts'
 import type { BootloaderName } from '../demo/targets.ts'
-import { KIT_PLANS, type KitPlan } from './hil-kit-plans.ts'
+import { deviceNode } from './device-node.ts'
+import { KIT_PLANS, type KitAddon, type KitPlan } from './hil-kit-plans.ts'
 
 // The test kit of the hardware-in-the-loop suites: keys, disk images and bundles of a system (hil-kit-plans.ts), made once
-// per state of the sources into .cache/hil/x86-DIGEST. Prints the folder as its last line. usage: hil-kit.ts [x86|arm64|debian]
+// per state of the sources into .cache/hil/x86-DIGEST. Prints the folder as its last line. usage: hil-kit.ts [x86|arm64|debian|sysvinit|openrc]
 
 const run = promisify(execFile)
 const root = resolve(import.meta.dirname, '..')
@@ -77,6 +79,18 @@ const STRANGERS = [
   ['board', '1.9'],
 ] as const
 
+/** Systems that come without the agent get it as any image does. */
+async function agent(): Promise<readonly string[]> {
+  if (plan.flavour === 'fast' || plan.flavour === 'debian') return []
+  return ['--agent', join(root, 'dist', 'device'), '--node', await deviceNode(plan.target.arch)]
+}
+
+/** A folder `usr` with what these Debian packages bring. An add-on has nothing else; nobody reads manuals there. */
+async function unpackPackages(packages: readonly string[], tree: string): Promise<void> {
+  const tar = await debianPackages(packages, (line) => console.log(`hil kit: ${line}`))
+  await run('tar', ['-C', tree, '--exclude=./usr/share', '-xf', tar, './usr'])
+}
+
 type Signer = Awaited<ReturnType<typeof signer>>
 
 /** A key folder, and the steps from an image to a bundle that is signed with it. */
@@ -122,18 +136,20 @@ async function signer(folder: string, product: string, passphrase: string) {
       const output = join(folder, `${name}.bundle`)
       const number = ['--version', `${counter}.0`, '--epoch', String(epoch), '--counter', String(counter)]
       const declared = ['--system', system, '--root', rootStatement]
-      await bistable(['build', image, '--output', build, ...number, ...declared, '--level', '1'])
+      await bistable(['build', image, '--output', build, ...number, ...declared, ...(await agent()), '--level', '1'])
       await bistable(['sign', build, ...signKey(signing)])
       await bistable(['pack', build, '--roots', join(keys, 'roots'), '--output', output])
       await rm(build, { recursive: true })
       await rm(system)
       console.log(`hil kit: bundle ${name}, release ${epoch}.${counter}`)
     },
-    /** An add-on for release `base`, as `NAME.addon`: one program, `NAME`. */
-    addon: async (name: string, kind: readonly string[]) => {
+    /** An add-on for release `base`, as `NAME.addon`. */
+    addon: async (name: string, { kind, packages }: KitAddon) => {
       const tree = join(folder, `${name}.tree`)
       await mkdir(join(tree, 'usr/bin'), { recursive: true })
-      await writeFile(join(tree, 'usr/bin', name), `#!/bin/sh\necho ${name} from the add-on\n`, { mode: 0o755 })
+      if (packages === undefined)
+        await writeFile(join(tree, 'usr/bin', name), `#!/bin/sh\necho ${name} from the add-on\n`, { mode: 0o755 })
+      else await unpackPackages(packages, tree)
       const build = join(folder, `${name}.build`)
       const base = ['--base', join(folder, 'base.bundle')]
       await bistable(['addon', 'build', tree, '--name', name, ...kind, ...base, '--output', build])
@@ -188,7 +204,7 @@ async function makeBundles(folder: string, work: string, passphrase: string, own
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) await job()
   })
   await Promise.all(workers)
-  if (isWanted('base')) for (const [name, kind] of Object.entries(plan.addons)) await own.addon(name, kind)
+  if (isWanted('base')) for (const [name, addon] of Object.entries(plan.addons)) await own.addon(name, addon)
   // The last one: what was packed before knows only the first root.
   if (plan.strangers && isWanted('rotated')) {
     await own.rotate()

@@ -19,12 +19,14 @@ export type Feature =
   | 'stick'
   /** The medium can be made to fail: emulated disks only. */
   | 'bad-medium'
-  /** The system is Debian with systemd; everywhere else it is the small busybox system. */
+  /** The system is Debian with systemd; it is the small busybox system where neither this nor the next is. */
   | 'systemd'
+  /** The system is Debian with sysvinit or OpenRC. */
+  | 'init-scripts'
 
 interface AnyPlace {
   /** Which test kit: what its bundles and its disk are built for (x86). */
-  readonly kit?: 'x86' | 'arm64' | 'debian'
+  readonly kit?: 'x86' | 'arm64' | 'debian' | 'sysvinit' | 'openrc'
   /** Which of the kit's disks (grub). */
   readonly bootloader?: 'grub' | 'grub-bios' | 'uboot'
   /** Programs of this machine that the place needs. */
@@ -62,6 +64,13 @@ export interface BoardPlace extends AnyPlace {
 
 export type AnyKindOfPlace = QemuPlace | BoardPlace
 
+const withInitScripts = (kit: 'sysvinit' | 'openrc'): QemuPlace => ({
+  ...{ kind: 'qemu', machine: 'x86-bios', kit, bootloader: 'grub-bios', memoryMiB: 512, savedStates: true },
+  serverAddress: 'http://10.0.2.100',
+  tools: ['qemu-system-x86_64', 'socat', 'mke2fs'],
+  features: ['live-medium', 'medium', 'stick', 'bad-medium', 'init-scripts'],
+})
+
 export const PLACES = {
   'qemu-x86-grub': {
     kind: 'qemu',
@@ -96,6 +105,8 @@ export const PLACES = {
     savedStates: true,
     features: ['live-medium', 'medium', 'stick', 'bad-medium', 'systemd'],
   },
+  'qemu-x86-sysvinit': withInitScripts('sysvinit'),
+  'qemu-x86-openrc': withInitScripts('openrc'),
   'qemu-x86-uboot': {
     kind: 'qemu',
     machine: 'x86-uboot',

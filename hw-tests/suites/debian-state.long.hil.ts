@@ -60,6 +60,29 @@ hil('an add-on by systemd-sysext, and what differs from the release', async ({ d
   expect((await dut.run('systemd-sysext status --json=short')).output).not.toContain('tools')
 })
 
+hil('a debug add-on: the real strace and tcpdump', async ({ dut, kit, server }) => {
+  expect((await dut.run('strace -V; tcpdump --version')).code).not.toBe(0)
+  await apply(dut, server.offer('/debug.addon', { from: kit.addon('debug') }))
+  expect(await dut.status()).toMatchObject({ addons: [{ name: 'debug', kind: 'debug', state: 'active' }] })
+  expect(await dut.run('strace -V')).toMatchObject({ code: 0, output: expect.stringMatching(/^strace -- version \d/) })
+  expect(await dut.run('tcpdump --version 2>&1')).toMatchObject({
+    code: 0,
+    output: expect.stringMatching(/^tcpdump version \d[\s\S]*libpcap version/),
+  })
+  // They do what they are for.
+  const traced = await dut.run(
+    'strace -f -e trace=openat -o /run/trace cat /etc/hostname; grep /etc/hostname /run/trace',
+  )
+  expect(traced.output).toMatch(/^appliance\n.*openat\(AT_FDCWD, "\/etc\/hostname", O_RDONLY/)
+  const seen = await dut.run(
+    `timeout 60 tcpdump -n -i lo -c 1 udp port 9 >/run/seen 2>/dev/null & sleep 10; bash -c 'echo x >/dev/udp/127.0.0.1/9'; wait; cat /run/seen`,
+    BOOT,
+  )
+  expect(seen.output).toMatch(/127\.0\.0\.1\.\d+ > 127\.0\.0\.1\.9: UDP, length 2/)
+  expect(await dut.bistable('addon remove debug')).toMatchObject({ code: 0 })
+  expect((await dut.run('strace -V')).code).not.toBe(0)
+})
+
 hil(
   'a release comes, its /etc merged and its data migrated; passwords and state go back with the device',
   async ({ dut, kit, server }) => {

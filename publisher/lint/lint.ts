@@ -3,6 +3,7 @@ import type { System } from '../../bundle/system.ts'
 import type { Root } from '../../keys/types.ts'
 import { publisherErrors } from '../errors.ts'
 import { declaredModules } from '../initramfs-options.ts'
+import { initOf, startsAgent } from '../inits.ts'
 import type { MergedTree } from '../tree.ts'
 import { lintRoot, lintSystem } from './declaration.ts'
 import { lintHealth } from './health.ts'
@@ -46,6 +47,7 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
     await lintModules(tree, { version: kernel.version, needed, secureBoot: system?.secureBoot === true }, report)
   }
   lintPrograms(tree, needs, report)
+  await lintInit(tree, report)
   lintFolders(tree, system, report)
   lintState(tree, system, report)
   lintVar(tree, report)
@@ -69,6 +71,21 @@ function lintPrograms(tree: MergedTree, needs: InitramfsNeeds, report: Report): 
   for (const path of AGENT_FILES)
     if (!isFile(tree.resolve(path)))
       report('error', 'agent-missing', `/${path}`, 'missing; install the agent in the image or build with --agent')
+}
+
+/** Warnings only: an image may have its own way of starting things. A release whose agent never starts falls back. */
+async function lintInit(tree: MergedTree, report: Report): Promise<void> {
+  if (!isFile(tree.resolve('sbin/init'))) return
+  const init = initOf(tree)
+  if (init === undefined)
+    report(
+      'warning',
+      'init-unknown',
+      '/sbin/init',
+      'neither systemd, OpenRC, sysvinit nor busybox: it has to start the agent by itself, and add-ons before it',
+    )
+  else if (!(await startsAgent(tree, init)))
+    report('warning', 'agent-not-started', '/sbin/init', `${init} starts no agent, as far as its files say`)
 }
 
 function lintFolders(tree: MergedTree, system: System | undefined, report: Report): void {

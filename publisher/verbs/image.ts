@@ -128,6 +128,7 @@ function agentParts(call: Invocation): AgentParts {
             files,
             launcher: join(device, 'bin', 'bistable'),
             units: join(device, 'systemd'),
+            inits: join(device, 'inits'),
             ...(node === undefined ? {} : { node }),
           },
         }),

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { build } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { initFunctions } from '../helpers/init-functions.ts'
+import { initFunctions, STATE_FUNCTIONS } from '../helpers/init-functions.ts'
 import { have } from '../helpers/run.ts'
 import { makeTree } from './trees.ts'
 
@@ -78,7 +78,8 @@ function start(base: string): Record<string, string> {
     '/etc/bistable-owned': at('owned'),
     '/etc/bistable-etc-transient': at('transient'),
   })
-  const script = `DATA='${at('data')}' ROOT='${at('image')}' slot=b other=a boot=try LONG=900 release=1.2 roothash=${'f'.repeat(64)}
+  const script = `DATA='${at('data')}' ROOT='${at('image')}' slot=b other=a boot=try LONG=900 release=1.2 roothash=${'f'.repeat(64)} TMP='${base}'
+. '${STATE_FUNCTIONS}'
 enter() { :; }
 mount() { :; }
 fail() { echo "$1" >&2; exit 9; }

@@ -1,4 +1,8 @@
 import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+/** The functions of the initramfs that `init` shares with its other half: a file to source. Wants `TMP`. */
+export const STATE_FUNCTIONS = fileURLToPath(new URL('../../initramfs/state.sh', import.meta.url))
 
 /**
  * Functions of `initramfs/init` by name, as text to source: what the device runs, and no copy of it.

@@ -3,7 +3,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { initFunctions } from '../helpers/init-functions.ts'
+import { initFunctions, STATE_FUNCTIONS } from '../helpers/init-functions.ts'
 import { have } from '../helpers/run.ts'
 
 /** Places of the data partition are made from the image: all of them copied aside, flushed once, each put in place by a rename. */
@@ -38,6 +38,8 @@ function start(base: string, cutAt = 0): { cut: boolean; code: number | null; di
     `n=0 DATA='${at('data')}' STATE='${at('data')}' SEEDING='${at('data/bistable/seeding')}' ROOT='${at('root')}'`,
     'mount() { :; }',
     ...programs,
+    // Nothing to chroot into here: busybox's own cp.
+    `TMP='${base}'; . '${STATE_FUNCTIONS}'`,
     functions,
     'stage_data || exit 7',
     ...PLACES.filter((path) => path !== '/opt/none').map((path) => `bind_data '${path}' || exit 8`),

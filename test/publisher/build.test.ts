@@ -195,6 +195,7 @@ describe('build', () => {
       agent: {
         files: join(host, 'dist'),
         units: join(host, 'units'),
+        inits: join(import.meta.dirname, '../../device/inits'),
         launcher: file('launcher', '#!'),
         node: file('node', 'n'),
       },

@@ -166,6 +166,26 @@ describe('lint', () => {
       ['error copy-incomplete /opt/app'],
     ],
     [
+      'extended attributes that busybox cp would lose',
+      (s) => {
+        s['etc/marked'] = { type: 'file', bytes: 'x', xattrs: { 'user.k': Buffer.from('v') } }
+        s['usr/marked'] = { type: 'file', bytes: 'x', xattrs: { 'user.k': Buffer.from('v') } }
+      },
+      ['warning attributes-lost /etc/marked'],
+    ],
+    [
+      'the same with GNU cp: only what lies in memory loses them',
+      (s) => {
+        for (const path of ['etc/marked', 'opt/app/logs/marked', 'opt/cache/marked'])
+          s[path] = { type: 'file', bytes: 'x', xattrs: { 'user.k': Buffer.from('v') } }
+        s['usr/bin/cp'] = { type: 'file', bytes: 'cp', mode: 0o755 }
+        const text = String(s['usr/lib/bistable/system.json'])
+        const mounts = [{ path: '/opt/cache', policy: 'tmpfs' }]
+        s['usr/lib/bistable/system.json'] = JSON.stringify({ ...JSON.parse(text), mounts })
+      },
+      ['warning attributes-lost /opt/cache/marked'],
+    ],
+    [
       'two users with one uid',
       (s) => {
         s['etc/passwd'] = 'root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\nbroken\n'

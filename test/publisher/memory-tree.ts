@@ -155,6 +155,7 @@ export async function fitSpecs(): Promise<Record<string, Spec>> {
     [`${modules}/kernel/overlay.ko`]: fakeModule(VERSION),
     'usr/sbin/init': { type: 'symlink', target: '../lib/systemd/systemd' },
     'usr/lib/systemd/systemd': program('systemd'),
+    'usr/lib/systemd/system/multi-user.target.wants/bistable-agent.service': { type: 'symlink', target: '../x' },
     'usr/bin/busybox': program(fakeProgram()),
     'usr/sbin/dmsetup': program(fakeProgram()),
     'usr/bin/bistable': program('#!/bin/sh\n'),
