@@ -23,6 +23,11 @@ export const addonErrors = defineErrors({
       'The image of an add-on holds something that an add-on may not change, or lacks its extension-release file.',
     next: 'Put files below usr/ only, nothing below usr/lib/bistable, no devices.',
   },
+  ADDON_LIBRARY: {
+    family: 'input',
+    meaning: 'A program of an add-on needs a shared library that neither the add-on nor its release has.',
+    next: 'Put the library below usr/lib of the add-on, or build the program without it.',
+  },
   ADDON_BASE: {
     family: 'policy',
     meaning: 'The add-on was made for other releases than the one that runs.',

@@ -17,6 +17,7 @@ import { openImageFile } from '../bundle/squashfs/reader.ts'
 import { BLOCK, createTreeHasher } from '../bundle/tree.ts'
 import { MAX_ENVELOPE_BYTES, MAX_SIGNED_BYTES } from '../keys/dsse.ts'
 import { walkRoots } from '../keys/root.ts'
+import { lackingLibraries, librariesOfBundle } from './addon-libraries.ts'
 import { runTool } from './tools.ts'
 
 /**
@@ -35,13 +36,15 @@ export interface AddonRequest extends Omit<AddonStatement, 'type' | 'image' | 'p
 }
 
 const IMAGE = 'addon.squashfs'
+/** Of what an add-on lacks. */
+const MOST_NAMED = 5
 const STATEMENT = 'statement.json'
 /** What `sign` writes beside the statement of a build folder. */
 const SIGNED = 'release.json'
 
 /**
  * Builds the image and the unsigned statement into the new folder `output`.
- * @throws ADDON_LAYOUT, ADDON_INVALID, TOOL_*, and the errors of reading a bundle
+ * @throws ADDON_LAYOUT, ADDON_LIBRARY, ADDON_INVALID, TOOL_*, and the errors of reading a bundle
  */
 export async function buildAddon(request: AddonRequest, output: string, signal?: AbortSignal): Promise<AddonStatement> {
   const { folder, name, kind, summary, fixes, issued, expires } = request
@@ -78,7 +81,13 @@ export async function buildAddon(request: AddonRequest, output: string, signal?:
   await appendFile(image, Buffer.alloc(length - size))
   const opened = await openImageFile(image)
   try {
-    await checkAddonLayout(await openSquashfs(opened, opened.size), name)
+    const addon = await openSquashfs(opened, opened.size)
+    await checkAddonLayout(addon, name)
+    // Of a release that is only named, nothing is known.
+    const releases = found.flatMap(({ digest, libraries }) => (libraries ? [{ name: digest, libraries }] : []))
+    const lacking = await lackingLibraries(addon, releases)
+    if (lacking.length > 0)
+      throw addonErrors.ADDON_LIBRARY(lacking.slice(0, MOST_NAMED).join('; '), { details: { lacking } })
   } finally {
     await opened.close()
   }
@@ -107,6 +116,8 @@ export async function buildAddon(request: AddonRequest, output: string, signal?:
 
 interface Base {
   readonly digest: Sha256
+  /** Names of its shared libraries. */
+  readonly libraries?: ReadonlySet<string>
   readonly product?: string
   readonly rootVersion?: number
 }
@@ -116,7 +127,9 @@ async function readBase(base: string, signal?: AbortSignal): Promise<Base> {
   const source = await fileSource(base)
   try {
     const { head } = await inspectBundle(source, signal === undefined ? {} : { signal })
-    return { digest: head.digest, product: head.statement.product, rootVersion: head.trusted.current.version }
+    const { digest, statement, trusted } = head
+    const libraries = await librariesOfBundle(source, head)
+    return { digest, libraries, product: statement.product, rootVersion: trusted.current.version }
   } finally {
     await source.close()
   }
