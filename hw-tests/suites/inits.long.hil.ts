@@ -30,6 +30,8 @@ hil('the agent is kept running, and add-ons come before services', async ({ dut,
   const first = await agent(dut)
   expect(first).toMatch(/^\d+$/)
   expect((await dut.run(`cat /proc/${first}/oom_score_adj`)).output).toBe('-900\n')
+  const { deviceId } = await dut.status()
+  expect(deviceId).toMatch(/^[0-9a-f]{32}$/)
   // Once long behind its start, and once right behind it.
   await dut.run(`kill -9 ${first}`)
   const second = await isBack(dut, first)
@@ -46,7 +48,7 @@ hil('the agent is kept running, and add-ons come before services', async ({ dut,
   await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
   await expect(dut).toRun({ slot: 'a', release: '1.2' })
   expect((await dut.run('cat /run/app.tools', BOOT)).output).toBe('tools from the add-on\n')
-  expect(await dut.status()).toMatchObject({ addons: [{ name: 'tools', state: 'active' }] })
+  expect(await dut.status()).toMatchObject({ deviceId, addons: [{ name: 'tools', state: 'active' }] })
 })
 
 hil(

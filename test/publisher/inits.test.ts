@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -128,17 +128,24 @@ describe('inits', () => {
     ])
   })
 
-  it('its scripts are good shell; an agent that ended soon waits before it starts again', () => {
+  it('its scripts are good shell; an agent that ended soon waits before it starts again; an empty machine id is filled once', () => {
     for (const name of ['start-agent', 'start-addons', 'openrc/bistable-agent', 'openrc/bistable-addons'])
       run('sh', ['-n', join(DEVICE, 'inits', name)])
     const script = readFileSync(join(DEVICE, 'inits/start-agent'), 'utf8')
       .replace('stamp=/run', `stamp=${host}`)
       .replace('/proc/self/oom_score_adj', '/dev/null')
+      .replace('id=/etc', `id=${host}`)
       .replace('/usr/bin/bistable', 'echo bistable')
     const start = () => run('sh', ['-c', `sleep() { echo "waits $*"; }\n${script}`])
+    const id = join(host, 'machine-id')
     expect(start()).toBe('bistable agent\n')
+    expect(existsSync(id)).toBe(false)
+    writeFileSync(id, '')
     expect(start()).toBe('waits 13\nbistable agent\n')
+    const made = readFileSync(id, 'utf8')
+    expect(made).toMatch(/^[0-9a-f]{32}\n$/)
     writeFileSync(join(host, 'bistable-started'), '-20\n')
     expect(start()).toBe('bistable agent\n')
+    expect(readFileSync(id, 'utf8')).toBe(made)
   })
 })
