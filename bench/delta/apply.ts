@@ -49,11 +49,16 @@ for (const name of IMAGE_NAMES) {
 
 const idle = process.memoryUsage.rss()
 let peak = idle
+const started = performance.now()
+let sampled = 0
+// Asking takes longer than many a chunk.
 const sample = (): void => {
+  const now = performance.now()
+  if (now - sampled < 5) return
+  sampled = now
   peak = Math.max(peak, process.memoryUsage.rss())
 }
 const sampling = setInterval(sample, 10)
-const started = performance.now()
 const cpu = process.cpuUsage()
 const crewBack = useHashCrew()
 const source = await openHttpDoor(newUrl)

@@ -30,6 +30,10 @@ export interface Found {
   readonly bytes: number
   /** What moves besides, measured of ours; the others' rows leave theirs out: statement, keys, framing, the boot image, an inventory. */
   readonly besides?: number
+  /** Bytes of all images that applying wrote: of ours the boot image too. */
+  readonly installed?: number
+  /** Bytes of the new root file system's image, where it is another one than the pair's. */
+  readonly image?: number
   readonly make?: Cost
   readonly apply?: Cost
   readonly requests?: number

@@ -6,6 +6,7 @@ import { basename, join, resolve } from 'node:path'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
+import type { InstallResult } from '../../device/install/types.ts'
 import { measure, tool } from '../measure.ts'
 import type { Workshop } from '../workshop.ts'
 import { type Both, cost, type Found, sizeOf } from './found.ts'
@@ -16,6 +17,7 @@ interface Applied {
   readonly seconds: number
   readonly cpuSeconds: number
   readonly aboveIdleMiB: number
+  readonly images: InstallResult['images']
 }
 
 /** Chunks that the old release has not, and the indexes. */
@@ -37,11 +39,14 @@ async function installed(workshop: Workshop, { folder, old, next }: Both, delta:
   try {
     const urls = [next.bundle, ...(delta === undefined ? [] : [delta])].map((path) => web.url(path))
     const ran = await measure(workshop.device.node, [program, folder, old.bundle, ...urls])
-    const { seconds, cpuSeconds, aboveIdleMiB } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
+    const { seconds, cpuSeconds, aboveIdleMiB, images } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
     const bytes = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await patchBytes(delta)
     return {
       bytes,
       besides: web.sent() - bytes,
+      installed: Object.values(images)
+        .flatMap(({ kept, reused, fetched, patched = 0 }) => [kept, reused, fetched, patched])
+        .reduce((sum, part) => sum + part, 0),
       apply: { seconds, cpuSeconds, peakMiB: aboveIdleMiB },
       requests: web.requests(),
     }

@@ -25,6 +25,7 @@ const TECHNIQUES = [
   'zstd --patch-from on uncompressed',
   'bsdiff on uncompressed',
   OURS.patch,
+  OURS.quick,
 ]
 
 const number = (value: number): string => Math.round(value).toLocaleString('en-US')
@@ -40,7 +41,7 @@ export function bytesTable(all: readonly PairFound[]): string {
   const cell = (technique: string, found: Found | undefined): string =>
     found === undefined ? '' : ours(technique) ? `**${number(found.bytes)}**` : number(found.bytes)
   const rows = TECHNIQUES.map((name) => [named(name), ...all.map(({ found }) => cell(name, found[name]))])
-  const besides = [OURS.chunks, OURS.patch].map((technique) => [
+  const besides = Object.values(OURS).map((technique) => [
     `besides, ${technique}`,
     ...all.map(({ found }) => {
       const more = found[technique]?.besides
@@ -129,13 +130,16 @@ function main(folder: string): void {
   const all = PAIRS.filter((name) => names.includes(`${name}.json`)).map(
     (name) => JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8')) as PairFound,
   )
-  const pairs = all.map(({ name, what, image, plain }) => [name, what, number(image ?? 0), number(plain ?? 0)])
+  const pairs = all.map(({ name, what, image, plain, found }) => {
+    const quick = found[OURS.quick]?.image
+    return [name, what, number(image ?? 0), quick === undefined ? '' : number(quick), number(plain ?? 0)]
+  })
   const figures = [
-    table(['pair', 'what', 'image, bytes', 'uncompressed'], pairs),
+    table(['pair', 'what', 'image, bytes', 'at zstd 9', 'uncompressed'], pairs),
     bytesTable(all),
     '![bytes to move](deltas-bytes.svg)\n',
     ...all
-      .filter(({ name }) => ['small', 'security', 'debian13'].includes(name))
+      .filter(({ name }) => ['small', 'security', 'large', 'debian13'].includes(name))
       .flatMap((pair) => [`Cost, ${pair.name}:\n`, costTable(pair)]),
     '![CPU seconds to make](deltas-make.svg)\n',
     goalsTable(all),

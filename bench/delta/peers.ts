@@ -39,11 +39,11 @@ export const peers: Readonly<Record<string, Technique>> = {
   zchunk,
   'ostree static delta': ostree,
   'xdelta3 on SquashFS': (both) => patched(both, xdelta, 'squashfs'),
-  'bsdiff on SquashFS': (both) => patched(both, bsdiff, 'squashfs'),
   'zstd --patch-from on SquashFS': (both) => patched(both, patchFrom, 'squashfs'),
   'xdelta3 on uncompressed': (both) => patched(both, xdelta, 'plain'),
   'zstd --patch-from on uncompressed': (both) => patched(both, patchFrom, 'plain'),
   'bsdiff on uncompressed': (both) => patched(both, bsdiff, 'plain'),
+  'bsdiff on SquashFS': (both) => patched(both, bsdiff, 'squashfs'),
 }
 
 /** Makes a patch and applies it; what comes out must be the new one. */

@@ -33,6 +33,8 @@ export interface MadeDelta {
   /** Stored bytes of the chunks that it stands for, and of those that it leaves to be fetched. */
   readonly instead: number
   readonly left: number
+  /** Bytes of content that a device compresses at the image's level: most of what applying it takes. */
+  readonly packed: number
 }
 
 export interface DeltaEdge {
@@ -55,7 +57,7 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
   const partial = join(dirname(output), `.${basename(output)}.${process.pid}.partial`)
   const scratch = `${partial}.units`
   const units: PlannedUnit[] = []
-  const totals = { instead: 0, left: 0 }
+  const totals = { instead: 0, left: 0, packed: 0 }
   let codec = { level: DEFAULT_LEVEL, blockSize: 128 * 1024 }
   try {
     const file = await open(scratch, 'w')
@@ -145,7 +147,7 @@ interface Work {
   readonly index: ChunkIndex
   readonly known: ReadonlySet<Sha256>
   readonly units: PlannedUnit[]
-  readonly totals: { instead: number; left: number }
+  readonly totals: { instead: number; left: number; packed: number }
   readonly file: FileHandle
   readonly edge: DeltaEdge
 }
@@ -190,6 +192,7 @@ async function writeUnit({ image, index, known, units, totals, file, edge }: Wor
     return
   }
   totals.instead += instead
+  totals.packed += unit.packed
   await file.write(stored)
   units.push({ image, runs: unit.runs, stored: stored.length, sha256: sha256(stored) })
   edge.say(`${image}: ${stored.length} bytes instead of ${instead}`)

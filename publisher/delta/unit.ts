@@ -32,6 +32,7 @@ export class UnitBuilder {
   #targetLength = 0
   #windowLength = 0
   #copied = 0
+  #packed = 0
   #copy: { first: number; count: number } | undefined
 
   constructor(old: OldSources, next: OldImage, codec: UnitCodec, places: ReadonlyMap<number, readonly Place[]>) {
@@ -48,6 +49,11 @@ export class UnitBuilder {
 
   get full(): boolean {
     return this.#targetLength >= MAX_TARGET || this.#windowLength >= MAX_WINDOW
+  }
+
+  /** Bytes of content that a device compresses. */
+  get packed(): number {
+    return this.#packed
   }
 
   get runs(): readonly ChunkRun[] {
@@ -99,6 +105,7 @@ export class UnitBuilder {
       return 1
     }
     const full = kind === 'meta' ? METADATA_BYTES : this.#codec.blockSize
+    this.#packed += content.length
     this.#put(kind === 'meta' ? PIECE.meta : PIECE.data, content.length, full, content, index)
     return 1
   }

@@ -30,7 +30,7 @@ export const deltaVerb: Verb = {
         call.terminal.out(JSON.stringify({ ok: true, output, from: from.head.digest, to: to.head.digest, ...made }))
       else
         call.terminal.out(
-          `${output}: ${made.size} bytes (${humanBytes(made.size)}) from ${releases[0]} to ${releases[1]}, instead of chunks of ${humanBytes(made.instead)}${made.left > 0 ? `; ${humanBytes(made.left)} stay chunks` : ''}`,
+          `${output}: ${made.size} bytes (${humanBytes(made.size)}) from ${releases[0]} to ${releases[1]}, instead of chunks of ${humanBytes(made.instead)}${made.left > 0 ? `; ${humanBytes(made.left)} stay chunks` : ''}; devices compress ${humanBytes(made.packed)} again`,
         )
       return 0
     } finally {

@@ -26,7 +26,7 @@ describe('the patches page', () => {
       ['small: patch / xdelta3 on SquashFS', false],
       ['small: chunks / casync, 64 KiB chunks', false],
       ['small: CPU of making / zstd --patch-from', true],
-      ['small: CPU of applying / image at 50 MB/s', false],
+      ['small: CPU of applying / images at 50 MB/s', false],
     ])
     expect(goalsTable([pair])).toContain('| small: patch / xdelta3 on SquashFS | 0.34 | 0.33 | **missed** |')
     const times = goalsOf('times', { [OURS.patch]: { bytes: 999_999 } }, 100_000_000)

@@ -10,7 +10,7 @@ import { sha256 } from '../../bundle/digest.ts'
 import { compressBlock } from '../../bundle/squashfs/block-codec.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
 import { PatchedChunks } from '../../device/install/patch.ts'
-import { makeDelta } from '../../publisher/delta/make.ts'
+import { type MadeDelta, makeDelta } from '../../publisher/delta/make.ts'
 import { type Made, release } from './kit.ts'
 
 // Blocks are rebuilt beside: on any number of threads, in whatever order they are ready, the same chunks; and no more at a
@@ -21,13 +21,14 @@ let first: Made
 let second: Made
 let path: string
 let head: DeltaHead
+let made: MadeDelta
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'bistable-threads-'))
   first = await release(dir, 1)
   second = await release(dir, 2)
   path = join(dir, 'a.delta')
-  await makeDelta(first, second, path, { say: () => undefined })
+  made = await makeDelta(first, second, path, { say: () => undefined })
   const source = await openFileDoor(path)
   head = await readDeltaHead(source)
   await source.close()
@@ -98,10 +99,12 @@ describe('rebuilding in threads', () => {
     let held = 0
     let most = 0
     let late = 0
+    let packedBytes = 0
     const numbers = unit.runs.flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => first + n))
     const chunks = numbers.map((n) => ({ length: index().chunks[n]?.length ?? 0, wanted: true }))
     const pack = async (content: Uint8Array<ArrayBuffer>) => {
       held += content.length
+      packedBytes += content.length
       most = Math.max(most, held)
       // Every second one is ready long after those behind it.
       if (late++ % 2 === 0) await new Promise((resolve) => setTimeout(resolve, 5))
@@ -118,5 +121,8 @@ describe('rebuilding in threads', () => {
     expect(most).toBeGreaterThan(head.blockSize)
     expect(most).toBeLessThanOrEqual(2 * 1024 * 1024 + head.blockSize)
     await expect(reader.next()).rejects.toMatchObject({ code: 'DELTA_INVALID' })
+    // The publisher said so beforehand; the boot image is no SquashFS image.
+    expect(units()).toHaveLength(1)
+    expect(made.packed).toBe(packedBytes)
   })
 })
