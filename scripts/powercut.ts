@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
@@ -12,6 +12,7 @@ import { campaign, FULL, SAMPLE } from '../test/powercut/campaign.ts'
 // already; with a part, only each Nth state.
 // `npm run powercut -- --uboot [--sample] [--machine x86|arm64] [--part K/N]`: the cuts of U-Boot's boot state, decided by
 // the real U-Boot; a part asks it about each Nth boot state.
+// `npm run powercut -- --sum FILE…`: the closing lines in these outputs of runs that were parts of one, added up.
 // Exit code 1 when one of them is lost.
 
 const args = process.argv.slice(2)
@@ -30,7 +31,12 @@ const part = { first: k - 1, step: n }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
 const began = performance.now()
 let ok: boolean
-if (args.includes('--kill')) {
+if (args.includes('--sum')) {
+  const { sumOf } = await import('../test/powercut/sum.ts')
+  const sum = sumOf(args.slice(args.indexOf('--sum') + 1).map((file) => readFileSync(file, 'utf8')))
+  for (const line of sum.lines) console.log(line)
+  ok = sum.ok
+} else if (args.includes('--kill')) {
   const { kills } = await import('../test/powercut/kills.ts')
   const limits = {
     ...(args.includes('--seconds') ? { most: number('--seconds', 0) } : {}),

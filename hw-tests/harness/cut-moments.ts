@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { BootEvent } from './boot-states.ts'
 import type { Dut } from './dut.ts'
 import { DutError } from './lab-error.ts'
 
@@ -9,8 +10,13 @@ import { DutError } from './lab-error.ts'
 
 /** Progress lines of one install: seven phases, ten percent a line. */
 const INSTALL_LINES = 75
-/** Events from the boot loader's line to the agent's "committed": kernel, stages of the initramfs, trying. */
-const BOOT_EVENTS = 11
+/** Steps from the boot loader's line to the agent's "committed": kernel, seven stages of the initramfs, trying. */
+const BOOT_STEPS = 11
+/** Notes of the initramfs are none: they would use up the steps before the agent has begun. */
+const isStep = ({ kind, line }: BootEvent) => kind !== 'initramfs' || line.includes('bistable-init: stage ')
+/** How long a step takes on a slow machine; from the last stage of the initramfs until the agent speaks. */
+const WITHIN_MS = 1500
+const START_MS = 9000
 const STEP_MS = 300_000
 /** Shutdown, firmware and boot loader together, on a fast machine. */
 const DOWN_MS = 6000
@@ -38,31 +44,41 @@ export async function momentOfInstall(dut: Dut, address: string, random: () => n
 
 /** Reboots into what is armed in `slot`: somewhere between the boot loader and the commit. */
 export async function momentOfTry(dut: Dut, slot: 'a' | 'b', random: () => number): Promise<string> {
-  const events = below(random, BOOT_EVENTS)
-  const more = below(random, 1500)
+  const [steps, more] = [below(random, BOOT_STEPS), random()]
   await dut.reboot()
   const boot = await dut.nextBoot(STEP_MS)
   if (boot.slot !== slot || boot.boot !== 'try')
     throw new DutError(`a try of slot ${slot} was armed, the boot loader started ${JSON.stringify(boot)}`)
-  let last = 'boot'
-  for (let seen = 0; seen < events && last !== 'committed'; seen++)
-    last = (await dut.next(['kernel', 'initramfs', 'trying', 'committed'], { timeoutMs: STEP_MS })).kind
-  await sleep(more)
-  return `first try, ${last} (event ${events} of ${BOOT_EVENTS}), and ${more} ms`
+  const kinds = ['kernel', 'initramfs', 'trying', 'committed'] as const
+  return `first try, ${await reach(dut, steps, more, 'boot', kinds)}`
 }
 
 /** The power has just come: somewhere between the firmware and an agent that runs. */
 export async function momentOfBoot(dut: Dut, random: () => number): Promise<string> {
-  const events = below(random, BOOT_EVENTS)
-  const more = below(random, 1500)
-  const up = ['running', 'committed', 'fell-back'] as const
-  let last = 'power on'
-  for (let seen = 0; seen < events && !up.some((kind) => kind === last); seen++) {
-    const fatal = ['panic', 'initramfs-failed', 'emergency'] as const
-    last = (await dut.next(['boot', 'kernel', 'initramfs', 'trying', ...up], { timeoutMs: STEP_MS, fatal })).kind
+  const [steps, more] = [below(random, BOOT_STEPS), random()]
+  const fatal = ['panic', 'initramfs-failed', 'emergency'] as const
+  return `boot, ${await reach(dut, steps, more, 'power on', ['boot', 'kernel', 'initramfs', 'trying', ...UP], fatal)}`
+}
+
+const UP = ['running', 'committed', 'fell-back'] as const
+
+/** So many steps from `first` on, fewer when the agent's work is done before; then a part of the next one, 0 .. 1. */
+async function reach(
+  dut: Dut,
+  steps: number,
+  part: number,
+  first: string,
+  kinds: readonly BootEvent['kind'][],
+  fatal: readonly BootEvent['kind'][] = [],
+): Promise<string> {
+  let last = first
+  for (let seen = 0; seen < steps && !UP.some((kind) => kind === last); seen++) {
+    const { kind, line } = await dut.next(kinds, { timeoutMs: STEP_MS, fatal, where: isStep })
+    last = /stage \w+/.exec(line)?.[0] ?? kind
   }
+  const more = Math.floor(part * (last === 'stage switch' ? START_MS : WITHIN_MS))
   await sleep(more)
-  return `boot, ${last} (event ${events} of ${BOOT_EVENTS}), and ${more} ms`
+  return `${last} (step ${steps} of ${BOOT_STEPS}), and ${more} ms`
 }
 
 /** Asks for a reboot: somewhere on the way down, in the firmware or in the boot loader. */

@@ -65,9 +65,11 @@ export async function kills(
     while (cuts < wanted && inTime() && stranded + wrong < ENOUGH) {
       const began = performance.now()
       let said = 'the device'
+      let from = began
       const cut = (where: string) => {
         said = `cut ${++cuts} of ${wanted}: ${where}`
-        say(said)
+        say(`${said} (${((performance.now() - from) / 1000).toFixed(1)} s)`)
+        from = performance.now()
       }
       try {
         cut(await bench.cut(states))
@@ -116,9 +118,11 @@ class Bench {
   #home: 'a' | 'b' = 'a'
   /** What was armed before the cut, so that it must run behind it. */
   #armed = false
-  /** Boots since then, and cuts of them in a row. */
+  /** Boots since then in which no agent was seen at its end, and cuts in a row. */
   #boots = 0
   #again = 0
+  /** An agent said that it gave the release up, before it was cut. */
+  #gaveUp = false
   /** How the device came up last. */
   seen = ''
   /** It gave up a release, every try of which had been cut. */
@@ -142,6 +146,7 @@ class Bench {
     const lot = this.#random()
     this.#armed = lot >= 0.5
     this.#boots = 0
+    this.#gaveUp = false
     const { dut } = this
     if (lot >= 0.6) {
       // As the device was when its power went with the release armed: its first try needs no saved memory.
@@ -174,7 +179,16 @@ class Bench {
     this.#boots++
     await this.dut.powerOn()
     const where = await momentOfBoot(this.dut, this.#random)
+    const { events } = this.dut.console
     await this.dut.powerCut()
+    // All of it is on the medium when the agent says so.
+    const end = events.findLast(({ kind }) => kind === 'committed' || kind === 'fell-back')
+    if (end?.kind === 'committed') this.#home = end.fields['slot'] === 'b' ? 'b' : 'a'
+    if (end?.kind === 'fell-back') this.#gaveUp = true
+    if (end !== undefined) {
+      this.#armed = false
+      this.#boots = 0
+    }
     return where
   }
 
@@ -195,10 +209,11 @@ class Bench {
     this.seen = `slot ${boot.slot} ${boot.boot}, ${up.kind}`
     const other = this.#home === 'a' ? 'b' : 'a'
     const moved = up.fields['slot'] === other && boot.slot === other && up.fields['release'] === this.#next
-    const stayed = up.fields['slot'] === this.#home && boot.slot === this.#home && boot.why === 'ok'
-    // Every try was cut before it could be committed.
-    this.spent = boot.slot === this.#home && boot.why === 'tries-spent' && this.#boots >= TRIES
-    const right = this.spent || (up.kind !== 'fell-back' && (moved || (stayed && !this.#armed)))
+    const stayed = up.fields['slot'] === this.#home && boot.slot === this.#home
+    // Every try was cut before it could be committed. That stays so until something else is installed.
+    this.spent = boot.why === 'tries-spent' && (this.#gaveUp || this.#boots >= TRIES)
+    const goesOn = !this.#gaveUp && up.kind !== 'fell-back' && (moved || (stayed && boot.why === 'ok' && !this.#armed))
+    const right = this.spent ? stayed : goesOn
     if (!right) this.seen += ', and it should not have'
     if (moved) this.#home = other
   }

@@ -55,6 +55,8 @@ export async function judgeRecording(
   plan: RecordedPlan,
   say: (line: string) => void,
 ): Promise<RecordedOutcome> {
+  const { seed, part } = plan
+  say(`power cuts, recorded ${recording.name}: seed ${seed}, part ${part.first + 1}/${part.step}`)
   const story = await storyOf(recording)
   const product = await productOf(recording.kit)
   const dir = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'bistable-recorded-'))
