@@ -10,13 +10,15 @@ import { DutError } from './lab-error.ts'
 
 /** Progress lines of one install: seven phases, ten percent a line. */
 const INSTALL_LINES = 75
-/** Steps from the boot loader's line to the agent's "committed": kernel, seven stages of the initramfs, trying. */
-const BOOT_STEPS = 11
-/** Notes of the initramfs are none: they would use up the steps before the agent has begun. */
+/**
+ * Steps of a first try: the boot loader's line, the kernel's, seven stages of the initramfs, trying. Another boot has eight,
+ * and ends with an agent that runs. Notes of the initramfs are none: they would use up the steps before the agent begins.
+ */
+const BOOT_STEPS = 10
 const isStep = ({ kind, line }: BootEvent) => kind !== 'initramfs' || line.includes('bistable-init: stage ')
-/** How long a step takes on a slow machine; from the last stage of the initramfs until the agent speaks. */
+/** How long a step takes: most of them; from the last stage of the initramfs until the agent speaks; until it commits. */
 const WITHIN_MS = 1500
-const START_MS = 9000
+const LONGER_MS: Readonly<Record<string, number>> = { 'stage switch': 9000, trying: 3000 }
 const STEP_MS = 300_000
 /** Shutdown, firmware and boot loader together, on a fast machine. */
 const DOWN_MS = 6000
@@ -76,7 +78,7 @@ async function reach(
     const { kind, line } = await dut.next(kinds, { timeoutMs: STEP_MS, fatal, where: isStep })
     last = /stage \w+/.exec(line)?.[0] ?? kind
   }
-  const more = Math.floor(part * (last === 'stage switch' ? START_MS : WITHIN_MS))
+  const more = Math.floor(part * (LONGER_MS[last] ?? WITHIN_MS))
   await sleep(more)
   return `${last} (step ${steps} of ${BOOT_STEPS}), and ${more} ms`
 }
