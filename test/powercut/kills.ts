@@ -42,7 +42,7 @@ const MOST_AGAIN = 5
 const TRIES = DEFAULT_TRIES
 
 /**
- * @param most seconds: after so many no device is started any more
+ * @param most seconds: after so many nothing more is cut; the boot that answers for the last ones still comes, a minute or two
  * @param where an emulated place; the PC with GRUB without it
  */
 export async function kills(
@@ -74,7 +74,7 @@ export async function kills(
       try {
         cut(await bench.cut(states))
         try {
-          while (cuts < wanted && bench.cutAgain()) cut(await bench.cutBoot())
+          while (cuts < wanted && inTime() && bench.cutAgain()) cut(await bench.cutBoot())
           await bench.comeUp()
           comings++
         } catch (error) {
@@ -85,7 +85,7 @@ export async function kills(
           continue
         }
         await bench.check()
-        if (cuts === wanted || Math.floor(cuts / UPDATE_EVERY) > updates) {
+        if (cuts === wanted || (inTime() && Math.floor(cuts / UPDATE_EVERY) > updates)) {
           await bench.update()
           updates++
         }
