@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config'
+import { testsAtOnce } from './hw-tests/places/at-once.ts'
 import { LongestFirst } from './scripts/longest-first.ts'
 
 // unit: no emulator, seconds. hw: boots QEMU through the hw-tests harness; never retried.
@@ -31,7 +32,7 @@ export default defineConfig({
           exclude: process.env['HIL_LONG'] === undefined ? ['**/*.long.hil.ts'] : [],
           globalSetup: ['hw-tests/setup.ts'],
           // Emulators can run side by side; a board is one.
-          maxWorkers: /^(qemu-.*)?$/.test(process.env['HIL_PLACE'] ?? '') ? Number(process.env['HIL_WORKERS'] ?? 2) : 1,
+          maxWorkers: testsAtOnce(process.env),
           retry: 0,
           testTimeout: 1_200_000,
           hookTimeout: 1_200_000,

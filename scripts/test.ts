@@ -35,10 +35,10 @@ class Said {
   }
 }
 
-function run(command: string, args: readonly string[], said?: Said, env = process.env): Promise<number> {
+function run(command: string, args: readonly string[], said?: Said): Promise<number> {
   return new Promise((resolve, reject) => {
     const out = said === undefined ? 'inherit' : 'pipe'
-    const child = spawn(command, args, { stdio: ['ignore', out, out], env })
+    const child = spawn(command, args, { stdio: ['ignore', out, out] })
     for (const stream of [child.stdout, child.stderr]) stream?.on('data', (bytes: Buffer) => said?.take(bytes))
     child.on('error', reject)
     child.on('close', (code) => resolve(code ?? 1))
@@ -73,8 +73,7 @@ async function vitest(project: string, scratch: string, said?: Said): Promise<vo
     `--outputFile.json=${output}`,
     ...(project === 'hw' ? ['--reporter=./hw-tests/report/reporter.ts'] : []),
   ]
-  // An emulated device idles a quarter of its time: three keep two processors busy.
-  const code = await run('npx', args, said, { HIL_WORKERS: '3', ...process.env })
+  const code = await run('npx', args, said)
   const report = JSON.parse(await readFile(output, 'utf8')) as Report
   const before = failed
   for (const file of report.testResults) {

@@ -1,7 +1,9 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, relative, resolve } from 'node:path'
+import { isDeepStrictEqual, promisify } from 'node:util'
 import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.ts'
@@ -12,6 +14,7 @@ import { chooseStore } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
 import { lockFolder } from '../lease/store.ts'
+import { testsAtOnce } from '../places/at-once.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
 import { mergeRuns, readOutcomes } from '../report/merge.ts'
 import { exitCode, tally } from '../report/outcome.ts'
@@ -19,24 +22,30 @@ import { publishReports } from '../report/reporter.ts'
 import { converse } from './console.ts'
 import { diagnose, examine } from './doctor.ts'
 import { openPatient } from './patient.ts'
-import { flakeText, type Repetition, repetitionText } from './repeat.ts'
+import { positionals, readRepeat, seriesText } from './repeat.ts'
+import { goOn, readPlan, type SeriesPlan } from './series.ts'
 
 // npm run hil -- …: runs the suites, or one of the commands below.
 
 const USAGE = `usage: npm run hil                          every suite on HIL_PLACE (an emulated PC unless told)
        npm run hil -- [run] VITEST-ARGUMENTS  some of them, as in: npm run hil -- hw-tests/suites/install
        npm run hil -- prepare [PLACE]         the test kit and the saved device, made ahead of a run
-       npm run hil -- repeat N VITEST-ARGUMENTS   N times, each with a seed of its own (first: HIL_SEED): which fail now and then
+       npm run hil -- repeat N [--folder FOLDER] [--for SECONDS] FILES… VITEST-OPTIONS…
+                                              N times, each with a seed of its own (first: HIL_SEED): which fail now and then;
+                                              with a folder that was begun, it goes on there
        npm run hil -- merge RUN RUN…          one report of runs (folders in out/hil) that were parts of one
        npm run hil -- places                  what there is, and who has it
        npm run hil -- console PLACE           its console at this terminal
        npm run hil -- doctor PLACE            wiring, power, console, boot; lifts a quarantine when all is well
        npm run hil -- release PLACE           takes a lease away from a run that hangs
        npm run hil -- lease-server [PORT] [ADDRESS]   leases for a bench that several machines share
-exit codes: 0 good, 1 a test failed, 2 usage, 3 the lab is broken and no test failed`
+--short, in a run or with repeat: what \`npm test\` runs of the suites, without the long ones
+exit codes: 0 good, 1 a test failed, 2 usage, 3 the lab is broken and no test failed, 4 runs are left for the next call`
 
 const root = resolve(import.meta.dirname, '..', '..')
+const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
 const LAB_BROKEN = 3
+const RUNS_LEFT = 4
 const DOCTOR = { silenceMs: 2_000, bootMs: 300_000 }
 
 async function main(args: readonly string[]): Promise<number> {
@@ -61,7 +70,7 @@ async function main(args: readonly string[]): Promise<number> {
     case 'run':
       return run(args.slice(1))
     case 'repeat':
-      return repeat(Number(name), args.slice(2))
+      return repeat(args.slice(1))
     case 'merge':
       return merge(args.slice(1))
     default:
@@ -72,9 +81,14 @@ async function main(args: readonly string[]): Promise<number> {
 /** The suites. A run in which only the lab failed ends with another code than one that found something. */
 async function run(args: readonly string[]): Promise<number> {
   const folder = runFolder(root, process.env)
-  const { code, outcomes } = await suites(folder, args)
+  const { code, outcomes } = await suites(folder, withoutShort(args), longOnes(isShort(args)))
   return exitCode(code === 0, outcomes, existsSync(labErrorFile(folder)))
 }
+
+const isShort = (args: readonly string[]) => args.includes('--short')
+const withoutShort = (args: readonly string[]) => args.filter((word) => word !== '--short')
+/** Everything, the long ones too, unless told; `npm test` runs the short ones only. */
+const longOnes = (short: boolean) => ({ HIL_LONG: short ? undefined : (process.env['HIL_LONG'] ?? '1') })
 
 async function merge(folders: readonly string[]): Promise<number> {
   if (folders.length === 0) {
@@ -88,43 +102,79 @@ async function merge(folders: readonly string[]): Promise<number> {
   return exitCode(passed > 0 && failed + lab + merged.stray.length === 0, merged.outcomes)
 }
 
-/** The suites once, into this folder. */
-async function suites(folder: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
-  const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-  // Everything, the long ones too; `npm test` runs the short ones only.
-  const env = { ...process.env, HIL_LONG: process.env['HIL_LONG'] ?? '1', HIL_RUN: folder, ...more }
+/** The suites once, into this folder. A code that is undefined: they were killed. */
+async function suites(folder: string, args: readonly string[], more: NodeJS.ProcessEnv) {
+  const env = { ...process.env, ...more, HIL_RUN: folder }
   const child = spawn(process.execPath, [vitest, 'run', '--project', 'hw', ...args], {
     cwd: root,
     stdio: 'inherit',
     env,
   })
-  const code = await new Promise<number>((done) => child.on('close', (status) => done(status ?? 1)))
+  // Who ends this program ends its tests too, and what they did so far stays.
+  let stopped = false
+  const stop = () => {
+    stopped = true
+    child.kill('SIGTERM')
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop)
+  const code = await new Promise<number | undefined>((done, reject) => {
+    child.on('error', reject)
+    child.on('close', (status) => done(stopped ? undefined : (status ?? undefined)))
+  })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stop)
   return { code, outcomes: await readOutcomes(folder).catch(() => []) }
 }
 
-async function repeat(times: number, args: readonly string[]): Promise<number> {
-  if (!Number.isInteger(times) || times < 1) {
+/** The files that a run of these arguments would run. */
+async function filesOf(args: readonly string[], more: NodeJS.ProcessEnv): Promise<readonly string[]> {
+  const scratch = await mkdtemp(join(tmpdir(), 'bistable-hil-'))
+  try {
+    const list = join(scratch, 'files.json')
+    const options = { cwd: root, env: { ...process.env, ...more } }
+    const words = [vitest, 'list', '--project', 'hw', '--filesOnly', `--json=${list}`, ...args]
+    await promisify(execFile)(process.execPath, words, options)
+    const found = JSON.parse(await readFile(list, 'utf8')) as readonly { readonly file: string }[]
+    return found.map(({ file }) => relative(root, file)).sort()
+  } finally {
+    await rm(scratch, { recursive: true })
+  }
+}
+
+async function repeat(args: readonly string[]): Promise<number> {
+  const { times, folder: named, seconds, short, rest } = readRepeat(args)
+  if (times === undefined) {
     console.error('hil: how many times?')
     return 2
   }
-  const { seed } = campaign(process.env, Date.now(), 0)
-  const folder = runFolder(root, process.env)
-  const runs: Repetition[] = []
-  const said: string[] = []
-  let code = 0
-  for (let number = 1; number <= times; number++) {
-    const own = join(folder, `${number}`)
-    await mkdir(own, { recursive: true })
-    const began = Date.now()
-    const one = await suites(own, args, { HIL_SEED: `${seed + number - 1}` })
-    if (one.code !== 0) code = 1
-    runs.push({ seed: seed + number - 1, ms: Date.now() - began, outcomes: one.outcomes })
-    said.push(repetitionText(runs[number - 1] as Repetition, number, times))
-    console.log(said.at(-1))
+  const began = Date.now()
+  const folder = named === undefined ? runFolder(root, process.env) : resolve(named)
+  const known = await readPlan(folder)
+  const plan: SeriesPlan = { times, seed: known?.seed ?? campaign(process.env, began, 0).seed, args: rest, short }
+  if (known !== undefined && !isDeepStrictEqual([known.args, known.short], [plan.args, plan.short])) {
+    console.error(
+      `hil: ${folder} holds runs of other tests: ${[...(known.short ? ['--short'] : []), ...known.args].join(' ')}`,
+    )
+    return 2
   }
-  const { good, lines } = flakeText(runs)
-  for (const line of [...said, ...lines]) console.log(line)
-  return good ? code : 1
+  const more = longOnes(short)
+  const options = rest.slice(positionals(rest).length)
+  const head = await promisify(execFile)('git', ['rev-parse', '--short', 'HEAD'], { cwd: root }).catch(() => undefined)
+  const lines = await goOn({
+    ...{ folder, plan, files: await filesOf(rest, more), now: Date.now, say: (line) => console.log(line) },
+    workers: testsAtOnce(process.env),
+    ...(seconds !== undefined && { until: began + 1000 * seconds }),
+    ...(head !== undefined && { of: head.stdout.trim() }),
+    run: async (files, part, seed) => {
+      const { code } = await suites(part, [...files, ...options], { ...more, HIL_SEED: `${seed}` })
+      return code
+    },
+  })
+  const { good, onlyLab, lines: said } = seriesText(lines)
+  for (const line of said) console.log(line)
+  const left = times - lines.length
+  if (left > 0) console.log(`${left} runs are left: the same command with --folder ${folder} goes on`)
+  if (lines.length > 0 && !good) return onlyLab ? LAB_BROKEN : 1
+  return left > 0 ? RUNS_LEFT : good ? 0 : 1
 }
 
 /** What a run would make first: so that it can be made ahead, and kept in a cache. */

@@ -62,10 +62,11 @@ async function readRun(folder: string): Promise<{ readonly file: RunFile; readon
   }
 }
 
-/** What is in a run's `run.jsonl`; a line as each test ended. */
+/** What is in a run's `run.jsonl`; a line as each test ended, also of a run that was cut. */
 export async function readOutcomes(folder: string): Promise<readonly Outcome[]> {
-  const lines = (await readFile(join(folder, 'run.jsonl'), 'utf8')).split('\n').filter((line) => line !== '')
-  return lines.map((line) => JSON.parse(line) as Outcome)
+  const text = await readFile(join(folder, 'run.jsonl'), 'utf8')
+  const lines = text.slice(0, text.lastIndexOf('\n') + 1).split('\n')
+  return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as Outcome)
 }
 
 /** The outcome with its transcript copied into the part's own folder there. */

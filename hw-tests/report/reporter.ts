@@ -12,8 +12,9 @@ import { type Outcome, type Run, runText, verdictOf } from './outcome.ts'
 import { summaryMarkdown } from './summary.ts'
 
 /**
- * The reports of a hardware-in-the-loop run, in its folder: `run.jsonl` (a line as each test ends), `run.json`, `junit.xml`, `summary.md`
- * (also appended to `$GITHUB_STEP_SUMMARY`) and `index.html`. Tests of other projects are none of its business.
+ * The reports of a hardware-in-the-loop run, in its folder: `run.jsonl` (a line as each test ends), `files.jsonl` (a line as each
+ * test file ends), `run.json`, `junit.xml`, `summary.md` (also appended to `$GITHUB_STEP_SUMMARY`) and `index.html`. Tests of
+ * other projects are none of its business.
  */
 
 const root = process.cwd()
@@ -24,6 +25,7 @@ const MOST_TRANSCRIPT = 4 * 1024 * 1024
 export default class HilReporter implements Reporter {
   #began = new Date()
   #outcomes: Outcome[] = []
+  readonly #started = new Map<string, number>()
 
   onTestRunStart(): void {
     this.#began = new Date()
@@ -35,6 +37,22 @@ export default class HilReporter implements Reporter {
     const outcome = outcomeOf(test)
     this.#outcomes.push(outcome)
     appendFileSync(join(runFolder(root, process.env), 'run.jsonl'), `${JSON.stringify(outcome)}\n`)
+  }
+
+  onTestModuleStart({ moduleId }: TestModule): void {
+    this.#started.set(moduleId, Date.now())
+  }
+
+  onTestModuleEnd(module: TestModule): void {
+    if (module.project.name !== 'hw') return
+    const now = Date.now()
+    const ended: EndedFile = {
+      file: relative(root, module.moduleId),
+      at: new Date(now).toISOString(),
+      ms: now - (this.#started.get(module.moduleId) ?? now),
+      errors: module.errors().length,
+    }
+    appendFileSync(filesOf(runFolder(root, process.env)), `${JSON.stringify(ended)}\n`)
   }
 
   async onTestRunEnd(modules: readonly TestModule[], errors: readonly SerializedError[]): Promise<void> {
@@ -55,6 +73,27 @@ export default class HilReporter implements Reporter {
     }
     await publishReports(folder, run)
   }
+}
+
+/** A test file whose last test is over. */
+export interface EndedFile {
+  /** Path in the repository. */
+  readonly file: string
+  /** ISO 8601. */
+  readonly at: string
+  /** Milliseconds since its first test was begun. */
+  readonly ms: number
+  /** Outside of its tests, such as a file that does not load. */
+  readonly errors: number
+}
+
+const filesOf = (folder: string) => join(folder, 'files.jsonl')
+
+/** The test files that have ended in a run, also in one that was cut. */
+export async function readEnded(folder: string): Promise<readonly EndedFile[]> {
+  const text = await readFile(filesOf(folder), 'utf8').catch(() => '')
+  const lines = text.slice(0, text.lastIndexOf('\n') + 1).split('\n')
+  return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as EndedFile)
 }
 
 /** Writes the reports, also into the step summary of GitHub, and says where they are. */

@@ -1,0 +1,16 @@
+import { availableParallelism } from 'node:os'
+
+const MOST = 8
+
+/**
+ * How many test files run side by side: one on a board. An emulated device idles a quarter of its time (a countdown, a flush, a
+ * health check's deadline), so there is one more than processors; each has 512 MiB or more, so there are no more than eight.
+ * `HIL_WORKERS` says otherwise.
+ */
+export function testsAtOnce(
+  env: Readonly<Record<string, string | undefined>>,
+  processors: number = availableParallelism(),
+): number {
+  if (!/^(qemu-.*)?$/.test(env['HIL_PLACE'] ?? '')) return 1
+  return Number(env['HIL_WORKERS'] ?? Math.min(MOST, Math.max(2, processors + 1)))
+}
