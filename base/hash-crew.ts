@@ -13,23 +13,19 @@ import { MiB } from './bytes.ts'
  * hashes asks whether a piece stands there.
  */
 
-export interface Span {
-  readonly offset: number
-  readonly length: number
-}
-
 interface HashCrew {
   readonly memory: SharedArrayBuffer
   buffer(): Uint8Array | undefined
   release(buffer: Uint8Array): void
-  digests(piece: Uint8Array, spans: readonly Span[]): Buffer | undefined
+  digests(piece: Uint8Array, bounds: Int32Array, count: number): Buffer | undefined
   close(): void
 }
 
 const DIGEST = 32
 const PIECE = MiB
 const PIECES = 6
-const MAX_SPANS = 1024
+/** In one piece. */
+export const MAX_SPANS = 1024
 /** Under this a wake-up of the thread costs what it saves. */
 const WORTH_BYTES = 64 * 1024
 /** What one taking is at least. */
@@ -41,10 +37,11 @@ const PATIENCE_MS = 2000
 // take, the table is being written); negative: the end.
 const TICKET = 0
 const DONE = 1
-/** Of the job: spans in all, spans in one taking. The table of spans follows: offset, length. */
+/** Of the job: spans in all, spans in one taking, where the piece stands. Where each span begins follows, and where the last one ends. */
 const SPANS = 2
 const PER_UNIT = 3
-const TABLE = 4
+const BASE = 4
+const TABLE = 5
 const CLOSED = 4095
 
 type Hash = (algorithm: 'sha256', data: Uint8Array, encoding: 'binary') => string
@@ -62,11 +59,12 @@ function takeUnits(control: Int32Array, memory: Uint8Array, digests: Buffer, has
     if (now < 0 || unit === 4095 || unit * per >= end) return now
     // Who still finds this ticket has read this job's words: it is closed before they change.
     if (Atomics.compareExchange(control, 0, now, now + 1) !== now) continue
+    const base = control[4] as number
     for (let i = unit * per; i < end; i++) {
-      const offset = control[4 + 2 * i] as number
-      const length = control[5 + 2 * i] as number
+      const from = base + (control[5 + i] as number)
+      const to = base + (control[6 + i] as number)
       // latin1 through a string is the fastest way out of the one-shot hash.
-      digests.write(hash('sha256', memory.subarray(offset, offset + length), 'binary'), i * 32, 32, 'latin1')
+      digests.write(hash('sha256', memory.subarray(from, to), 'binary'), i * 32, 32, 'latin1')
     }
     Atomics.add(control, 1, 1)
     Atomics.notify(control, 1)
@@ -91,7 +89,7 @@ function start(processors: number): HashCrew | undefined {
   if (processors < 2) return undefined
   const memory = pageAlignedShared(PIECES * PIECE)
   shared.add(memory)
-  const control = new Int32Array(new SharedArrayBuffer((TABLE + 2 * MAX_SPANS) * 4))
+  const control = new Int32Array(new SharedArrayBuffer((TABLE + MAX_SPANS + 1) * 4))
   const digests = Buffer.from(new SharedArrayBuffer(MAX_SPANS * DIGEST))
   const all = new Uint8Array(memory)
   const free: Uint8Array[] = []
@@ -120,18 +118,16 @@ function start(processors: number): HashCrew | undefined {
     release: (buffer) => {
       if (buffer.length === PIECE) free.push(buffer)
     },
-    digests: (piece, spans) => {
-      if (!open || piece.length < WORTH_BYTES || spans.length > MAX_SPANS) return undefined
-      const per = Math.max(1, Math.floor((UNIT_BYTES * spans.length) / piece.length))
-      const units = Math.ceil(spans.length / per)
+    digests: (piece, bounds, count) => {
+      if (!open || piece.length < WORTH_BYTES || count > MAX_SPANS) return undefined
+      const per = Math.max(1, Math.floor((UNIT_BYTES * count) / piece.length))
+      const units = Math.ceil(count / per)
       job = (job + 1) % (1 << 18)
       Atomics.store(control, TICKET, (job << 12) | CLOSED)
-      control[SPANS] = spans.length
+      control[SPANS] = count
       control[PER_UNIT] = per
-      for (const [i, { offset, length }] of spans.entries()) {
-        control[TABLE + 2 * i] = piece.byteOffset + offset
-        control[TABLE + 2 * i + 1] = length
-      }
+      control[BASE] = piece.byteOffset
+      control.set(bounds.subarray(0, count + 1), TABLE)
       Atomics.store(control, DONE, 0)
       Atomics.store(control, TICKET, job << 12)
       Atomics.notify(control, TICKET)
@@ -175,8 +171,9 @@ export const giveBack = (buffer: Uint8Array): boolean => {
 }
 
 /**
- * SHA-256 of each span of a piece, 32 bytes each, valid until the next call; undefined when the piece is not in the
- * crew's memory or not worth it: the caller hashes then.
+ * SHA-256 of each of the spans that stand one behind the other in a piece, 32 bytes each, valid until the next call;
+ * undefined when the piece is not in the crew's memory or not worth it: the caller hashes then.
+ * @param bounds where each span begins in the piece, and where the last one ends
  */
-export const spanDigests = (piece: Uint8Array, spans: readonly Span[]): Buffer | undefined =>
-  piece.buffer === crew?.memory ? crew.digests(piece, spans) : undefined
+export const spanDigests = (piece: Uint8Array, bounds: Int32Array, count: number): Buffer | undefined =>
+  piece.buffer === crew?.memory ? crew.digests(piece, bounds, count) : undefined

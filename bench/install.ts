@@ -2,63 +2,89 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { finishBuild } from '../bundle/build.ts'
 import { treeSize } from '../bundle/tree.ts'
-import { installOnce } from './device.ts'
+import { installAlone, installByAgent } from './device.ts'
 import { forget, type LoopDevice, makeLoop, noLoop } from './loop.ts'
 import { type Measured, tool } from './measure.ts'
 import { startRauc } from './rauc.ts'
-import { goal, type Report, type Row, rowOf } from './report.ts'
+import { type Goal, goal, type Report, type Row, rowOf } from './report.ts'
 import { makeSwupdate } from './swupdate.ts'
 import { imagesOf, PRODUCT, type Release, type Workshop } from './workshop.ts'
 
 /** A local bundle into slots on loop devices, against `rauc install` and SWUpdate with the same two images; then by size. */
-export async function benchInstall(workshop: Workshop, runs: number, sizesMiB: readonly number[]): Promise<Report> {
+export async function benchInstall(
+  workshop: Workshop,
+  runs: number,
+  sizesMiB: readonly number[],
+  sizeRuns: number,
+): Promise<Report> {
   const skipped = await noLoop()
   if (skipped !== undefined) return { name: 'install', runs: 0, skipped, rows: [], goals: [], notes: [] }
   const compared = await againstRauc(workshop, runs)
-  const bySize: { readonly ours: Row; readonly theirs: Row }[] = []
-  for (const mib of sizesMiB) bySize.push(await incompressible(workshop, mib))
-  const peaks = bySize.map(({ ours }) => ours.peakMiB ?? 0)
-  const most = Math.max(compared.rows[0]?.peakMiB ?? 0, ...peaks)
+  const bySize: BySize[] = []
+  for (const mib of sizesMiB) bySize.push(await incompressible(workshop, mib, sizeRuns))
   return {
     ...compared,
-    rows: [...compared.rows, ...bySize.flatMap(({ ours, theirs }) => [ours, theirs])],
+    rows: [...compared.rows, ...bySize.flatMap(({ byAgent, alone, theirs }) => [byAgent, alone, theirs])],
     goals: [
       ...compared.goals,
-      goal('peak memory, every install here', most, 'MiB', 150),
-      ...(peaks.length < 2
-        ? []
-        : [goal('peak memory, largest image against smallest', (peaks.at(-1) ?? 0) / (peaks[0] ?? 1), '', 1.1)]),
+      ...memoryGoals('agent and command', [compared.rows[0], ...bySize.map(({ byAgent }) => byAgent)]),
+      ...memoryGoals('no agent', [compared.rows[1], ...bySize.map(({ alone }) => alone)]),
     ],
   }
+}
+
+/** @param rows the comparison's, then by size, ascending */
+function memoryGoals(who: string, [first, ...rows]: readonly (Row | undefined)[]): readonly Goal[] {
+  const peaks = rows.map((row) => row?.peakMiB ?? 0)
+  const most = goal(`peak memory, ${who}, every install here`, Math.max(first?.peakMiB ?? 0, ...peaks), 'MiB', 150)
+  if (peaks.length < 2) return [most]
+  const growth = (peaks.at(-1) ?? 0) / (peaks[0] ?? 1)
+  return [most, goal(`peak memory, ${who}, largest image against smallest`, growth, '', 1.1)]
 }
 
 async function againstRauc(workshop: Workshop, runs: number): Promise<Report> {
   const release = await workshop.release()
   const folder = join(workshop.folder, 'install')
   await mkdir(folder)
-  const { theirs, ours, swupdate } = await withSlots(folder, await slotSizes(release.build), (loops) =>
+  const found = await withSlots(folder, await slotSizes(release.build), (loops) =>
     pairs(workshop, folder, release, loops, runs, true),
   )
-  const our = rowOf('bistable install', ours)
-  const their = rowOf('rauc install', theirs)
-  const raw = swupdate.length === 0 ? undefined : rowOf('swupdate raw handler, then sync', swupdate)
-  const ratio = (row: Row): number => (our.seconds?.median ?? 0) / (row.seconds?.median ?? 1)
+  const byAgent = rowOf('bistable install, the agent runs', found.byAgent)
+  const alone = rowOf('bistable install, no agent', found.alone)
+  const their = rowOf('rauc install', found.theirs)
+  const raw = found.swupdate.length === 0 ? undefined : rowOf('swupdate raw handler, then sync', found.swupdate)
+  const ratio = (ours: Row, row: Row): number => (ours.seconds?.median ?? 0) / (row.seconds?.median ?? 1)
+  const minima = (ours: Row): string => ((ours.seconds?.min ?? 0) / (their.seconds?.min ?? 1)).toFixed(2)
   const total = (await imagesOf(release.build)).reduce((sum, { length }) => sum + length, 0)
   return {
     name: 'install',
     runs,
-    rows: [our, their, ...(raw === undefined ? [] : [raw])],
+    rows: [byAgent, alone, their, ...(raw === undefined ? [] : [raw])],
     goals: [
-      goal('wall time, ratio of medians', ratio(their), '', 1.0),
-      goal('the same, against rauc', ratio(their), '', 0.8),
-      ...(raw === undefined ? [] : [goal('the same, against swupdate', ratio(raw), '', 0.8)]),
+      goal('wall time by the agent, against rauc', ratio(byAgent, their), '', 0.8),
+      ...(raw === undefined ? [] : [goal('the same, against swupdate', ratio(byAgent, raw), '', 0.8)]),
+      goal('wall time without an agent, against rauc', ratio(alone, their), '', 1.0),
+      ...(raw === undefined ? [] : [goal('the same, against swupdate', ratio(alone, raw), '', 0.8)]),
     ],
     notes: [
       `${(total / 2 ** 20).toFixed(0)} MiB of images; slots full of other bytes; bundle and slots not in the page cache`,
-      `ratio of minima ${((our.seconds?.min ?? 0) / (their.seconds?.min ?? 1)).toFixed(2)}`,
+      `ratios of minima against rauc: by the agent ${minima(byAgent)}, without ${minima(alone)}`,
       ...(raw === undefined ? ['swupdate is not installed: no row'] : []),
     ],
   }
+}
+
+interface Found {
+  readonly byAgent: Measured[]
+  readonly alone: Measured[]
+  readonly theirs: Measured[]
+  readonly swupdate: Measured[]
+}
+
+interface BySize {
+  readonly byAgent: Row
+  readonly alone: Row
+  readonly theirs: Row
 }
 
 /** All install the same two images into the same slots, by turns, each time over other bytes. */
@@ -69,7 +95,7 @@ async function pairs(
   loops: Loops,
   runs: number,
   withSwupdate: boolean,
-): Promise<{ readonly ours: Measured[]; readonly theirs: Measured[]; readonly swupdate: Measured[] }> {
+): Promise<Found> {
   const slots = pathsOf(loops)
   const old = join(folder, 'old')
   await tool('dd', ['if=/dev/urandom', `of=${old}`, 'bs=1M', `count=${loops.b.rootfs.size / 2 ** 20}`, 'status=none'])
@@ -83,35 +109,38 @@ async function pairs(
       await loops.b.rootfs.fillFrom(old)
       await forget(file)
     }
-    const ours: Measured[] = []
-    const theirs: Measured[] = []
-    const swupdate: Measured[] = []
+    const found: Found = { byAgent: [], alone: [], theirs: [], swupdate: [] }
     for (let run = 0; run < runs; run++) {
       workshop.say(`install: run ${run + 1} of ${runs}`)
       await prepare(raucb)
-      theirs.push(await rauc.install(raucb))
+      found.theirs.push(await rauc.install(raucb))
       await compare(loops, build)
       await prepare(bundle)
-      ours.push(await installOnce(workshop, slots, bundle))
+      found.byAgent.push(await installByAgent(workshop, slots, bundle))
+      await compare(loops, build)
+      await prepare(bundle)
+      found.alone.push(await installAlone(workshop, slots, bundle))
       await compare(loops, build)
       if (third !== undefined) {
         await prepare(third.file)
-        swupdate.push(await third.install())
+        found.swupdate.push(await third.install())
         await compare(loops, build)
       }
       // Told as it comes: a run that is stopped half-way has not been for nothing.
-      const last = [ours, theirs, swupdate].map((some) => some.at(-1)).filter((one) => one !== undefined)
-      const told = last.map((one) => `${one.seconds.toFixed(2)} s ${one.peakMiB.toFixed(0)} MiB`)
-      workshop.say(`install: bistable, rauc${third === undefined ? '' : ', swupdate'}: ${told.join(', ')}`)
+      const last = Object.entries(found).flatMap(([name, some]: [string, Measured[]]) => {
+        const one = some.at(-1)
+        return one === undefined ? [] : [`${name} ${one.seconds.toFixed(2)} s ${one.peakMiB.toFixed(0)} MiB`]
+      })
+      workshop.say(`install: ${last.join(', ')}`)
     }
-    return { ours, theirs, swupdate }
+    return found
   } finally {
     await rauc.stop()
   }
 }
 
-/** One install each of an image that does not compress: how time and memory follow the size. */
-async function incompressible(workshop: Workshop, mib: number): Promise<{ readonly ours: Row; readonly theirs: Row }> {
+/** Installs of an image that does not compress: how time and memory follow the size. */
+async function incompressible(workshop: Workshop, mib: number, runs: number): Promise<BySize> {
   workshop.say(`install: an image of ${mib} MiB`)
   const folder = join(workshop.folder, `install-${mib}`)
   const build = join(folder, 'release.build')
@@ -136,9 +165,10 @@ async function incompressible(workshop: Workshop, mib: number): Promise<{ readon
   })
   await workshop.signAndPack(build, bundle)
   const found = await withSlots(folder, await slotSizes(build), async (loops) => {
-    const { theirs, ours } = await pairs(workshop, folder, { build, bundle }, loops, 1, false)
+    const { theirs, byAgent, alone } = await pairs(workshop, folder, { build, bundle }, loops, runs, false)
     return {
-      ours: rowOf(`bistable install, ${mib} MiB of random bytes`, ours),
+      byAgent: rowOf(`bistable install, the agent runs, ${mib} MiB of random bytes`, byAgent),
+      alone: rowOf(`bistable install, no agent, ${mib} MiB of random bytes`, alone),
       theirs: rowOf(`rauc install, ${mib} MiB of random bytes`, theirs),
     }
   })

@@ -14,7 +14,7 @@ import { type Report, reportText } from './report.ts'
 import { benchSquashfs } from './squashfs.ts'
 import { openWorkshop, type Workshop } from './workshop.ts'
 
-// npm run bench [-- squashfs|publish|install|boot|etc|delta|publisher-memory …] [-- --runs N --fast --level N --sizes 64,256,1024 --json FILE --keep]
+// npm run bench [-- squashfs|publish|install|boot|etc|delta|publisher-memory …] [-- --runs N --fast --level N --sizes 64,256,1024 --size-runs N --json FILE --keep]
 // Figures for people: nothing here fails because something was slow.
 
 const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Promise<Report>>> = {
@@ -28,7 +28,7 @@ const benches: Readonly<Record<string, (workshop: Workshop, runs: number) => Pro
     }),
   publish: benchPublish,
   'publisher-memory': (workshop) => benchPublisherMemory(workshop, numbers(values.gib)),
-  install: (workshop, runs) => benchInstall(workshop, runs, sizes),
+  install: (workshop, runs) => benchInstall(workshop, runs, sizes, Number(values['size-runs'])),
   boot: benchBoot,
   etc: benchEtc,
 }
@@ -39,6 +39,8 @@ const { values, positionals } = parseArgs({
     runs: { type: 'string' },
     level: { type: 'string', default: '15' },
     sizes: { type: 'string', default: '64,256,1024' },
+    // Of install: runs for each size.
+    'size-runs': { type: 'string', default: '1' },
     json: { type: 'string', default: join('out', 'bench.json') },
     fast: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },

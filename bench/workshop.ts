@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, cp, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { type Flavour, imageFactory } from '../demo/images.ts'
 import { TARGETS } from '../demo/targets.ts'
@@ -23,7 +23,12 @@ export interface Workshop {
   /** The publisher's command line. */
   bistable(args: readonly string[]): Promise<Measured>
   /** Node.js and the agent as they are on a device. */
-  readonly device: { readonly node: string; readonly agent: string }
+  readonly device: {
+    readonly node: string
+    readonly agent: string
+    /** `/usr/bin/bistable` of a device, with the folder of the agent here. */
+    readonly launcher: string
+  }
   /** Signs a build folder and packs it; two processes. */
   signAndPack(build: string, bundle: string): Promise<Measured>
   /** The image; made once. */
@@ -91,7 +96,7 @@ export async function openWorkshop(options: {
     roots,
     rootStatement,
     bistable,
-    device: { node: await deviceNode('x64'), agent: join(dist, 'device', 'bistable.mjs') },
+    device: await deviceProgram(dist, folder),
     signAndPack,
     image: () => {
       image ??= makeImage()
@@ -106,6 +111,20 @@ export async function openWorkshop(options: {
     },
   }
   return workshop
+}
+
+/** The launcher as it ships, made to look for its agent, and for the Node.js of devices, in a folder of the bench. */
+async function deviceProgram(dist: string, folder: string): Promise<Workshop['device']> {
+  const agent = join(folder, 'agent')
+  const node = await deviceNode('x64')
+  await cp(join(dist, 'device'), agent, { recursive: true })
+  await symlink(node, join(agent, 'node'))
+  const shipped = await readFile(join(root, 'device', 'bin', 'bistable'), 'utf8')
+  const text = shipped.replace('agent=/usr/lib/bistable/agent\n', () => `agent='${agent}'\n`)
+  if (text === shipped) throw new Error('device/bin/bistable names its folder in another way')
+  const launcher = join(folder, 'launcher')
+  await writeFile(launcher, text, { mode: 0o755 })
+  return { node, agent: join(dist, 'device', 'bistable.mjs'), launcher }
 }
 
 /** A layer on top with the bench's own first program, which says when it came up. */

@@ -10,6 +10,9 @@ export const MAX_INDEX_BYTES = 64 * MiB
 const MAGIC = 'BSTIDX01'
 const HEAD = 24
 const ENTRY = 76
+/** In an entry, which it ends. */
+const STORED_DIGEST = 44
+const DIGEST = 32
 
 const MIN_GROUP = 8 * KiB
 const TARGET_GROUP = 8 * KiB
@@ -61,10 +64,12 @@ export function decodeIndex(input: Uint8Array): ChunkIndex {
     throw invalid(`image length ${imageLength} is not a multiple of ${BLOCK}`)
 
   const chunks: Chunk[] = []
+  const stored = Buffer.allocUnsafeSlow(count * DIGEST)
   let offset = 0
   let storedOffset = 0
   for (let i = 0; i < count; i++) {
-    const chunk = decodeEntry(bytes, i, offset, storedOffset)
+    const chunk = decodeEntry({ bytes, stored }, i, offset, storedOffset)
+    bytes.copy(stored, i * DIGEST, HEAD + i * ENTRY + STORED_DIGEST, HEAD + (i + 1) * ENTRY)
     chunks.push(chunk)
     offset += chunk.length
     storedOffset += chunk.storedLength
@@ -73,7 +78,14 @@ export function decodeIndex(input: Uint8Array): ChunkIndex {
   return { imageLength, chunks }
 }
 
-function decodeEntry(bytes: Buffer, i: number, offset: number, storedOffset: number): Chunk {
+/** The bytes of an index, and a copy of all its stored digests, one behind the other. */
+interface IndexBytes {
+  readonly bytes: Buffer
+  readonly stored: Buffer
+}
+
+function decodeEntry(index: IndexBytes, i: number, offset: number, storedOffset: number): Chunk {
+  const { bytes } = index
   const at = HEAD + i * ENTRY
   const length = bytes.readUInt32LE(at + 32)
   const storedLength = bytes.readUInt32LE(at + 36)
@@ -85,7 +97,7 @@ function decodeEntry(bytes: Buffer, i: number, offset: number, storedOffset: num
   if (raw && (storedLength !== length || !sameDigest)) throw invalid(`chunk ${i} is raw but differs as stored`)
   if (!raw && (storedLength < 1 || storedLength >= length))
     throw invalid(`chunk ${i} is compressed from ${length} to ${storedLength} bytes`)
-  return new IndexedChunk(bytes, at, { offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength })
+  return new IndexedChunk(index, i, { offset, length, encoding: raw ? 'raw' : 'zstd', storedOffset, storedLength })
 }
 
 /**
@@ -98,26 +110,57 @@ class IndexedChunk implements Chunk {
   readonly encoding: ChunkEncoding
   readonly storedOffset: number
   readonly storedLength: number
-  readonly #index: Buffer
-  readonly #at: number
+  readonly #index: IndexBytes
+  readonly #number: number
 
-  constructor(index: Buffer, at: number, facts: Omit<Chunk, 'digest' | 'storedDigest'>) {
+  constructor(index: IndexBytes, number: number, facts: Omit<Chunk, 'digest' | 'storedDigest'>) {
     this.offset = facts.offset
     this.length = facts.length
     this.encoding = facts.encoding
     this.storedOffset = facts.storedOffset
     this.storedLength = facts.storedLength
     this.#index = index
-    this.#at = at
+    this.#number = number
   }
 
   get digest(): Sha256 {
-    return this.#index.toString('hex', this.#at, this.#at + 32) as Sha256
+    const at = HEAD + this.#number * ENTRY
+    return this.#index.bytes.toString('hex', at, at + DIGEST) as Sha256
   }
 
   get storedDigest(): Sha256 {
-    return this.#index.toString('hex', this.#at + 44, this.#at + 76) as Sha256
+    const at = this.#number * DIGEST
+    return this.#index.stored.toString('hex', at, at + DIGEST) as Sha256
   }
+
+  /** False too when it takes more than one comparison to tell. */
+  static areStored(first: IndexedChunk, last: IndexedChunk, count: number, digests: Buffer): boolean {
+    const at = first.#number * DIGEST
+    const index = first.#index.stored
+    return (
+      index === last.#index.stored &&
+      last.#number - first.#number === count - 1 &&
+      index.compare(digests, 0, count * DIGEST, at, at + count * DIGEST) === 0
+    )
+  }
+}
+
+/**
+ * Are these the digests of what is stored of ascending chunks? One comparison for neighbours of one index.
+ * @param digests 32 bytes for each of `count` chunks from `first` on
+ */
+export function areStoredDigests(chunks: readonly Chunk[], first: number, count: number, digests: Buffer): boolean {
+  const head = chunks[first]
+  const last = chunks[first + count - 1]
+  if (
+    head instanceof IndexedChunk &&
+    last instanceof IndexedChunk &&
+    IndexedChunk.areStored(head, last, count, digests)
+  )
+    return true
+  for (let i = 0; i < count; i++)
+    if (chunks[first + i]?.storedDigest !== digests.toString('hex', i * DIGEST, (i + 1) * DIGEST)) return false
+  return true
 }
 
 function invalid(sentence: string) {

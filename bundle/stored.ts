@@ -1,5 +1,6 @@
-import { type Span, spanDigests } from '../base/hash-crew.ts'
+import { MAX_SPANS, spanDigests } from '../base/hash-crew.ts'
 import type { ByteRange, ByteSource } from '../base/source.ts'
+import { areStoredDigests } from './chunks.ts'
 import { sha256 } from './digest.ts'
 import { bundleErrors } from './errors.ts'
 import type { Chunk } from './types.ts'
@@ -15,6 +16,10 @@ import { decompressExactly } from './zstd.ts'
  */
 export function unpackChunk(chunk: Chunk, stored: Uint8Array, digest?: string): Uint8Array {
   checkStored(chunk, stored, digest)
+  return unpackChecked(chunk, stored)
+}
+
+function unpackChecked(chunk: Chunk, stored: Uint8Array): Uint8Array {
   if (chunk.encoding === 'raw') return stored
   const content = decompressExactly(stored, chunk.length)
   if (sha256(content) !== chunk.digest)
@@ -37,6 +42,19 @@ export function checkStored(chunk: Chunk, stored: Uint8Array, digest?: string): 
 /** A chunk, its stored bytes, unchecked, and their SHA-256 where both threads of the hash crew made it. */
 export type StoredChunk = readonly [chunk: Chunk, stored: Uint8Array, digest: string | undefined]
 
+/** Neighbours in a list of chunks: what is stored of them, one behind the other. Unchecked: see `checkRun`. */
+export interface StoredRun {
+  /** Of the list. */
+  readonly first: number
+  readonly count: number
+  /** Valid until the next run is asked for, as `digests` is; that one is void also once anything else is hashed. */
+  readonly bytes: Uint8Array
+  /** SHA-256 of each, 32 bytes, where both threads of the hash crew made them. */
+  readonly digests: Buffer | undefined
+}
+
+const DIGEST = 32
+
 /**
  * Reads consecutive chunks of an index in one go and yields each with its stored bytes, unchecked.
  * @param dataOffset where the image's data starts in the source
@@ -47,21 +65,21 @@ export async function* readChunks(
   chunks: readonly Chunk[],
   options: { readonly signal?: AbortSignal } = {},
 ): AsyncGenerator<StoredChunk> {
-  for await (const batch of readBatches(source, dataOffset, chunks, options)) yield* batch
+  for await (const run of readRuns(source, dataOffset, chunks, options)) yield* chunksOf(run, chunks)
 }
 
 /** As `readChunks`, with all chunks that end in one piece of the source at once. */
-export async function* readBatches(
+export async function* readRuns(
   source: ByteSource,
   dataOffset: number,
   chunks: readonly Chunk[],
   options: { readonly signal?: AbortSignal } = {},
-): AsyncGenerator<readonly StoredChunk[]> {
+): AsyncGenerator<StoredRun> {
   const first = chunks[0]
   const last = chunks.at(-1)
   if (first === undefined || last === undefined) return
   const length = last.storedOffset + last.storedLength - first.storedOffset
-  yield* splitBatches(source.read(dataOffset + first.storedOffset, length, options), chunks)
+  yield* splitRuns(source.read(dataOffset + first.storedOffset, length, options), chunks)
 }
 
 /** Where the stored bytes of ascending chunks stand in a bundle; neighbours are one range. */
@@ -84,66 +102,113 @@ export async function* splitChunks(
   stream: AsyncIterable<Uint8Array>,
   chunks: readonly Chunk[],
 ): AsyncGenerator<StoredChunk> {
-  for await (const batch of splitBatches(stream, chunks)) yield* batch
+  for await (const run of splitRuns(stream, chunks)) yield* chunksOf(run, chunks)
+}
+
+function* chunksOf({ first, count, bytes, digests }: StoredRun, chunks: readonly Chunk[]): Generator<StoredChunk> {
+  // At once: who takes a chunk may hash other things meanwhile.
+  const known = digests?.toString('hex', 0, count * DIGEST)
+  let at = 0
+  for (let i = 0; i < count; i++) {
+    const chunk = chunks[first + i] as Chunk
+    const digest = known?.slice(i * 2 * DIGEST, (i + 1) * 2 * DIGEST)
+    yield [chunk, bytes.subarray(at, at + chunk.storedLength), digest]
+    at += chunk.storedLength
+  }
 }
 
 /**
- * As `splitChunks`, with all chunks that end in one piece of the stream at once, valid until the next batch is asked
- * for: thousands of small chunks are not waited for one by one.
+ * Refuses a run with stored bytes that are not those of their chunks.
+ * @throws BUNDLE_DIGEST
  */
-export async function* splitBatches(
+export function checkRun(run: StoredRun, chunks: readonly Chunk[]): void {
+  const { first, count, digests } = run
+  if (digests !== undefined && areStoredDigests(chunks, first, count, digests)) return
+  // One by one: these were not hashed yet, or the wrong one is to be named.
+  for (const [chunk, stored] of chunksOf({ ...run, digests: undefined }, chunks)) checkStored(chunk, stored)
+}
+
+/**
+ * The contents of a run that `checkRun` let pass, with where they belong in the image. Neighbours there that are stored
+ * as they are come as one; the bytes are valid until the next are asked for.
+ * @throws BUNDLE_DIGEST, ZSTD_INVALID, ZSTD_LENGTH, ZSTD_TRAILING
+ */
+export function* contentsOf(
+  { first, count, bytes }: Pick<StoredRun, 'first' | 'count' | 'bytes'>,
+  chunks: readonly Chunk[],
+): Generator<{ readonly offset: number; readonly bytes: Uint8Array }> {
+  let at = 0
+  /** What waits to be yielded: from here in `bytes`, and where it stands in the image; nothing when they are equal. */
+  let from = 0
+  let start = 0
+  let end = 0
+  for (let i = first; i < first + count; i++) {
+    const chunk = chunks[i] as Chunk
+    if (chunk.encoding === 'raw' && end > start && chunk.offset === end) {
+      end += chunk.length
+      at += chunk.storedLength
+      continue
+    }
+    if (end > start) yield { offset: start, bytes: bytes.subarray(from, at) }
+    from = at
+    start = chunk.offset
+    end = start
+    at += chunk.storedLength
+    if (chunk.encoding === 'raw') end += chunk.length
+    else yield { offset: start, bytes: unpackChecked(chunk, bytes.subarray(from, at)) }
+  }
+  if (end > start) yield { offset: start, bytes: bytes.subarray(from, at) }
+}
+
+/** Where the chunks of a run begin in their piece, and where the last one ends. */
+const bounds = new Int32Array(MAX_SPANS + 1)
+
+/**
+ * As `splitChunks`, with all chunks that end in one piece of the stream at once: thousands of small chunks are not waited
+ * for one by one, and cost next to nothing each.
+ */
+export async function* splitRuns(
   stream: AsyncIterable<Uint8Array>,
   chunks: readonly Chunk[],
-): AsyncGenerator<readonly StoredChunk[]> {
+): AsyncGenerator<StoredRun> {
   /** The start of a chunk that goes on in the next piece; `have` bytes of it. */
   let carry: Uint8Array = new Uint8Array(0)
   let have = 0
   let next = 0
   for await (const piece of stream) {
-    const batch: StoredChunk[] = []
-    const digests = wholeDigests(piece, chunks, next, have)
-    let whole = 0
     let at = 0
-    for (let chunk = chunks[next]; chunk !== undefined; chunk = chunks[next]) {
-      const end = at + chunk.storedLength - have
-      if (end > piece.length) break
-      if (have > 0) {
-        carry.set(piece.subarray(at, end), have)
-        batch.push([chunk, carry.subarray(0, chunk.storedLength), undefined])
-        have = 0
-      } else batch.push([chunk, piece.subarray(at, end), digests?.[whole++]])
-      at = end
-      next++
+    const begun = have > 0 ? chunks[next] : undefined
+    if (begun !== undefined && begun.storedLength - have <= piece.length) {
+      at = begun.storedLength - have
+      carry.set(piece.subarray(0, at), have)
+      have = 0
+      yield { first: next++, count: 1, bytes: carry.subarray(0, begun.storedLength), digests: undefined }
     }
-    if (batch.length > 0) yield batch
+    while (have === 0) {
+      const first = next
+      const from = at
+      for (let chunk = chunks[next]; chunk !== undefined && next - first < MAX_SPANS; chunk = chunks[next]) {
+        const end = at + chunk.storedLength
+        if (end > piece.length) break
+        bounds[next - first] = at - from
+        at = end
+        next++
+      }
+      const count = next - first
+      if (count === 0) break
+      bounds[count] = at - from
+      const bytes = piece.subarray(from, at)
+      yield { first, count, bytes, digests: spanDigests(bytes, bounds, count) }
+    }
     if (next === chunks.length && at < piece.length)
       throw bundleErrors.BUNDLE_DIGEST('there are more stored bytes than the chunks of the index take')
     const chunk = chunks[next]
     if (chunk === undefined || at === piece.length) continue
-    // Signed indexes have chunks of at most 1 MiB. A batch may still stand in the old memory.
+    // Signed indexes have chunks of at most 1 MiB.
     if (have === 0 && carry.length < chunk.storedLength) carry = new Uint8Array(chunk.storedLength)
     carry.set(piece.subarray(at), have)
     have += piece.length - at
   }
   if (next < chunks.length)
     throw bundleErrors.BUNDLE_DIGEST(`the stored bytes end in chunk ${next} of the ${chunks.length} wanted`)
-}
-
-/** SHA-256 of the chunks from `next` on that stand in the piece as a whole; `have` bytes of the first came before it. */
-function wholeDigests(
-  piece: Uint8Array,
-  chunks: readonly Chunk[],
-  next: number,
-  have: number,
-): readonly string[] | undefined {
-  const spans: Span[] = []
-  let offset = -have
-  for (let i = next; ; i++) {
-    const chunk = chunks[i]
-    if (chunk === undefined || offset + chunk.storedLength > piece.length) break
-    if (offset >= 0) spans.push({ offset, length: chunk.storedLength })
-    offset += chunk.storedLength
-  }
-  const digests = spanDigests(piece, spans)
-  return digests === undefined ? undefined : spans.map((_, i) => digests.toString('hex', i * 32, (i + 1) * 32))
 }

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto'
 import { hex, type Sha256 } from '../base/bytes.ts'
-import { type Span, spanDigests } from '../base/hash-crew.ts'
+import { spanDigests } from '../base/hash-crew.ts'
 
 /**
  * The one tree: SHA-256 over 4096-byte blocks, no salt, last block zero padded. dm-verity (hash type 1) and fs-verity
@@ -114,7 +114,7 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
   /** Whole blocks; two threads share them when they stand where both can see them. */
   function addBlocks(bytes: Uint8Array): void {
     const blocks = bytes.length / BLOCK
-    const digests = blocks > PAGES_PER_PIECE ? undefined : spanDigests(bytes, blockSpans(blocks))
+    const digests = blocks > PAGES_PER_PIECE ? undefined : spanDigests(bytes, BLOCK_BOUNDS, blocks)
     if (digests !== undefined) addLeaves(digests, blocks)
     else for (let i = 0; i < blocks; i++) addBlock(bytes.subarray(i * BLOCK, (i + 1) * BLOCK))
   }
@@ -185,12 +185,8 @@ export function createTreeHasher(options: { readonly onPage?: (page: TreePage) =
   return { update, finish }
 }
 
-const spans: Span[] = []
-
-function blockSpans(blocks: number): readonly Span[] {
-  while (spans.length < blocks) spans.push({ offset: spans.length * BLOCK, length: BLOCK })
-  return blocks === spans.length ? spans : spans.slice(0, blocks)
-}
+/** Where blocks begin in a piece of at most 1 MiB, and where the last one ends. */
+const BLOCK_BOUNDS = Int32Array.from({ length: PAGES_PER_PIECE + 1 }, (_, i) => i * BLOCK)
 
 interface LevelState {
   readonly full: Buffer[]

@@ -6,7 +6,7 @@ import { bundleErrors } from './errors.ts'
 import { attachmentName, dataName, type Member } from './layout.ts'
 import { checkMember, checkZero } from './members.ts'
 import { openBundle, type ReadOptions } from './reader.ts'
-import { checkStored, readBatches, unpackChunk } from './stored.ts'
+import { checkRun, contentsOf, readRuns } from './stored.ts'
 import { parseTarHeader, TAR_BLOCK, TAR_END, tarPadding } from './tar.ts'
 import { createTreeHasher } from './tree.ts'
 import type { AttachmentName, BundleHead, ImageEntry } from './types.ts'
@@ -143,14 +143,14 @@ async function verifyImage(
   // Only the root is wanted: the pages of the tree are dropped as they are done.
   const tree = options.storedOnly === true ? undefined : createTreeHasher({ onPage: () => undefined })
   let told = 0
-  for await (const batch of readBatches(source, start, head.indexes[image.name].chunks, options)) {
-    for (const [chunk, stored, digest] of batch) {
-      if (tree === undefined) checkStored(chunk, stored, digest)
-      else tree.update(unpackChunk(chunk, stored, digest))
-      if (chunk.storedOffset - told < 4 * MiB) continue
-      told = chunk.storedOffset
-      options.onProgress?.(start + told, head.size)
-    }
+  const { chunks } = head.indexes[image.name]
+  for await (const run of readRuns(source, start, chunks, options)) {
+    checkRun(run, chunks)
+    if (tree !== undefined) for (const { bytes } of contentsOf(run, chunks)) tree.update(bytes)
+    const at = chunks[run.first]?.storedOffset ?? 0
+    if (at - told < 4 * MiB) continue
+    told = at
+    options.onProgress?.(start + told, head.size)
   }
   if (tree === undefined) return
   const { root } = tree.finish()

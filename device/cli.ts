@@ -1,7 +1,6 @@
-import { isAddress } from '../base/address.ts'
 import { cliErrors, type Invocation, stringOption, type Verb } from '../base/cli.ts'
-import { listOption, sizeOption } from '../base/options.ts'
 import { printable } from '../base/printable.ts'
+import { type Answer, askedVerbs, makeProgress, noMore, perform as performAsked, print, type Said } from './asked.ts'
 import { pathsUnder } from './config.ts'
 import type { EtcReport } from './etc/prepare.ts'
 
@@ -12,9 +11,10 @@ import type { EtcReport } from './etc/prepare.ts'
  * Heavy rooms are imported by the verb that needs them: `status` starts in a fraction of a second on slow boards.
  */
 
-type Args = Readonly<Record<string, unknown>>
-
 export const paths = () => pathsUnder(process.env['BISTABLE_ROOT'] ?? '')
+
+const answered: Answer = async (...asked) => (await import('./control/local.ts')).answer(paths(), ...asked)
+const asked = askedVerbs(answered, async () => (await import('./install/plan.ts')).planText)
 
 export const deviceVerbs: readonly Verb[] = [
   {
@@ -49,9 +49,9 @@ export const deviceVerbs: readonly Verb[] = [
     summary: 'Show what the agent does, as it happens, until stopped. Needs no root.',
     run: async (call) => {
       noMore(call, 0)
-      const { watchEvents } = await import('./control/client.ts')
+      const { watchEvents } = await import('./control/watch.ts')
       const { control, status } = paths()
-      const progress = await makeProgress(call)
+      const progress = makeProgress(call)
       await watchEvents([control, status], call.signal, (name, data) => {
         if (call.json) call.terminal.out(JSON.stringify({ [name]: data }))
         else if (name === 'progress') progress.show(data)
@@ -75,39 +75,7 @@ export const deviceVerbs: readonly Verb[] = [
       return perform(call, 'check', url === undefined ? {} : { url }, checkText)
     },
   },
-  {
-    name: 'install',
-    usage: 'install FILE|URL [--plan] [--max-bytes SIZE] [--reuse BUNDLE…] [--force] [--hold]',
-    summary: 'Fill and verify the other slot from a bundle and arm it. The next boot tries it.',
-    options: {
-      plan: { type: 'boolean', help: 'say what would be fetched from where, and how many bytes; changes nothing' },
-      'max-bytes': { type: 'string', value: 'SIZE', help: 'fail rather than fetch more, like 20M' },
-      reuse: { type: 'string', multiple: true, value: 'BUNDLE', help: 'a bundle file whose chunks may serve' },
-      delta: { type: 'string', value: 'FILE|URL', help: 'a patch from the running release to this one' },
-      force: { type: 'boolean', help: 'take a release that failed here before' },
-      hold: { type: 'boolean', help: "when it is healthy, wait for 'bistable commit'" },
-    },
-    run: async (call) => {
-      const [given] = noMore(call, 1)
-      if (given === undefined) throw cliErrors.USAGE('there is no file or address to install')
-      const { resolve } = await import('node:path')
-      const maxBytes = sizeOption(call, 'max-bytes')
-      const delta = stringOption(call, 'delta')
-      // The agent has another working directory.
-      const at = (place: string): string => (isAddress(place) ? place : resolve(place))
-      const args = {
-        source: at(given),
-        force: call.options['force'] === true,
-        hold: call.options['hold'] === true,
-        reuse: listOption(call, 'reuse').map((path) => resolve(path)),
-        ...(maxBytes === undefined ? {} : { maxBytes }),
-        ...(delta === undefined ? {} : { patch: at(delta) }),
-      }
-      if (call.options['plan'] !== true) return perform(call, 'install', args, (r: Said) => r.message)
-      const { planText } = await import('./install/plan.ts')
-      return perform(call, 'plan', args, planText)
-    },
-  },
+  asked.install,
   {
     name: 'usb',
     usage: 'usb [DEVICE] [--check]',
@@ -122,32 +90,10 @@ export const deviceVerbs: readonly Verb[] = [
       return perform(call, 'usb', device === undefined ? args : { ...args, device }, stickText)
     },
   },
-  simple('commit', 'Make the running slot primary without waiting for its health checks.'),
-  {
-    name: 'rollback',
-    usage: 'rollback [--with-state] [--force]',
-    summary: 'Arm the release in the other slot again, if it was committed here before.',
-    options: {
-      'with-state': { type: 'boolean', help: 'and put the data back as that release left them (btrfs)' },
-      force: { type: 'boolean', help: 'also if it cannot read the data' },
-    },
-    run: (call) => {
-      noMore(call, 0)
-      const args = { force: call.options['force'] === true, withState: call.options['with-state'] === true }
-      return perform(call, 'rollback', args, (result: Said) => result.message)
-    },
-  },
-  simple('cancel', 'Stop the running install, or take back what is armed.'),
-  {
-    name: 'reboot',
-    usage: 'reboot [--hold]',
-    summary: 'Reboot; an armed release is tried.',
-    options: { hold: { type: 'boolean', help: "when it is healthy, wait for 'bistable commit'" } },
-    run: (call) => {
-      noMore(call, 0)
-      return perform(call, 'reboot', { hold: call.options['hold'] === true }, (r: Said) => r.message)
-    },
-  },
+  asked.commit,
+  asked.rollback,
+  asked.cancel,
+  asked.reboot,
   {
     name: 'verify',
     usage: 'verify [a|b]',
@@ -225,9 +171,6 @@ interface EtcAnswer {
   readonly report?: EtcReport
   readonly message?: string
 }
-interface Said {
-  readonly message: string
-}
 interface Verified {
   readonly slots: readonly { slot: string; ok: boolean; version: string; fault?: string }[]
 }
@@ -247,59 +190,15 @@ interface Checked extends Said {
   readonly freshness: { readonly clock: string; readonly expires: string }
 }
 
-function simple(name: string, summary: string): Verb {
-  return {
-    name,
-    usage: name,
-    summary,
-    run: (call) => {
-      noMore(call, 0)
-      return perform(call, name, {}, (result: Said) => result.message)
-    },
-  }
-}
-
-/** Positionals, at most `most`. @throws USAGE */
-export function noMore(call: Invocation, most: number): readonly string[] {
-  const extra = call.positionals[most]
-  if (extra !== undefined) throw cliErrors.USAGE(`'${extra}' is too much`)
-  return call.positionals
-}
-
-export async function perform<T>(
+/** As `asked.ts` has it, done by whoever holds the control socket. */
+export function perform<T>(
   call: Invocation,
   verb: string,
-  args: Args,
+  args: Readonly<Record<string, unknown>>,
   text: (result: T) => string,
-  exit: (result: T) => number = () => 0,
+  exit?: (result: T) => number,
 ): Promise<number> {
-  const { answer } = await import('./control/local.ts')
-  const progress = await makeProgress(call)
-  const onMessage = (message: object) => {
-    if ('progress' in message) progress.show(message.progress)
-    else if ('line' in message && !call.json) {
-      progress.aside()
-      call.terminal.err(String(message.line))
-    }
-  }
-  try {
-    const result = (await answer(paths(), verb, args, onMessage, call.signal)) as T
-    progress.end()
-    return print(call, text, result, exit(result))
-  } finally {
-    progress.end()
-  }
-}
-
-function print<T>(call: Invocation, text: (result: T) => string, result: T, exit: number): number {
-  call.terminal.out(call.json ? JSON.stringify({ ...result, ok: exit === 0 }) : text(result))
-  return exit
-}
-
-async function makeProgress(call: Invocation) {
-  if (call.json) return { show: () => undefined, aside: () => undefined, end: () => undefined }
-  const { progressBar } = await import('./control/progress.ts')
-  return progressBar(call.terminal)
+  return performAsked(answered, call, verb, args, text, exit)
 }
 
 function stickText({ message, files = [], notes = [] }: OnStick): string {

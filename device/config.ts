@@ -3,6 +3,7 @@ import * as v from 'valibot'
 import type { Files } from '../base/durable.ts'
 import { checkHealthPlan, HEALTH_MAX_BYTES, HEALTH_PATH, type HealthPlan, NO_PLAN } from '../bundle/health-plan.ts'
 import { agentSchema, checkSystem, ROOT_PATH, SYSTEM_MAX_BYTES, SYSTEM_PATH, type System } from '../bundle/system.ts'
+import { CONTROL_SOCKET } from './control/place.ts'
 import { deviceErrors } from './errors.ts'
 
 /** Where everything is on a device, and what the image declares with what the device overrides. */
@@ -54,7 +55,7 @@ export function pathsUnder(root: string): Paths {
     data: at('/data/bistable'),
     partition: at('/data'),
     run: at('/run/bistable'),
-    control: at('/run/bistable/agent.sock'),
+    control: at(CONTROL_SOCKET),
     status: at('/run/bistable/status.sock'),
     synchronised: at('/run/systemd/timesync/synchronized'),
     systemd: at('/run/systemd/system'),

@@ -1,5 +1,5 @@
 // Makes dist/: bistable.mjs (the publisher's command line) and device/bistable.mjs (the agent), each one file with the program
-// of its compression threads (squashfs-worker.mjs) and the native zstd addon beside it. usage: node scripts/build.mjs [FOLDER [PROGRAM.ts]]
+// of its compression threads (squashfs-worker.mjs) and the native zstd addon beside it; device/ask.cjs, the command that asks an agent. usage: node scripts/build.mjs [FOLDER [PROGRAM.ts]]
 // PROGRAM: one more that runs as the agent does, device/PROGRAM.mjs; benches have such.
 import { chmod, copyFile, mkdir, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -85,6 +85,7 @@ const mqttClientAlone = {
 
 /** @param minify a device reads its agent from a slow medium at each start; function names in stack traces stay */
 async function bundle(entry, folder, { name = 'bistable.mjs', minify = false, plugins = [] } = {}) {
+  const script = name.endsWith('.cjs')
   await mkdir(folder, { recursive: true })
   await build({
     absWorkingDir: root,
@@ -92,7 +93,7 @@ async function bundle(entry, folder, { name = 'bistable.mjs', minify = false, pl
     outfile: join(folder, name),
     bundle: true,
     platform: 'node',
-    format: 'esm',
+    format: script ? 'cjs' : 'esm',
     target: 'node20.19',
     // Stack traces stay readable without a source map.
     keepNames: true,
@@ -105,8 +106,12 @@ async function bundle(entry, folder, { name = 'bistable.mjs', minify = false, pl
     banner: {
       js: [
         '#!/usr/bin/env node',
-        "import { createRequire as bistableCreateRequire } from 'node:module'",
-        'const require = bistableCreateRequire(import.meta.url)',
+        ...(script
+          ? []
+          : [
+              "import { createRequire as bistableCreateRequire } from 'node:module'",
+              'const require = bistableCreateRequire(import.meta.url)',
+            ]),
       ].join('\n'),
     },
   })
@@ -123,6 +128,8 @@ await copyFile(join(root, 'bootloader', 'grub.cfg'), join(dist, 'grub.cfg'))
 await copyFile(join(root, 'bootloader', 'boot.cmd'), join(dist, 'boot.cmd'))
 for (const script of ['init', 'state.sh']) await copyFile(join(root, 'initramfs', script), join(dist, script))
 await bundle('device/main.ts', join(dist, 'device'), { minify: true, plugins: [plainBase, mqttClientAlone] })
+// CommonJS: Node.js starts it sooner.
+await bundle('device/ask.ts', join(dist, 'device'), { name: 'ask.cjs', minify: true })
 const [, , , program] = process.argv
 if (program !== undefined)
   await bundle(program, join(dist, 'device'), {

@@ -1,6 +1,7 @@
 import { isAddress } from '../../base/address.ts'
 import { cliErrors, requiredOption, type Verb } from '../../base/cli.ts'
-import { noMore, paths, perform } from '../cli.ts'
+import { noMore } from '../asked.ts'
+import { paths, perform } from '../cli.ts'
 
 /** The verbs of what lies over /usr: add-ons and unlock. */
 

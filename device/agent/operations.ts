@@ -14,10 +14,11 @@ import { after, before } from './hooks.ts'
 import { checkAnywhere } from './mirrors.ts'
 import type { PatchPlace } from './patch-offer.ts'
 import { planFrom } from './plan-verb.ts'
+import type { Clock } from './ports.ts'
 import { rollBackNow } from './roll-back.ts'
 import { statusOf } from './status.ts'
 import { healthConfig } from './verdict.ts'
-import { cancelNow, commitNow, installFrom, verifySlot } from './work.ts'
+import { cancelNow, commitNow, installFrom, type Progress, verifySlot } from './work.ts'
 
 /** The operations by name: what the control socket serves, and what a command does by itself when no agent runs. */
 export async function operate(
@@ -39,7 +40,7 @@ export async function operate(
     case 'plan': {
       const source = textOf(args, 'source')
       if (source === undefined) throw cliErrors.USAGE('there is no file or address to install')
-      const onProgress = (progress: unknown) => emit({ progress })
+      const onProgress = seldom(core.ports.clock, (progress) => emit({ progress }))
       const options = { force: args['force'] === true, hold: args['hold'] === true, onProgress, ...limitsOf(args) }
       return alone<unknown>((signal) => (verb === 'plan' ? planFrom : installFrom)(core, source, options, signal))
     }
@@ -49,7 +50,7 @@ export async function operate(
       if (args['event'] === true && watch !== 'event')
         return { message: `sticks are not used when plugged in: usb.watch is ${watch}` }
       const ask = { device: textOf(args, 'device'), check: args['check'] === true }
-      const onProgress = (progress: unknown) => emit({ progress })
+      const onProgress = seldom(core.ports.clock, (progress) => emit({ progress }))
       return alone((signal) => useByHand(core, ask, onProgress, signal))
     }
     case 'commit':
@@ -98,6 +99,23 @@ export async function operate(
       return alone(async (signal) => (await import('./etc-verbs.ts')).operateEtc(core, args, signal))
     default:
       throw cliErrors.USAGE(`'${verb}' is not an operation`)
+  }
+}
+
+/** Between two words of progress in one phase, for who asked over the socket. */
+const SHOWN_MS = 100
+
+/** Progress comes with every piece of an image; a phase's beginning and its end are always told. */
+function seldom(clock: Clock, tell: (progress: Progress) => void): (progress: Progress) => void {
+  let told: Progress | undefined
+  let toldAt = Number.NEGATIVE_INFINITY
+  return (progress) => {
+    const now = clock.now()
+    const goesOn = told?.phase === progress.phase && told.image === progress.image && progress.done < progress.total
+    if (goesOn && now - toldAt < SHOWN_MS) return
+    told = progress
+    toldAt = now
+    tell(progress)
   }
 }
 

@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises'
-import { type IncomingMessage, request } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { KiB } from '../../base/bytes.ts'
 import { BistableError, type ErrorFamily, EXIT, systemCode } from '../../base/errors.ts'
 import { deviceErrors } from '../errors.ts'
@@ -14,66 +14,104 @@ export type Message =
   | { readonly error: Record<string, unknown> }
 
 /** The longest line an answer may have; a status with full history is far below. */
-const MAX_LINE_BYTES = 512 * KiB
+export const MAX_LINE_BYTES = 512 * KiB
 
 export const NOBODY = Symbol('nobody listens')
 export const FORBIDDEN = Symbol('only root may ask')
 
 /**
+ * Connects to whoever holds a control socket.
+ * @returns the connection; NOBODY when no process holds the socket, FORBIDDEN when this user may not connect
+ * @throws AGENT_ANSWER when it fails in another way
+ */
+export async function connectTo(path: string): Promise<Socket | typeof NOBODY | typeof FORBIDDEN> {
+  // The usual case without an agent, at a hundredth of the cost of a connection.
+  if (!(await isThere(path))) return NOBODY
+  return await new Promise((resolve, reject) => {
+    const socket = connect(path)
+    socket.once('connect', () => {
+      socket.off('error', refused)
+      resolve(socket)
+    })
+    const refused = (error: Error): void => {
+      const code = systemCode(error)
+      if (code === 'ENOENT' || code === 'ECONNREFUSED') resolve(NOBODY)
+      else if (code === 'EACCES' || code === 'EPERM') resolve(FORBIDDEN)
+      else reject(deviceErrors.AGENT_ANSWER(`asking at ${path} failed: ${code ?? error.message}`))
+    }
+    socket.once('error', refused)
+  })
+}
+
+/**
  * Sends one operation and follows its answer to the end.
+ * @param socket its path, or what `connectTo` gave
  * @returns the result, NOBODY when no process holds the socket, FORBIDDEN when this user may not connect
  * @throws the error that the other side gave, with its own code; AGENT_ANSWER when the answer breaks off
  */
 export async function ask(
-  socket: string,
+  socket: string | Socket,
   verb: string,
   args: Readonly<Record<string, unknown>>,
   onMessage: (message: Message) => void,
   signal: AbortSignal,
 ): Promise<unknown> {
-  // The usual case without an agent, at a hundredth of the cost of a request.
-  if (!(await isThere(socket))) return NOBODY
+  const line = typeof socket === 'string' ? await connectTo(socket) : socket
+  if (line === NOBODY || line === FORBIDDEN) return line
   return await new Promise<unknown>((resolve, reject) => {
     let ended = false
-    const finish = (settle: () => void) => {
+    const finish = (settle: () => void): void => {
       if (ended) return
       ended = true
+      signal.removeEventListener('abort', stop)
       settle()
-      call.destroy()
+      line.destroy()
     }
-    const call = request({ socketPath: socket, method: 'POST', path: `/v1/${verb}`, signal }, (response) => {
-      let pending = ''
-      response.setEncoding('utf8')
-      response.on('data', (text: string) => {
-        pending += text
-        if (pending.length > MAX_LINE_BYTES) {
-          finish(() => reject(deviceErrors.AGENT_ANSWER('the answer has a line without an end')))
-          return
-        }
-        const lines = pending.split('\n')
-        pending = lines.pop() ?? ''
-        for (const line of lines) {
-          const message = parse(line)
-          if (message === undefined) finish(() => reject(deviceErrors.AGENT_ANSWER('the answer is not JSON')))
-          else if ('result' in message) finish(() => resolve(message.result))
-          else if ('error' in message) finish(() => reject(revive(message.error)))
-          else onMessage(message)
-        }
-      })
-      const broken = () =>
-        finish(() => reject(deviceErrors.AGENT_ANSWER('the answer broke off; the other process may have ended')))
-      response.on('end', broken)
-      response.on('error', broken)
+    const fail = (sentence: string): void => finish(() => reject(deviceErrors.AGENT_ANSWER(sentence)))
+    const stop = (): void => finish(() => reject(deviceErrors.AGENT_CANCELLED(`${verb} was stopped`)))
+    const take = answerReader(fail, (message) => {
+      if ('result' in message) finish(() => resolve(message.result))
+      else if ('error' in message) finish(() => reject(revive(message.error)))
+      else onMessage(message)
     })
-    call.on('error', (error) => {
-      const code = systemCode(error)
-      if (signal.aborted) finish(() => reject(deviceErrors.AGENT_CANCELLED(`${verb} was stopped`)))
-      else if (code === 'ENOENT' || code === 'ECONNREFUSED') finish(() => resolve(NOBODY))
-      else if (code === 'EACCES' || code === 'EPERM') finish(() => resolve(FORBIDDEN))
-      else finish(() => reject(deviceErrors.AGENT_ANSWER(`asking at ${socket} failed: ${code ?? error.message}`)))
+    line.setEncoding('utf8').on('data', (text: string) => {
+      if (!ended) take(text)
     })
-    call.end(JSON.stringify(args))
+    line.on('error', (error) => fail(`the answer broke off: ${systemCode(error) ?? error.message}`))
+    line.on('close', () => fail('the answer broke off; the other process may have ended'))
+    if (signal.aborted) stop()
+    else signal.addEventListener('abort', stop, { once: true })
+    const body = JSON.stringify(args)
+    // HTTP/1.0: the answer comes as it is, and ends with the connection. Node.js's own client would take longer to load than to answer.
+    line.write(`POST /v1/${verb} HTTP/1.0\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
   })
+}
+
+/** Takes an answer as it comes: its head, then lines of JSON. */
+function answerReader(fail: (sentence: string) => void, onMessage: (message: Message) => void): (text: string) => void {
+  let pending = ''
+  let inHead = true
+  return (text) => {
+    pending += text
+    if (inHead) {
+      const end = pending.indexOf('\r\n\r\n')
+      if (end >= 0) {
+        const status = /^HTTP\/1\.[01] (\d{3})/.exec(pending)?.[1]
+        if (status !== '200') return fail(`the other side answers with status ${status ?? 'none'}`)
+        pending = pending.slice(end + 4)
+        inHead = false
+      }
+    }
+    if (pending.length > MAX_LINE_BYTES) return fail('the answer has a line without an end')
+    if (inHead) return
+    const lines = pending.split('\n')
+    pending = lines.pop() ?? ''
+    for (const line of lines) {
+      const message = parse(line)
+      if (message === undefined) return fail('the answer is not JSON')
+      onMessage(message)
+    }
+  }
 }
 
 async function isThere(path: string): Promise<boolean> {
@@ -81,46 +119,6 @@ async function isThere(path: string): Promise<boolean> {
     () => true,
     (error: unknown) => systemCode(error) !== 'ENOENT',
   )
-}
-
-/**
- * Follows `GET /v1/events` at the first socket that lets this user in, until the signal is aborted or the agent ends.
- * @throws AGENT_ANSWER when no agent runs, or it does not let more watch
- */
-export async function watchEvents(
-  sockets: readonly string[],
-  signal: AbortSignal,
-  onEvent: (name: string, data: unknown) => void,
-): Promise<void> {
-  for (const socketPath of sockets) {
-    const response = await new Promise<IncomingMessage | undefined>((resolve) => {
-      const call = request({ socketPath, path: '/v1/events', signal }, resolve)
-      call.on('error', () => resolve(undefined))
-      call.end()
-    })
-    if (response === undefined) continue
-    if (response.statusCode !== 200) {
-      response.destroy()
-      throw deviceErrors.AGENT_ANSWER(`the agent does not let more watch: ${response.statusCode}`)
-    }
-    let pending = ''
-    try {
-      for await (const piece of response.setEncoding('utf8') as AsyncIterable<string>) {
-        pending += piece
-        if (pending.length > MAX_LINE_BYTES) throw deviceErrors.AGENT_ANSWER('an event without an end')
-        const blocks = pending.split('\n\n')
-        pending = blocks.pop() ?? ''
-        for (const block of blocks) {
-          const match = /^event: (\w+)\ndata: (.*)$/.exec(block)
-          if (match?.[1] !== undefined && match[2] !== undefined) onEvent(match[1], JSON.parse(match[2]))
-        }
-      }
-    } catch (error) {
-      if (!signal.aborted && systemCode(error) !== 'ECONNRESET') throw error
-    }
-    return
-  }
-  if (!signal.aborted) throw deviceErrors.AGENT_ANSWER('no agent runs: there is nothing to watch')
 }
 
 function parse(line: string): Message | undefined {

@@ -1,7 +1,7 @@
 import { MiB } from '../../base/bytes.ts'
 import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { type StoredChunk, splitBatches, storedRanges, unpackChunk } from '../../bundle/stored.ts'
+import { checkRun, contentsOf, type StoredRun, splitRuns, storedRanges } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
@@ -64,7 +64,7 @@ export interface FillJob {
 /**
  * Makes every chunk that the slot does not hold true, in image order. What must come through the door is asked for in
  * one go, so that the door can plan its requests. A chunk whose reuse or patch failed is fetched behind all others.
- * `unpackChunk` checks a chunk's stored digest before unpacking and its content digest after: nothing unchecked is written.
+ * A chunk's stored digest is checked before unpacking and its content digest after: nothing unchecked is written.
  */
 export async function fillSlot(job: FillJob): Promise<void> {
   const { chunks } = job.index
@@ -73,17 +73,26 @@ export async function fillSlot(job: FillJob): Promise<void> {
   const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && local(i, chunk) === undefined)
   const failed = new Set<number>()
   const coming = new Coming(job, lacking)
+  /** How many of those that are lacking were taken. */
+  let taken = 0
   try {
-    for (const [i, chunk] of chunks.entries()) {
+    for (let i = 0; i < chunks.length; ) {
       throwIfCancelled(job.signal)
-      if (job.held[i] === 1) {
-        job.journal.add(i, 'keep')
+      const chunk = chunks[i] as Chunk
+      if (chunk === lacking[taken]) {
+        // Together with those behind it that are lacking too: nothing else is written between them.
+        let most = 1
+        while (lacking[taken + most] !== undefined && chunks[i + most] === lacking[taken + most]) most++
+        const count = await takeNext(job, coming, most)
+        for (const end = i + count; i < end; i++) job.journal.add(i, 'fetch')
+        taken += count
         continue
       }
-      const found = local(i, chunk)
-      if (found !== undefined) {
-        const bytes = await found.bytes()
-        if (bytes === undefined) failed.add(i)
+      if (job.held[i] === 1) job.journal.add(i, 'keep')
+      else {
+        const found = local(i, chunk)
+        const bytes = await found?.bytes()
+        if (found === undefined || bytes === undefined) failed.add(i)
         else {
           const written = job.writer.write(chunk.offset, bytes)
           if (written !== undefined) await written
@@ -91,10 +100,8 @@ export async function fillSlot(job: FillJob): Promise<void> {
           job.journal.add(i, found.how)
           job.onChunk()
         }
-      } else {
-        await takeNext(job, coming)
-        job.journal.add(i, 'fetch')
       }
+      i++
     }
   } finally {
     job.journal.end()
@@ -106,7 +113,7 @@ export async function fillSlot(job: FillJob): Promise<void> {
   const again = new Coming(job, wanted)
   try {
     for (const i of failed) {
-      await takeNext(job, again)
+      await takeNext(job, again, 1)
       job.journal.add(i, 'refetch')
     }
   } finally {
@@ -150,45 +157,69 @@ async function claimedBytes(
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-/** Chunks that come through the door, in the order they were asked for. */
+/** Chunks that come through the door, in the order they were asked for, checked. */
 class Coming {
-  readonly #batches: AsyncGenerator<readonly StoredChunk[]>
-  #batch: readonly StoredChunk[] = []
-  #next = 0
+  readonly #chunks: readonly Chunk[]
+  readonly #runs: AsyncGenerator<StoredRun>
+  #run: StoredRun | undefined
+  /** Something in this run is not what was signed: what stands before it is still taken. */
+  #doubtful = false
 
   constructor(job: FillJob, chunks: readonly Chunk[]) {
+    this.#chunks = chunks
     const ranges = storedRanges(job.dataOffset, chunks)
     const options = job.signal === undefined ? {} : { signal: job.signal }
-    this.#batches = splitBatches(readRanges(job.source, ranges, options), chunks)
+    this.#runs = splitRuns(readRanges(job.source, ranges, options), chunks)
   }
 
-  /** Waits only when nothing that has come is left; the bytes are valid until it waits again. */
-  next(): StoredChunk | Promise<StoredChunk> {
-    return this.#batch[this.#next++] ?? this.#more()
+  get chunks(): readonly Chunk[] {
+    return this.#chunks
   }
 
-  async #more(): Promise<StoredChunk> {
-    const { value, done } = await this.#batches.next()
-    // `splitBatches` refuses a stream that is too short, and yields no empty batch.
-    const first: StoredChunk | undefined = done === true ? undefined : value[0]
-    if (first === undefined) throw new RangeError('a chunk was not asked for')
-    this.#batch = value as readonly StoredChunk[]
-    this.#next = 1
-    return first
+  /** The next chunks, at most so many; their bytes are valid until the next are asked for. */
+  async take(most: number): Promise<StoredRun> {
+    const run = this.#run ?? (await this.#more())
+    const count = Math.min(run.count, this.#doubtful ? 1 : most)
+    this.#run = undefined
+    if (count === run.count && !this.#doubtful) return run
+    let length = 0
+    for (let i = 0; i < count; i++) length += this.#chunks[run.first + i]?.storedLength ?? 0
+    const { first, bytes } = run
+    const part = { first, count, bytes: bytes.subarray(0, length), digests: undefined }
+    if (count < run.count)
+      this.#run = { first: first + count, count: run.count - count, bytes: bytes.subarray(length), digests: undefined }
+    if (this.#doubtful) checkRun(part, this.#chunks)
+    return part
+  }
+
+  async #more(): Promise<StoredRun> {
+    const { value, done } = await this.#runs.next()
+    // `splitRuns` refuses a stream that is too short.
+    if (done === true) throw new RangeError('a chunk was not asked for')
+    try {
+      checkRun(value, this.#chunks)
+      this.#doubtful = false
+    } catch {
+      this.#doubtful = true
+    }
+    return value
   }
 
   async end(): Promise<void> {
-    await this.#batches.return(undefined)
+    await this.#runs.return(undefined)
   }
 }
 
-async function takeNext(job: FillJob, coming: Coming): Promise<void> {
-  const next = coming.next()
-  const [chunk, stored, digest] = next instanceof Promise ? await next : next
-  job.counts.stored += stored.length
-  const written = job.writer.write(chunk.offset, unpackChunk(chunk, stored, digest))
-  if (written !== undefined) await written
-  job.counts.fetched += chunk.length
+/** @returns how many chunks were taken and written */
+async function takeNext(job: FillJob, coming: Coming, most: number): Promise<number> {
+  const run = await coming.take(most)
+  job.counts.stored += run.bytes.length
+  for (const { offset, bytes } of contentsOf(run, coming.chunks)) {
+    const written = job.writer.write(offset, bytes)
+    if (written !== undefined) await written
+    job.counts.fetched += bytes.length
+  }
   job.onChunk()
   throwIfCancelled(job.signal)
+  return run.count
 }

@@ -77,7 +77,7 @@ export async function startUsbVm(folder: string, root: Uint8Array, limitMs: numb
   copy('bin/busybox', '/bin/busybox', 0o755)
   copy('usr/bin/bistable', join(repo, 'device/bin/bistable'), 0o755)
   copy('usr/lib/bistable/agent/node', node, 0o755)
-  for (const name of ['bistable.mjs', 'squashfs-worker.mjs', 'binding.node'])
+  for (const name of ['ask.cjs', 'bistable.mjs', 'squashfs-worker.mjs', 'binding.node'])
     copy(`usr/lib/bistable/agent/${name}`, join(folder, 'dist/device', name))
   for (const line of run('ldd', [node]).split('\n')) {
     const library = /(\/\S+) \(0x/.exec(line)?.[1]
