@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { lstat, mkdir, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { isBistableError, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
@@ -103,6 +103,24 @@ export async function writeFileDurably(path: string, bytes: Uint8Array, files: F
   if (back === undefined || Buffer.compare(back, bytes) !== 0) {
     throw fileErrors.FILE_READBACK(`${path} differs from the ${bytes.length} bytes just written`)
   }
+}
+
+/**
+ * Refuses what a file written beside must not take the place of: root can rename over a device, and /dev/null would be a
+ * file from then on. Nothing there is fine, and a file or link too.
+ * @throws FILE_FAILED
+ */
+export async function requireReplaceable(path: string): Promise<void> {
+  try {
+    const there = await lstat(path)
+    if (there.isFile() || there.isSymbolicLink()) return
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return
+    throw failed('write', path, error)
+  }
+  throw fileErrors.FILE_FAILED(`cannot write ${path}: a device, folder, pipe or socket stands there, wanted a file`, {
+    next: 'Give the name of a file.',
+  })
 }
 
 async function flush(path: string): Promise<void> {

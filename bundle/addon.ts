@@ -83,7 +83,7 @@ const statement = v.pipe(
  */
 export function parseAddon(payload: Uint8Array): AddonStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !(field in fields.entries))
+  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
   if (strange.length > 0)
     throw addonErrors.ADDON_INVALID(`the add-on needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)

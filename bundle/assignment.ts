@@ -70,7 +70,7 @@ const statement = v.pipe(
  */
 export function parseAssignment(payload: Uint8Array): AssignmentStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !(field in fields.entries))
+  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
   if (strange.length > 0)
     throw bundleErrors.ASSIGNMENT_CRITICAL(`the assignment needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)

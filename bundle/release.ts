@@ -97,7 +97,7 @@ const statement = v.pipe(
  */
 export function parseRelease(payload: Uint8Array): ReleaseStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !(field in fields.entries))
+  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
   if (strange.length > 0)
     throw bundleErrors.RELEASE_CRITICAL(`the release needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)

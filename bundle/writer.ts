@@ -1,6 +1,7 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Sha256 } from '../base/bytes.ts'
+import { nodeFiles, requireReplaceable } from '../base/durable.ts'
 import { systemReason } from '../base/errors.ts'
 import { authenticate, authenticateAssignment, checkAssigned } from './authentic.ts'
 import { sha256 } from './digest.ts'
@@ -45,7 +46,7 @@ export interface BundleParts extends ReleaseParts {
  * Writes a bundle: same parts, same bytes. Signatures are verified and every byte written is checked against the
  * signed statement; the file appears under its name only when it is whole and flushed.
  * @returns its size, and the digest of the release
- * @throws BUNDLE_PARTS, BUNDLE_DIGEST, BUNDLE_INDEX_INVALID, BUNDLE_WRITE, the errors of `authenticate`, SOURCE_*
+ * @throws BUNDLE_PARTS, BUNDLE_DIGEST, BUNDLE_INDEX_INVALID, BUNDLE_WRITE, the errors of `authenticate`, SOURCE_*, FILE_*
  */
 export async function writeBundle(
   parts: BundleParts,
@@ -56,6 +57,7 @@ export async function writeBundle(
   const { trusted, statement, digest } = authentic
   if (parts.assignment !== undefined) checkAssigned(authenticateAssignment(parts.assignment, trusted), authentic)
   checkParts(statement, parts)
+  await requireReplaceable(out)
   const first = trusted.current.version - parts.roots.length + 1
   const beside = join(dirname(out), `.${basename(out)}.new`)
   let file: FileHandle | undefined
@@ -85,7 +87,7 @@ export async function writeBundle(
     await file.close()
     file = undefined
     await rename(beside, out)
-    await syncFolder(dirname(out))
+    await nodeFiles.syncDir(dirname(out))
     return { size: sink.size, digest, statement }
   } catch (cause) {
     await file?.close()
@@ -123,15 +125,6 @@ async function* dataStream(data: string | AsyncIterable<Uint8Array>): AsyncGener
     yield* source.read(0, source.size)
   } finally {
     await source.close()
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }
 

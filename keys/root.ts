@@ -48,7 +48,7 @@ export function parseRoot(payload: Uint8Array, known: ReadonlySet<PublicKey> = n
     throw keyErrors.ROOT_INVALID(`root statement, at '${v.getDotPath(issue) ?? ''}': ${issue.message}`)
   }
   const { critical = [], roles, ...rest } = parsed.output
-  const strange = critical.find((name) => !(name in rootSchema.entries))
+  const strange = critical.find((name) => !Object.hasOwn(rootSchema.entries, name))
   if (strange !== undefined)
     throw keyErrors.ROOT_INVALID(`the root needs a reader that knows ${JSON.stringify(strange)}`, {
       next: 'Update this program.',

@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
 import { ASSIGNMENT_PAYLOAD_TYPE, type AssignmentStatement, encodeAssignment } from '../bundle/assignment.ts'
@@ -9,6 +8,7 @@ import { encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import type { Signer, TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
 import { bundleName, copyBundle, isoTime, type PublishEdge, signAsFleet } from './publish.ts'
+import { aloneIn } from './site-lock.ts'
 
 /** Directed mode: tells one device which release to run. The bundle is copied first, the word about it written last. */
 
@@ -37,8 +37,8 @@ export interface AssignRequest {
 export async function assign(request: AssignRequest, edge: PublishEdge): Promise<AssignmentStatement> {
   const { device, now, notBefore, validSeconds, allowDowngrade } = request
   const folder = join(request.to, 'assignments')
-  await mkdir(join(request.to, 'bundles'), { recursive: true })
-  await mkdir(folder, { recursive: true })
+  await nodeFiles.makeDir(join(request.to, 'bundles'))
+  await nodeFiles.makeDir(folder)
   const head = await copyBundle(request.bundle, join(request.to, 'bundles'), request.trusted, edge)
   const statement: AssignmentStatement = {
     type: 'assignment',
@@ -56,15 +56,17 @@ export async function assign(request: AssignRequest, edge: PublishEdge): Promise
   // Before the device becomes a file name: its form is checked by the statement's rules.
   encodeAssignment(statement)
   const path = join(folder, `${device}.json`)
-  const present = await readPresent(path, head)
-  const sequence = request.sequence ?? (present ?? 0) + 1
-  if (present !== undefined && sequence <= present)
-    throw publisherErrors.PUBLISH_SEQUENCE(`${path} has the sequence ${present}, ${sequence} would be refused`)
-  const done = { ...statement, sequence }
-  const envelope = await signAsFleet(ASSIGNMENT_PAYLOAD_TYPE, encodeAssignment(done), request.signers, head.trusted)
-  await writeFileDurably(path, encodeEnvelope(envelope))
-  edge.say(`device ${device}: ${formatNumber(done.number)}, sequence ${sequence}`)
-  return done
+  return await aloneIn(request.to, edge, async () => {
+    const present = await readPresent(path, head)
+    const sequence = request.sequence ?? (present ?? 0) + 1
+    if (present !== undefined && sequence <= present)
+      throw publisherErrors.PUBLISH_SEQUENCE(`${path} has the sequence ${present}, ${sequence} would be refused`)
+    const done = { ...statement, sequence }
+    const envelope = await signAsFleet(ASSIGNMENT_PAYLOAD_TYPE, encodeAssignment(done), request.signers, head.trusted)
+    await writeFileDurably(path, encodeEnvelope(envelope))
+    edge.say(`device ${device}: ${formatNumber(done.number)}, sequence ${sequence}`)
+    return done
+  })
 }
 
 /** The sequence that stands there. One that the newest fleet keys did not sign counts for no device any more. */

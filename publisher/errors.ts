@@ -82,6 +82,17 @@ export const publisherErrors = defineErrors({
     meaning: 'The channel belongs to another product.',
     next: 'Publish to another folder or channel.',
   },
+  PUBLISH_BUSY: {
+    family: 'environment',
+    meaning: 'Another publisher is at work in the publish folder and does not come to an end.',
+    next: 'Find the other one (it may wait for a PIN or a token) and let it end, then publish again.',
+  },
+  PUBLISH_CLOCK: {
+    family: 'environment',
+    meaning:
+      "The channel file was issued later than this machine's clock says: devices that have seen it would take a new one for an old one.",
+    next: 'Set the clock of this machine, or of the one that issued that file, then publish again.',
+  },
   PUBLISH_CHANNEL_INVALID: {
     family: 'input',
     meaning: 'The channel file in the publish folder is not one that these roots believe.',

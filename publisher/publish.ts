@@ -1,5 +1,6 @@
+import { randomBytes } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { nodeFiles, writeFileDurably } from '../base/durable.ts'
@@ -17,6 +18,7 @@ import { inspectBundle } from '../bundle/reader.ts'
 import type { BundleHead } from '../bundle/types.ts'
 import { readAttachment, verifyBundle } from '../bundle/verify.ts'
 import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
+import { parseRoot } from '../keys/root.ts'
 import { signStatement } from '../keys/statement.ts'
 import { verifyEnvelope } from '../keys/threshold.ts'
 import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
@@ -24,6 +26,7 @@ import { publishDeltas } from './delta/published.ts'
 import { publisherErrors } from './errors.ts'
 import { checkProvenance } from './provenance.ts'
 import { publishRoots } from './roots.ts'
+import { aloneIn } from './site-lock.ts'
 
 /** Publishing: bundles are copied first, the channel file that points to one of them is written last. */
 
@@ -55,13 +58,13 @@ export function bundleName(head: BundleHead): string {
 
 /**
  * Verifies and copies the bundles, then points the channel to the newest of them. Until the last rename nothing that
- * devices look at has changed.
+ * devices look at has changed. Publishers of one folder come to the channel one after the other.
  * @throws PUBLISH_*, ROOT_FORK, the errors of `verifyBundle`, FILE_*
  */
 export async function publish(request: PublishRequest, edge: PublishEdge): Promise<FreshnessStatement> {
   const folder = join(request.to, 'bundles')
-  await mkdir(folder, { recursive: true })
-  await mkdir(join(request.to, 'channels'), { recursive: true })
+  await nodeFiles.makeDir(folder)
+  await nodeFiles.makeDir(join(request.to, 'channels'))
   let newest: BundleHead | undefined
   for (const path of request.bundles) {
     const head = await copyBundle(path, folder, request.trusted, edge)
@@ -70,20 +73,55 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
     if (newest === undefined || compareNumbers(head.statement.number, newest.statement.number) > 0) newest = head
   }
   if (newest === undefined) throw new RangeError('nothing to publish')
-  const channelFile = join(request.to, 'channels', `${request.channel}.json`)
-  const present = await readChannel(channelFile, newest.trusted)
-  if (present !== undefined) checkSuccessor(present, newest, request.channel)
-  const to = request.to
-  const bundle = join(folder, bundleName(newest))
-  const deltas = await publishDeltas({ to, count: request.deltas ?? 0, bundle, head: newest }, edge)
-  const statement = freshness(newest, request, deltas)
-  const payload = encodeFreshness(statement)
-  const envelope = await signAsFleet(FRESHNESS_PAYLOAD_TYPE, payload, request.signers, newest.trusted)
-  // Before the channel file: a device that cannot verify it any more finds the root that lists its key.
-  await publishRoots(newest.trusted, join(request.to, 'roots'))
-  await writeFileDurably(channelFile, encodeEnvelope(envelope))
-  edge.say(`channel ${request.channel}: ${formatNumber(statement.number)} until ${statement.expires}`)
-  return statement
+  const head = newest
+  const { to, channel } = request
+  // Refused before patches are made, which takes long. What counts is asked below, when nobody else can write.
+  await issueTime(request, head)
+  const bundle = join(folder, bundleName(head))
+  const deltas = await publishDeltas({ to, count: request.deltas ?? 0, bundle, head }, edge)
+  return await aloneIn(to, edge, async () => {
+    const statement = freshness(head, { ...request, now: await issueTime(request, head) }, deltas)
+    const payload = encodeFreshness(statement)
+    const envelope = await signAsFleet(FRESHNESS_PAYLOAD_TYPE, payload, request.signers, head.trusted)
+    // Before the channel file: a device that cannot verify it any more finds the root that lists its key.
+    await publishRoots(head.trusted, join(to, 'roots'))
+    await writeFileDurably(channelFile(request), encodeEnvelope(envelope))
+    edge.say(`channel ${channel}: ${formatNumber(statement.number)} until ${statement.expires}`)
+    return statement
+  })
+}
+
+const channelFile = ({ to, channel }: PublishRequest): string => join(to, 'channels', `${channel}.json`)
+
+/** When the next channel file is issued, by what stands there. @throws PUBLISH_* */
+async function issueTime(request: PublishRequest, next: BundleHead): Promise<number> {
+  const present = await readChannel(channelFile(request), next.trusted)
+  if (present === undefined) return request.now
+  checkSuccessor(present, next, request.channel)
+  return issuedAfter(present, next.trusted, request.now)
+}
+
+/** Less than this behind, by another publisher's clock or the time that patches took, is made up for. */
+const CLOCK_BEHIND_MS = 60 * 60 * 1000
+
+/**
+ * A time that devices take for no older than the channel file they know: they refuse what was issued before it. Pure.
+ * @param now milliseconds since 1970
+ * @throws PUBLISH_CLOCK
+ */
+export function issuedAfter(present: FreshnessStatement, trusted: TrustedRoots, now: number): number {
+  const before = Date.parse(present.issued)
+  if (before <= now || isForgotten(present, trusted)) return now
+  if (before - now <= CLOCK_BEHIND_MS) return before
+  throw publisherErrors.PUBLISH_CLOCK(`the channel file was issued at ${present.issued}, it is ${isoTime(now)} here`)
+}
+
+/** Devices forget what the fleet role said once all of its keys are replaced. */
+function isForgotten({ rootVersion }: FreshnessStatement, { envelopes, current }: TrustedRoots): boolean {
+  const bytes = envelopes[rootVersion - (current.version - envelopes.length + 1)]
+  if (bytes === undefined) return false
+  const { keys } = parseRoot(decodeEnvelope(bytes).payload).roles.fleet
+  return !current.roles.fleet.keys.some((key) => keys.includes(key))
 }
 
 /** Signs for the fleet role, and refuses what devices would refuse. @throws PUBLISH_KEY */
@@ -177,17 +215,17 @@ export async function copyBundle(
 ): Promise<BundleHead> {
   const source = await fileSource(path)
   await source.close()
-  const copy = join(folder, `.${process.pid}.new`)
+  // A name that no other publisher has: in containers all may be process 1.
+  const copy = join(folder, `.${process.pid}-${randomBytes(8).toString('hex')}.new`)
   const signal = edge.signal === undefined ? {} : { signal: edge.signal }
   try {
-    await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'w', flush: true }), signal)
+    await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'wx', flush: true }), signal)
     const head = await verifyCopy(copy, trusted, signal)
     if (head.assignment !== undefined)
       throw publisherErrors.PUBLISH_DIRECTED(`${path} is for device ${head.assignment.statement.device} only`)
     const name = bundleName(head)
     await rename(copy, join(folder, name))
-    const directory = await open(folder, 'r')
-    await directory.sync().finally(() => directory.close())
+    await nodeFiles.syncDir(folder)
     edge.say(`bundle ${name}: verified, ${head.size} bytes`)
     return head
   } finally {

@@ -5,6 +5,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { join, sep } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { systemCode } from '../base/errors.ts'
+import { printable } from '../base/printable.ts'
 
 /** A small static web server for a publish folder: ranges, strong validators, nothing else. For trials and small fleets. */
 
@@ -22,9 +23,9 @@ export async function serveFolder(folder: string, options: ServeOptions): Promis
     answer(root, request, response)
       .catch(() => response.destroy())
       .finally(() => {
-        options.log?.(
-          `${request.method} ${request.url} ${response.statusCode} ${request.headers.range ?? ''}`.trimEnd(),
-        )
+        const { method, url, headers } = request
+        // Node lets bytes from 0x80 on through in headers, some of which steer terminals.
+        options.log?.(printable(`${method} ${url} ${response.statusCode} ${headers.range ?? ''}`.trimEnd()))
       })
   })
   server.requestTimeout = 60_000

@@ -1,4 +1,5 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import type { Readable, Writable } from 'node:stream'
 import { systemCode } from '../base/errors.ts'
 import { publisherErrors } from './errors.ts'
 
@@ -18,6 +19,7 @@ const PACKAGES = {
   mke2fs: 'e2fsprogs',
   debugfs: 'e2fsprogs',
   unshare: 'util-linux',
+  flock: 'util-linux',
   btrfs: 'btrfs-progs',
   'mkfs.btrfs': 'btrfs-progs',
 } as const
@@ -31,6 +33,8 @@ export interface ToolOptions {
   /** Standard input; streamed with back-pressure. */
   readonly input?: AsyncIterable<Uint8Array>
   readonly signal?: AbortSignal
+  /** An open file of ours that the program finds as descriptor 3. */
+  readonly inherit?: number
   /** Where to look for programs; tests use it. */
   readonly path?: string
 }
@@ -49,7 +53,7 @@ export async function runTool(
   options: ToolOptions = {},
 ): Promise<{ readonly out: string; readonly err: string }> {
   const child = spawn(tool, args, {
-    stdio: ['pipe', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe', ...(options.inherit === undefined ? [] : [options.inherit])],
     env: {
       // Debian keeps file system tools outside an ordinary user's PATH.
       PATH: options.path ?? `${process.env['PATH'] ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`,
@@ -59,7 +63,7 @@ export async function runTool(
     },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
-  })
+  }) as ChildProcessByStdio<Writable, Readable, Readable>
   const out = tail(child.stdout)
   const err = tail(child.stderr)
   const ended = new Promise<string>((resolve, reject) => {

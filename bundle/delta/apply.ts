@@ -147,7 +147,9 @@ export class UnitReader {
       const kind = piece % 4
       const size = (piece - kind) / 4
       if (kind === PIECE.copy) {
-        for (const index of this.#copies(size)) if (needed) there(await this.#old.stored(index))
+        const copies = this.#copies(size)
+        // Not even gone through when not needed: a few bytes can name millions.
+        if (needed) for (const index of copies) there(await this.#old.stored(index))
         continue
       }
       const length = size > 0 ? size : kind === PIECE.data ? this.#codec.blockSize : METADATA_BYTES

@@ -1,9 +1,12 @@
+import { randomBytes } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { nodeFiles, requireReplaceable } from '../../base/durable.ts'
 import type { ByteSource } from '../../base/source.ts'
+import { writeAll } from '../../base/write-all.ts'
 import { chunkImage } from '../../bundle/chunk-image.ts'
 import { encodeDeltaHead, MAX_UNIT_STORED, type PlannedUnit } from '../../bundle/delta/head.ts'
 import { type OldImage, openOldImage } from '../../bundle/delta/old.ts'
@@ -44,7 +47,7 @@ export interface DeltaEdge {
 
 /**
  * Writes the patch to `output`, which appears whole or not at all. The same bundles give the same bytes.
- * @throws DELTA_RELEASES, and what reading the bundles throws
+ * @throws DELTA_RELEASES, FILE_*, and what reading the bundles throws
  */
 export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, edge: DeltaEdge): Promise<MadeDelta> {
   const [was, is] = [from.head.statement, to.head.statement]
@@ -52,15 +55,16 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
     throw publisherErrors.DELTA_RELEASES(
       `${was.product} ${formatNumber(was.number)} and ${is.product} ${formatNumber(is.number)}`,
     )
+  await requireReplaceable(output)
   const known = new Set(IMAGE_NAMES.flatMap((name) => from.head.indexes[name].chunks.map(({ digest }) => digest)))
   // Hidden: whoever serves the folder must not take it for a patch.
-  const partial = join(dirname(output), `.${basename(output)}.${process.pid}.partial`)
+  const partial = join(dirname(output), `.${basename(output)}.${process.pid}-${randomBytes(8).toString('hex')}.partial`)
   const scratch = `${partial}.units`
   const units: PlannedUnit[] = []
   const totals = { instead: 0, left: 0, packed: 0 }
   let codec = { level: DEFAULT_LEVEL, blockSize: 128 * 1024 }
   try {
-    const file = await open(scratch, 'w')
+    const file = await open(scratch, 'wx')
     try {
       for (const image of IMAGE_NAMES) {
         const next = await imageOf(to, image)
@@ -94,8 +98,9 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
       yield head
       yield* createReadStream(scratch)
     }
-    await pipeline(joined(), createWriteStream(partial, { flush: true }))
+    await pipeline(joined(), createWriteStream(partial, { flags: 'wx', flush: true }))
     await rename(partial, output)
+    await nodeFiles.syncDir(dirname(output))
     const size = head.length + units.reduce((sum, { stored }) => sum + stored, 0)
     return { size, head: { length: head.length, sha256: sha256(head) }, units: units.length, ...totals }
   } finally {
@@ -193,7 +198,11 @@ async function writeUnit({ image, index, known, units, totals, file, edge }: Wor
   }
   totals.instead += instead
   totals.packed += unit.packed
-  await file.write(stored)
+  await writeAll(
+    file,
+    stored,
+    units.reduce((sum, unit) => sum + unit.stored, 0),
+  )
   units.push({ image, runs: unit.runs, stored: stored.length, sha256: sha256(stored) })
   edge.say(`${image}: ${stored.length} bytes instead of ${instead}`)
 }

@@ -1,5 +1,6 @@
-import { mkdir, readdir } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { nodeFiles } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { readExactly } from '../../base/source.ts'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
@@ -23,37 +24,59 @@ export interface PublishDeltas {
   readonly head: BundleHead
 }
 
-/** Makes what is missing, and says what a channel is to name, newest first. A patch that saves nothing is not named. */
+/**
+ * Makes what is missing, and says what a channel is to name, newest first. A patch that saves nothing is not named, and one
+ * whose old bundle cannot be read is told and left out: devices take chunks instead.
+ */
 export async function publishDeltas(
   { to, count, bundle, head }: PublishDeltas,
   edge: DeltaEdge,
 ): Promise<readonly AnnouncedDelta[]> {
   if (count === 0) return []
-  await mkdir(join(to, 'deltas'), { recursive: true })
+  await nodeFiles.makeDir(join(to, 'deltas'))
   const named: AnnouncedDelta[] = []
   for (const { name } of earlierBundles(await readdir(join(to, 'bundles')), head).slice(
     0,
     Math.min(count, MAX_DELTAS),
   )) {
     edge.signal?.throwIfAborted()
-    const source = await fileSource(join(to, 'bundles', name))
-    const next = await fileSource(bundle)
     try {
-      const from = (await inspectBundle(source)).head
-      const path = `deltas/${deltaName(from, head)}`
-      const file = join(to, path)
-      if (!(await leadsTo(file, from, head)))
-        await makeDelta({ source, head: from }, { source: next, head }, file, { ...edge, say: () => undefined })
-      const announced = await announce(file)
-      if (announced === undefined) continue
-      named.push({ from: from.digest, path, ...announced })
-      edge.say(`patch ${path}: ${announced.size} bytes`)
-    } finally {
-      await source.close()
-      await next.close()
+      const made = await deltaFrom(join(to, 'bundles', name), { to, bundle, head }, edge)
+      if (made !== undefined) named.push(made)
+    } catch (error) {
+      // An old bundle that is damaged must not keep a new release back.
+      if (!isBistableError(error)) throw error
+      edge.say(`no patch from ${name}: ${error.message}`)
     }
   }
   return named
+}
+
+async function deltaFrom(
+  old: string,
+  { to, bundle, head }: Omit<PublishDeltas, 'count'>,
+  edge: DeltaEdge,
+): Promise<AnnouncedDelta | undefined> {
+  const source = await fileSource(old)
+  try {
+    const from = (await inspectBundle(source)).head
+    const path = `deltas/${deltaName(from, head)}`
+    const file = join(to, path)
+    if (!(await leadsTo(file, from, head))) {
+      const next = await fileSource(bundle)
+      try {
+        await makeDelta({ source, head: from }, { source: next, head }, file, { ...edge, say: () => undefined })
+      } finally {
+        await next.close()
+      }
+    }
+    const announced = await announce(file)
+    if (announced === undefined) return undefined
+    edge.say(`patch ${path}: ${announced.size} bytes`)
+    return { from: from.digest, path, ...announced }
+  } finally {
+    await source.close()
+  }
 }
 
 /** "demo-1.6-1.7-0123456789ab-cdef01234567.delta" */

@@ -20,6 +20,7 @@ export interface ModuleFacts {
 
 const MAX_SECTIONS = 65_536
 const SHT_NOBITS = 8
+const MODINFO = '.modinfo\0'
 const SIGNED = Buffer.from('~Module signature appended~\n', 'latin1')
 /** struct module_signature: type and lengths, the last one of the signature itself, big-endian. */
 const SIGNATURE_INFO = 12
@@ -57,8 +58,7 @@ function modinfo(file: Buffer, wide: boolean): ReadonlyMap<string, string> {
     return { name, content: file.subarray(offset, offset + length) }
   })
   const names = sections[file.readUInt16LE(wide ? 62 : 50)]?.content ?? Buffer.alloc(0)
-  const nameOf = (at: number) => names.toString('latin1', at, Math.max(at, names.indexOf(0, at)))
-  const found = sections.find((section) => nameOf(section.name) === '.modinfo')
+  const found = sections.find(({ name }) => names.toString('latin1', name, name + MODINFO.length) === MODINFO)
   if (found === undefined) throw new RangeError('it has no section .modinfo: not a kernel module')
   const info = new Map<string, string>()
   for (const text of found.content.toString('latin1').split('\0')) {

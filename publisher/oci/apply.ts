@@ -19,7 +19,7 @@ export function applyLayer(lower: Item, layer: Layer, made: TreeNode, findings: 
     const there = findItem(lower, target)
     if (there?.node?.type !== 'file')
       throw ociErrors.LAYER_LINK(
-        `the hard link ${show(path)} leads to ${show(target.join('/'))}, ${there === undefined ? 'which is not in the image' : 'not a regular file'}`,
+        `the hard link ${show(path)} leads to ${show(target)}, ${there === undefined ? 'which is not in the image' : 'not a regular file'}`,
       )
     item.node = there.node
   }
@@ -27,9 +27,9 @@ export function applyLayer(lower: Item, layer: Layer, made: TreeNode, findings: 
 
 /** Links are not followed; a whiteout of nothing has no effect. */
 function hide(lower: Item, { path, opaque }: Whiteout): void {
-  const name = path.at(-1)
+  const slash = path.lastIndexOf('/')
   if (opaque) findItem(lower, path)?.children?.clear()
-  else if (name !== undefined) findItem(lower, path.slice(0, -1))?.children?.delete(name)
+  else findItem(lower, path.slice(0, Math.max(0, slash)))?.children?.delete(path.slice(slash + 1))
 }
 
 function merge(lower: Item, layer: Item, path: string, made: TreeNode, findings: Finding[]): void {

@@ -1,3 +1,4 @@
+import { compareUtf8 } from '../../base/bytes.ts'
 import { show } from '../tar/names.ts'
 import type { TarEntry } from '../tar/reader.ts'
 import type { NodeAttributes } from '../tree.ts'
@@ -42,7 +43,7 @@ function keptXattrs(
   findings: Finding[],
 ): ReadonlyMap<string, Uint8Array> {
   const kept = new Map<string, Uint8Array>()
-  for (const name of [...given.keys()].sort()) {
+  for (const name of [...given.keys()].sort(compareUtf8)) {
     const value = given.get(name)
     if (value !== undefined && KEPT_XATTR.test(name)) kept.set(name, value)
     else findings.push({ kind: 'xattr-dropped', path, detail: show(name) })

@@ -80,7 +80,8 @@ async function* unzstd(stored: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8A
     for (;;) {
       const out = Buffer.allocUnsafeSlow(PIECE)
       const [hint, produced, consumed] = step(context, out, rest)
-      inFrame = hint !== 0
+      // Asked at a frame's exact end, with nothing left, the library hints at the head of a next one.
+      if (produced > 0 || consumed > 0) inFrame = hint !== 0
       rest = rest.subarray(consumed)
       if (produced > 0) yield out.subarray(0, produced)
       if (rest.length === 0 && produced < out.length) break

@@ -75,6 +75,8 @@ const LAYERS: Readonly<Record<string, Compression>> = {
   'application/vnd.docker.image.rootfs.diff.tar': 'none',
   'application/vnd.docker.image.rootfs.diff.tar.gzip': 'gzip',
 }
+/** Any other text would be read by this machine's time zone. */
+const RFC3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i
 const EXTERNAL = /nondistributable|foreign/
 
 /** Whether a descriptor names an index or a manifest; anything else an index lists is not an image. */
@@ -137,7 +139,7 @@ function checkBody(body: unknown, what: string, wanted: 'index' | 'manifest'): v
 
 export function parseConfig(bytes: Uint8Array, what: string): ImageConfig {
   const found = shape(config, parse(bytes, what), what)
-  const created = Date.parse(found.created ?? '')
+  const created = RFC3339.test(found.created ?? '') ? Date.parse(found.created ?? '') : Number.NaN
   return {
     architecture: found.architecture,
     os: found.os,

@@ -25,16 +25,19 @@ export class Item {
   }
 }
 
+// Paths wait as text: taken apart, many deep ones would fill the memory.
+
 /** A hard link whose target must be in a lower layer. */
 export interface LowerLink {
   readonly item: Item
   readonly path: string
-  readonly target: readonly string[]
+  readonly target: string
 }
 
 /** A path below which, or at which, lower layers are hidden. */
 export interface Whiteout {
-  readonly path: readonly string[]
+  /** "" is the root. */
+  readonly path: string
   /** True: the directory at `path` is emptied. False: what is at `path` is removed. */
   readonly opaque: boolean
 }
@@ -80,10 +83,10 @@ export async function readLayer(
   }
 }
 
-/** The item at a path, links not followed. */
-export function findItem(root: Item, parts: readonly string[]): Item | undefined {
+/** The item at a path, links not followed; the root at "". */
+export function findItem(root: Item, path: string): Item | undefined {
   let item: Item | undefined = root
-  for (const part of parts) item = item?.children?.get(part)
+  for (const part of path === '' ? [] : path.split('/')) item = item?.children?.get(part)
   return item
 }
 
@@ -121,7 +124,7 @@ class LayerBuilder {
     const lowerLinks = [...this.#lowerLinks.values()]
     for (const { path, target } of lowerLinks)
       if (findItem(this.#root, target) !== undefined)
-        throw ociErrors.LAYER_LINK(`the hard link ${show(path)} stands before its target ${show(target.join('/'))}`)
+        throw ociErrors.LAYER_LINK(`the hard link ${show(path)} stands before its target ${show(target)}`)
     return { root: this.#root, whiteouts: [...this.#whiteouts.values()], lowerLinks }
   }
 
@@ -129,8 +132,13 @@ class LayerBuilder {
   #siblings(parts: readonly string[], name: string): Map<string, Item> {
     let children = childrenOf(this.#root, name)
     for (const part of parts.slice(0, -1)) {
-      const next = children.get(part) ?? new Item('dir')
-      children.set(part, next)
+      let next = children.get(part)
+      if (next === undefined) {
+        // As many as there are parts in a path: a small layer could imply millions.
+        this.#context.budget.entry()
+        next = new Item('dir')
+        children.set(part, next)
+      }
       children = childrenOf(next, name)
     }
     return children
@@ -171,14 +179,14 @@ class LayerBuilder {
 
   #hardLink(entry: TarEntry, path: string): Item {
     if (entry.link === '') throw ociErrors.LAYER_LINK(`the hard link ${show(entry.name)} has no target`)
-    const target = splitPath(entry.link, false, this.#context.budget.limits.depth)
+    const target = splitPath(entry.link, false, this.#context.budget.limits.depth).join('/')
     const there = findItem(this.#root, target)
     if (there?.node?.type === 'file') return new Item('leaf', there.node)
     // A link to a link whose own target lies below shares that target.
     const first = there === undefined ? undefined : this.#lowerLinks.get(there)
     if (there !== undefined && first === undefined)
       throw ociErrors.LAYER_LINK(`the hard link ${show(entry.name)} leads to ${show(entry.link)}, not a regular file`)
-    if (path === target.join('/')) throw ociErrors.LAYER_LINK(`the hard link ${show(entry.name)} leads to itself`)
+    if (path === target) throw ociErrors.LAYER_LINK(`the hard link ${show(entry.name)} leads to itself`)
     const item = new Item('leaf')
     this.#lowerLinks.set(item, { item, path, target: first?.target ?? target })
     return item
@@ -193,7 +201,7 @@ class LayerBuilder {
     if ((!opaque && !plain) || entry.type !== 'file' || entry.size !== 0)
       throw ociErrors.LAYER_WHITEOUT(`${show(entry.name)} (${entry.type}, ${entry.size} bytes) is not a whiteout`)
     // Not placed in the tree: some writers give whiteouts below what the same layer makes a file.
-    const path = [...parts.slice(0, -1), ...(opaque ? [] : [hidden])]
+    const path = [...parts.slice(0, -1), ...(opaque ? [] : [hidden])].join('/')
     const key = parts.join('/')
     if (this.#whiteouts.has(key)) throw duplicate(entry.name)
     this.#whiteouts.set(key, { path, opaque })

@@ -4,7 +4,7 @@ import { ociErrors } from './errors.ts'
 /** Bounds on what an image may make us read and keep. An honest Debian system of 2 GiB has some 60 000 entries. */
 export interface Limits {
   readonly layers: number
-  /** Tar entries over all layers. */
+  /** Tar entries over all layers, and directories that paths only imply. */
   readonly entries: number
   /** Unpacked bytes over all layers. */
   readonly bytes: number

@@ -66,8 +66,8 @@ export async function mergeImage(input: ImageInput, workDir: string, options: Me
     await store.abandon()
     throw error
   }
-  const entries = listEntries(root)
   const sealed = await store.seal()
+  const entries = listEntries(root)
   const config = { architecture: input.config.architecture, labels: input.config.labels }
   const tree = makeTree(entries, sealed, config, [...stillTrue(findings, entries), ...findIn(entries)])
   const source: BuildSource = {

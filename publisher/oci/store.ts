@@ -61,9 +61,17 @@ export class ContentStore {
     return digest
   }
 
-  /** Ends writing; what comes back reads the contents until it is closed. The pack file is gone afterwards. */
+  /**
+   * Ends writing; what comes back reads the contents until it is closed. The pack file is gone afterwards.
+   * @throws IMAGE_STORE_FAILED when the last of it cannot be written; the file is removed then
+   */
   async seal(): Promise<SealedStore> {
-    await this.#buffer.flush()
+    try {
+      await this.#buffer.flush()
+    } catch (error) {
+      await this.abandon()
+      throw error
+    }
     await this.#file.close()
     return new SealedStore(this.#path, this.#offsets)
   }

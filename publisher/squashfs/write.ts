@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { MiB, roundUp, type Sha256 } from '../../base/bytes.ts'
-import { createPool } from '../../bundle/squashfs/pool.ts'
+import { type BlockPool, createPool } from '../../bundle/squashfs/pool.ts'
 import type { MergedTree } from '../tree.ts'
 import { ContentWriter, type FileNode, type StoredFile } from './contents.ts'
 import { workerFailed } from './errors.ts'
@@ -57,8 +57,9 @@ export async function writeSquashfs(
   const order = layoutOrder(tree)
   const bytes = order.reduce((sum, { node }) => sum + node.size, 0)
   const file = await ImageOutput.create(output)
-  const pool = createPool(level, bytes < WORTH_THREADS ? 0 : processors, workerFailed)
+  let pool: BlockPool | undefined
   try {
+    pool = createPool(level, bytes < WORTH_THREADS ? 0 : processors, workerFailed)
     // Room for what is known last.
     await file.append(encodeHead(undefined, { blockSize, level, time: options.time }))
     const writer = new ContentWriter(tree, file, pool, { blockSize, fragments, signal })
@@ -75,7 +76,7 @@ export async function writeSquashfs(
     await file.abandon()
     throw error
   } finally {
-    await pool.close()
+    await pool?.close()
   }
 }
 

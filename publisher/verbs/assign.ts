@@ -4,6 +4,9 @@ import { assign } from '../assign.ts'
 import { numberOption } from './options.ts'
 import { trustedFrom, trustOptions } from './trust.ts'
 
+/** A century. */
+const MOST_HOURS = 36_525 * 24
+
 export const assignVerb: Verb = {
   name: 'assign',
   usage: 'assign --device ID --bundle FILE --to DIR --key KEY [--sequence N]',
@@ -25,6 +28,8 @@ export const assignVerb: Verb = {
     const notBefore = stringOption(call, 'not-before')
     const sequence = optional(call, 'sequence')
     const hours = optional(call, 'hours')
+    if (hours !== undefined && hours > MOST_HOURS)
+      throw cliErrors.USAGE(`--hours is at most ${MOST_HOURS}, found ${hours}; leave it out for ever`)
     const request = {
       bundle: requiredOption(call, 'bundle'),
       device: requiredOption(call, 'device'),

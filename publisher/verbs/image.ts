@@ -71,7 +71,8 @@ export const buildVerb: Verb = {
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
     const time = sourceDateEpoch(process.env['SOURCE_DATE_EPOCH'])
-    const processors = call.options['processors'] === undefined ? undefined : numberOption(call, 'processors', 1)
+    const processors =
+      call.options['processors'] === undefined ? undefined : threads(numberOption(call, 'processors', 1))
     const rootVersion = call.options['root-version'] === undefined ? undefined : numberOption(call, 'root-version', 1)
     const request = {
       version: requiredOption(call, 'version'),
@@ -198,6 +199,12 @@ function squashfsWriter(name: string): SquashfsWriter {
   if (writer === undefined)
     throw cliErrors.USAGE(`--squashfs-writer wants ${SQUASHFS_WRITERS.join(' or ')}, found '${name}'`)
   return writer
+}
+
+/** Each takes tens of MiB: a slip of the finger must not take the machine down. */
+function threads(count: number): number {
+  if (count > 1024) throw cliErrors.USAGE(`--processors wants 1 to 1024, found ${count}`)
+  return count
 }
 
 function zstdLevel(level: number): number {

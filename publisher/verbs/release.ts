@@ -89,7 +89,7 @@ export const publishVerb: Verb = {
       channel,
       signers: await signersFrom(call),
       now: Date.now(),
-      validSeconds: numberOption(call, 'days', 1, 30) * 86_400,
+      validSeconds: validDays(call) * 86_400,
       deltas: deltaCount(call),
       ...(trusted === undefined ? {} : { trusted }),
     }
@@ -98,6 +98,13 @@ export const publishVerb: Verb = {
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, ...statement }))
     return 0
   },
+}
+
+/** A century is for ever; what is longer has no date. */
+function validDays(call: Invocation): number {
+  const days = numberOption(call, 'days', 1, 30)
+  if (days > 36_525) throw cliErrors.USAGE(`--days is at most 36525, found ${days}`)
+  return days
 }
 
 function deltaCount(call: Invocation): number {

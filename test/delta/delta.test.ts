@@ -3,10 +3,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { isBistableError } from '../../base/errors.ts'
+import { PIECE, UnitReader } from '../../bundle/delta/apply.ts'
 import { type DeltaUnit, encodeDeltaHead, readDeltaHead } from '../../bundle/delta/head.ts'
-import { packStreams, STREAMS, unpackStreams } from '../../bundle/delta/streams.ts'
+import type { OldImage } from '../../bundle/delta/old.ts'
+import { packStreams, STREAMS, type Streams, unpackStreams } from '../../bundle/delta/streams.ts'
 import { VarintWriter } from '../../bundle/delta/varint.ts'
 import { sha256 } from '../../bundle/digest.ts'
+import { Extents } from '../../bundle/squashfs/extents.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
 import { install, previewInstall } from '../../device/install/install.ts'
 import { checkPatch, type Patch } from '../../device/install/patch.ts'
@@ -221,6 +224,27 @@ describe('a patch that is not what it should be', () => {
     }
     for (const code of seen) expect(code).toMatch(/^(DELTA_INVALID|SQUASHFS_CORRUPT)$/)
     await source.close()
+  })
+
+  it('that names pieces by the milliard for a chunk that nobody wants: it is past at once', async () => {
+    const extents = new Extents(4096)
+    for (let n = 0; n < 1 << 20; n++) extents.add(1, 'raw')
+    const none = async (): Promise<Uint8Array> => new Uint8Array(0)
+    const old: OldImage = { extents, squashfs: undefined, content: none, exact: none, stored: none, unpacked: 0 }
+    const [chunks, pieces] = [new VarintWriter(), new VarintWriter()]
+    chunks.put(65_535 * 2 + 1)
+    for (let n = 0; n < 65_536; n++) {
+      pieces.put((1 << 20) * 4 + PIECE.copy)
+      pieces.putSigned(n === 0 ? 0 : -(1 << 20))
+    }
+    const empty = Object.fromEntries(STREAMS.map((name) => [name, new Uint8Array(0)])) as unknown as Streams
+    const unit = packStreams({ ...empty, chunks: chunks.finish(), pieces: pieces.finish() })
+    expect(unit.length).toBeLessThan(1024)
+    const reader = UnitReader.open(unit, {
+      ...{ old, codec: { level: 1, blockSize: 4096 }, chunks: [{ length: 4096, wanted: false }] },
+      compressor: { pack: () => Promise.reject(new Error('nothing to pack')), memory: (n) => new Uint8Array(n) },
+    })
+    expect(await reader.next()).toBeUndefined()
   })
 
   it('whose unit promises more than may be unpacked: refused before it is', () => {

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -74,6 +75,28 @@ describe('publishing with patches', () => {
     expect((await publishTo(to, second, 2)).deltas).toEqual(deltas)
     expect((await publishTo(to, second, 0)).deltas).toBeUndefined()
     expect(readdirSync(join(to, 'deltas'))).toEqual([deltaName(first.head, second.head)])
+  })
+
+  it('an old bundle that is damaged costs its patch, and not the release', async () => {
+    const to = join(dir, 'damaged')
+    const { path } = await publishTo(to, first, 0)
+    truncateSync(join(to, path), 5000)
+    say.length = 0
+    const { deltas, number } = await publishTo(to, second, 2)
+    expect([deltas, number.counter]).toEqual([undefined, 2])
+    expect(say.join('\n')).toMatch(/no patch from demo-0\.1-[0-9a-f]{12}\.bundle: /)
+    expect(readdirSync(join(to, 'deltas'))).toEqual([])
+  })
+
+  it('takes the place of a file, and of nothing else', async () => {
+    const pipe = join(dir, 'pipe')
+    execFileSync('mkfifo', [pipe])
+    for (const output of ['/dev/null', pipe, dir])
+      await expect(makeDelta(first, second, output, { say: () => undefined }), output).rejects.toMatchObject({
+        code: 'FILE_FAILED',
+      })
+    expect(statSync('/dev/null').isCharacterDevice()).toBe(true)
+    expect(statSync(pipe).isFIFO()).toBe(true)
   })
 
   it('counts back by release numbers, within one product', () => {

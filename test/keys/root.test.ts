@@ -166,6 +166,12 @@ describe('the root statement', () => {
         r['critical'] = ['moon']
       },
     ],
+    [
+      'a critical field that every JavaScript object seems to have',
+      (r) => {
+        r['critical'] = ['constructor']
+      },
+    ],
   ])('is refused with %s', (_, change) => {
     expect(codeOf(() => parseRoot(json(change)))).toBe('ROOT_INVALID')
   })

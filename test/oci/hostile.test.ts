@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, it } from 'vitest'
 import { compress } from 'zstd-napi'
@@ -197,6 +198,16 @@ describe('B6 bombs', () => {
     const headers = Array.from({ length: 60 }, (_, i) => file(`f${i}`, '', { pax: { comment: 'c' } }))
     expect(await layerRefusal(tar(...headers), { limits })).toBe('LAYER_LIMIT')
   })
+  it('by directories that a path only implies: one small entry makes as many as its path has parts', async () => {
+    const limits = { ...DEFAULT_LIMITS, entries: 100 }
+    const path = (parts: number) => Array.from({ length: parts }, () => 'd').join('/')
+    const entry = (parts: number) => tar(file('x', '', { pax: { path: path(parts) } }))
+    expect(await layerRefusal(entry(98), { limits })).toBe('accepted')
+    expect(await layerRefusal(entry(105), { limits })).toBe('LAYER_LIMIT')
+    // Each is counted once, whatever stands in it.
+    const shared = Array.from({ length: 20 }, (_, i) => file('x', '', { pax: { path: `${path(50)}/f${i}` } }))
+    expect(await layerRefusal(tar(...shared), { limits })).toBe('accepted')
+  })
   it('one compression inside another is no tar', async () => {
     expect(await refusal(maker(compress(compress(base)), zstd))).toMatch(/^LAYER_(HEADER|TRUNCATED)/)
     expect(await refusal(maker(gzipSync(gzipSync(base)), gzip))).toMatch(/^LAYER_(HEADER|TRUNCATED)/)
@@ -214,6 +225,21 @@ describe('B6 bombs', () => {
     expect(await refusal(maker(Buffer.concat([compress(base), Buffer.from('junk')]), zstd))).toMatch(
       /^LAYER_COMPRESSION:/,
     )
+  })
+  it('a layer may end anywhere in the pieces it is unpacked in', async () => {
+    for (const total of [256 << 10, 512 << 10, (256 << 10) + 512]) {
+      const layer = tar(file('noise', randomBytes(total - 512 - 1024)))
+      expect(layer.length).toBe(total)
+      for (const [bytes, mediaType] of [
+        [compress(layer), zstd],
+        [Buffer.concat([compress(layer.subarray(0, 1000)), compress(layer.subarray(1000))]), zstd],
+        [gzipSync(layer), gzip],
+      ] as const) {
+        const layout = new LayoutMaker()
+        const image = layout.image({ layers: [{ bytes, mediaType }] })
+        expect(await refusal(layout.write([image])), `${mediaType} ${total}`).toBe('accepted')
+      }
+    }
   })
   it('several gzip members and zstd frames are one stream', async () => {
     const half = 1024

@@ -1,6 +1,9 @@
-import { readdirSync, statSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { build } from 'esbuild'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { mergeImage } from '../../publisher/oci/merge.ts'
 import { openImage } from '../../publisher/oci/open.ts'
 import { imageOf, LayoutMaker, listing, merged, refusal, scratch } from './images.ts'
@@ -160,9 +163,45 @@ describe('times', () => {
     expect(await times(image())).toEqual([5, 2_000_000_000, 7, 0])
     expect(await times(image('0001-01-01T00:00:00Z'))).toEqual([5, 2_000_000_000, 7, 0])
   })
+  it('a time without its zone is none: it would be another one on another machine', async () => {
+    const zone = process.env['TZ']
+    onTestFinished(() => {
+      if (zone === undefined) delete process.env['TZ']
+      else process.env['TZ'] = zone
+    })
+    for (const here of ['Asia/Tokyo', 'America/Los_Angeles']) {
+      process.env['TZ'] = here
+      for (const created of ['2020-01-01T00:00:00', 'Jan 1 2020', '2020-01-01 00:00'])
+        expect(await times(image(created)), `${created} ${here}`).toEqual([5, 2_000_000_000, 7, 0])
+      expect(await times(image('2020-01-01T09:00:00+09:00'))).toEqual([5, 1_577_836_800, 7, 0])
+    }
+  })
 })
 
 describe('content store', () => {
+  it('that cannot be written to its end is taken away: IMAGE_STORE_FAILED', async () => {
+    const folder = scratch()
+    const root = resolve(import.meta.dirname, '../..')
+    const main = join(root, `node_modules/.cache/bistable-full-${process.pid}.mjs`)
+    onTestFinished(() => rmSync(main, { force: true }))
+    writeFileSync(
+      join(folder, 'main.ts'),
+      `import { openImage } from '${root}/publisher/oci/open.ts'
+       import { mergeImage } from '${root}/publisher/oci/merge.ts'
+       const [work, ref] = process.argv.slice(2)
+       await mergeImage(await openImage(ref), work).then(() => console.log('merged'), ({ code }) => console.log(code))`,
+    )
+    const common = { bundle: true, platform: 'node', format: 'esm', packages: 'external', logLevel: 'error' } as const
+    await build({ entryPoints: [join(folder, 'main.ts')], outfile: main, ...common })
+    const work = join(folder, 'work')
+    mkdirSync(work)
+    // 300 KiB are written in one piece, at the very end; files may have 32 KiB.
+    const ref = imageOf(tar(file('a', Buffer.alloc(300 << 10, 'a'))))
+    const command = 'ulimit -f 64; exec "$@"'
+    const said = execFileSync('/bin/sh', ['-c', command, 'sh', process.execPath, main, work, ref], { encoding: 'utf8' })
+    expect(said).toBe('IMAGE_STORE_FAILED\n')
+    expect(readdirSync(work)).toEqual([])
+  })
   it('keeps equal contents once, large ones too, and gives them back', async () => {
     const large = Buffer.alloc(3_000_000, 'abc')
     const other = Buffer.alloc(1_500_000, 'xyz')

@@ -1,7 +1,17 @@
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { parseFreshness } from '../../bundle/freshness.ts'
 import { decodeEnvelope, encodeEnvelope } from '../../keys/dsse.ts'
 import { trustAnchor, walkRoots } from '../../keys/root.ts'
@@ -10,6 +20,7 @@ import { packBundle } from '../../publisher/pack.ts'
 import { type PublishRequest, publish } from '../../publisher/publish.ts'
 import { readRoots, rootVersions } from '../../publisher/roots.ts'
 import { readStatement, signFile, signPaths } from '../../publisher/sign.ts'
+import { aloneIn } from '../../publisher/site-lock.ts'
 import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
 import { signedRoot, signer } from '../keys/helpers.ts'
 
@@ -116,6 +127,20 @@ describe('pack', () => {
   })
 })
 
+describe('pack and what stands at its output', () => {
+  it('takes the place of a file or link, never of a device', async () => {
+    const folder = join(work, 'r2.build')
+    await signFile(await signPaths(folder, undefined), [signer(11)]).catch(() => undefined)
+    const roots = [await signedRoot({}, [1, 2])]
+    await expect(packBundle(folder, roots, '/dev/null')).rejects.toMatchObject({ code: 'FILE_FAILED' })
+    expect(statSync('/dev/null').isCharacterDevice()).toBe(true)
+    const link = join(work, 'link.bundle')
+    symlinkSync('/dev/null', link)
+    await packBundle(folder, roots, link)
+    expect(readFileSync(link).equals(readFileSync(bundle(2)))).toBe(true)
+  })
+})
+
 describe('publish', () => {
   it('copies the bundle under its name and points the channel to it, signed by the fleet key', async () => {
     const statement = await publish(request('one'), quiet)
@@ -191,6 +216,80 @@ describe('publish', () => {
     writeFileSync(channelFile, '{}')
     await expect(publish(request('three'), quiet)).rejects.toMatchObject({ code: 'PUBLISH_CHANNEL_INVALID' })
     expect(before.number.counter).toBe(3)
+  })
+
+  it('several publishers at once: every bundle is whole, and the channel ends at the newest', async () => {
+    const to = 'many'
+    const releases = [2, 3, 4, 3, 2, 4, 3, 2]
+    const ended = await Promise.allSettled(
+      releases.map((counter) => publish(request(to, { bundles: [bundle(counter)] }), quiet)),
+    )
+    for (const end of ended) if (end.status === 'rejected') expect(end.reason).toMatchObject({ code: 'PUBLISH_LOWER' })
+    const channel = decodeEnvelope(readFileSync(join(work, to, 'channels', 'stable.json')))
+    expect(parseFreshness(channel.payload).number.counter).toBe(4)
+    const copies = readdirSync(join(work, to, 'bundles'))
+    expect(copies).toHaveLength(3)
+    for (const name of copies) {
+      const counter = Number(/^demo-0\.(\d)-/.exec(name)?.[1])
+      expect(readFileSync(join(work, to, 'bundles', name)).equals(readFileSync(bundle(counter)))).toBe(true)
+    }
+    expect(readdirSync(join(work, to, 'channels'))).toEqual(['stable.json'])
+  })
+
+  it('waits for another publisher, says so, and gives up in the end: PUBLISH_BUSY', async () => {
+    const folder = join(work, 'busy')
+    mkdirSync(folder)
+    const order: string[] = []
+    const said: string[] = []
+    let release = (): void => {}
+    const held = new Promise<void>((resolve) => {
+      release = resolve
+    })
+    let inside = (): void => {}
+    const isInside = new Promise<void>((resolve) => {
+      inside = resolve
+    })
+    const first = aloneIn(folder, quiet, async () => {
+      inside()
+      await held
+      order.push('first')
+    })
+    await isInside
+    const edge = { say: (line: string) => void said.push(line) }
+    await expect(aloneIn(folder, quiet, async () => void order.push('never'), 100)).rejects.toMatchObject({
+      code: 'PUBLISH_BUSY',
+    })
+    const second = aloneIn(folder, edge, async () => void order.push('second'))
+    await vi.waitFor(() => expect(said.join()).toContain('waiting for another publisher'), 60_000)
+    const stop = new AbortController()
+    const third = aloneIn(folder, { ...quiet, signal: stop.signal }, async () => void order.push('never'))
+    stop.abort()
+    await expect(third).rejects.toMatchObject({ name: 'AbortError' })
+    release()
+    await Promise.all([first, second])
+    expect(order).toEqual(['first', 'second'])
+    // Work that fails lets go as well.
+    await expect(aloneIn(folder, quiet, () => Promise.reject(new Error('no')))).rejects.toThrow('no')
+    await aloneIn(folder, quiet, async () => void order.push('last'))
+    expect(order.at(-1)).toBe('last')
+  })
+
+  it('never issues before the channel file that stands there: devices would take it for an old one', async () => {
+    const first = await publish(request('clock'), quiet)
+    const bytes = readFileSync(join(work, 'clock', 'channels', 'stable.json'))
+    // A little behind: another publisher was faster, or has a slightly other clock.
+    const second = await publish(request('clock', { bundles: [bundle(4)], now: NOW - 60_000 }), quiet)
+    expect(second.issued).toBe(first.issued)
+    expect(second.number.counter).toBe(4)
+    // A dead battery.
+    await expect(publish(request('clock', { bundles: [bundle(4)], now: 0 }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_CLOCK',
+    })
+    expect(readFileSync(join(work, 'clock', 'channels', 'stable.json')).equals(bytes)).toBe(false)
+    // All fleet keys are new: devices forget what the old ones said.
+    const next = walkRoots([await signedRoot({}, [1, 2]), await signedRoot({ version: 2, fleet: [22] }, [1, 2])])
+    const renewed = { bundles: [bundle(4)], now: 86_400_000, trusted: next, signers: [signer(22)] }
+    expect((await publish(request('clock', renewed), quiet)).issued).toBe('1970-01-02T00:00:00Z')
   })
 
   it('with a trusted root, a chain that does not lead to it is refused', async () => {

@@ -1,5 +1,7 @@
+import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { request, type Server } from 'node:http'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -14,6 +16,7 @@ interface Answer {
 let work: string
 let server: Server
 let port: number
+const lines: string[] = []
 
 beforeAll(async () => {
   work = mkdtempSync(join(tmpdir(), 'bistable-serve-'))
@@ -23,7 +26,7 @@ beforeAll(async () => {
   writeFileSync(join(work, 'www', 'bundles', '.hidden'), 'no')
   writeFileSync(join(work, 'secret'), 'no')
   symlinkSync('../../secret', join(work, 'www', 'bundles', 'link'))
-  server = await serveFolder(join(work, 'www'), { port: 0, host: '127.0.0.1' })
+  server = await serveFolder(join(work, 'www'), { port: 0, host: '127.0.0.1', log: (line) => void lines.push(line) })
   const address = server.address()
   port = typeof address === 'object' && address !== null ? address.port : 0
 })
@@ -49,6 +52,15 @@ function get(path: string, headers: Record<string, string> = {}, method = 'GET')
 }
 
 describe('serve', () => {
+  it('logs one line for each request, with nothing in it that steers a terminal', async () => {
+    lines.length = 0
+    const socket = connect(port, '127.0.0.1')
+    // C1 control characters as single bytes: 0x9b begins an escape sequence.
+    socket.end(Buffer.from('GET /none HTTP/1.1\r\nHost: x\r\nRange: \x9b31m\r\nConnection: close\r\n\r\n', 'latin1'))
+    await once(socket.resume(), 'close')
+    await expect.poll(() => lines).toEqual(['GET /none 404 \\u009b31m'])
+  })
+
   it('whole files, HEAD, and a strong ETag', async () => {
     const whole = await get('/bundles/x.bundle?query')
     expect(whole).toMatchObject({ status: 200, body: '0123456789' })
