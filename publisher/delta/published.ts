@@ -12,7 +12,7 @@ import { inspectBundle } from '../../bundle/reader.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
 import { type DeltaEdge, makeDelta } from './make.ts'
 
-/** The patches of a publish folder: `deltas/PRODUCT-FROM-TO-DIGEST.delta`, from the last releases to the newest. */
+/** The patches of a publish folder: `deltas/PRODUCT-FROM-TO-DIGEST-DIGEST.delta`, from the last releases to the newest. */
 
 export interface PublishDeltas {
   /** The publish folder. */

@@ -227,8 +227,10 @@ describe('B6 bombs', () => {
     )
   })
   it('a layer may end anywhere in the pieces it is unpacked in', async () => {
-    for (const total of [256 << 10, 512 << 10, (256 << 10) + 512]) {
-      const layer = tar(file('noise', randomBytes(total - 512 - 1024)))
+    const sizes = [256 << 10, 512 << 10, (256 << 10) + 512]
+    const bodies = [(length: number) => randomBytes(length), (length: number) => Buffer.alloc(length, 'line\n')]
+    for (const [total, body] of sizes.flatMap((size) => bodies.map((make) => [size, make] as const))) {
+      const layer = tar(file('f', body(total - 512 - 1024)))
       expect(layer.length).toBe(total)
       for (const [bytes, mediaType] of [
         [compress(layer), zstd],
