@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import * as v from 'valibot'
 import type { Files } from '../base/durable.ts'
+import { isBistableError } from '../base/errors.ts'
 import { checkHealthPlan, HEALTH_MAX_BYTES, HEALTH_PATH, type HealthPlan, NO_PLAN } from '../bundle/health-plan.ts'
 import { agentSchema, checkSystem, ROOT_PATH, SYSTEM_MAX_BYTES, SYSTEM_PATH, type System } from '../bundle/system.ts'
 import { CONTROL_SOCKET } from './control/place.ts'
@@ -71,33 +72,62 @@ const overrideSchema = v.strictObject({
   ),
 })
 
-export type DeviceConfig = System & { readonly deviceId?: string }
+export type DeviceConfig = System & {
+  readonly deviceId?: string
+  /** What of the device's own settings does not count, one sentence each. */
+  readonly problems?: readonly string[]
+}
 
 /**
- * Reads system.json and the override.
- * @throws CONFIG_MISSING without system.json; CONFIG_INVALID naming every bad field of a file at once
+ * Reads system.json and the override. What is wrong with the override does not count, and is told: an image must not be
+ * given up, nor a device left without its agent, for a file that a power cut emptied or that a newer release understood.
+ * @throws CONFIG_MISSING without system.json; CONFIG_INVALID naming every bad field of it at once
  */
 export async function readConfig(paths: Paths, files: Files): Promise<DeviceConfig> {
   const bytes = await files.read(paths.system, SYSTEM_MAX_BYTES)
   if (bytes === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.system} does not exist`)
   const checked = checkSystem(parseJson(bytes, paths.system))
   if ('problems' in checked) throw invalid(paths.system, checked.problems)
-  const extra = await files.read(paths.override, SYSTEM_MAX_BYTES)
-  if (extra === undefined) return checked.system
-  const given = parseJson(extra, paths.override)
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
-    throw invalid(paths.override, ['not a JSON object'])
+  const { given, problems } = await readOverride(paths.override, files)
+  const { system } = checked
+  const { deviceId, ...own } = given
+  const agent = { ...system.agent, ...own }
+  // Without the device's word on when, nothing reboots it by itself.
+  const calm = agent.apply === 'reboot' && problems.some(({ about }) => ['', 'apply', 'policy'].includes(about))
+  return {
+    ...system,
+    agent: calm ? { ...agent, apply: 'install' } : agent,
+    ...(deviceId === undefined ? {} : { deviceId }),
+    ...(problems.length === 0 ? {} : { problems: problems.map(({ said }) => said) }),
   }
-  // Merged before the defaults are filled in: a default must not undo what the image declares.
-  const merged = v.safeParse(overrideSchema, { ...checked.system.agent, ...given })
-  if (!merged.success) {
-    throw invalid(
-      paths.override,
-      merged.issues.map((issue) => `${v.getDotPath(issue) ?? '(top)'}: ${issue.message}`),
-    )
+}
+
+type Override = Partial<v.InferOutput<typeof overrideSchema>>
+
+/** The fields that are as they should be, and what is wrong: with a field, or ("") with all of the file. */
+async function readOverride(path: string, files: Files) {
+  const problems: { readonly about: string; readonly said: string }[] = []
+  const wrong = (about: string, what: string) => {
+    problems.push({ about, said: `${path}: ${[about, what].filter(Boolean).join(': ')}; it does not count` })
   }
-  const { deviceId, ...agent } = merged.output
-  return { ...checked.system, agent, ...(deviceId === undefined ? {} : { deviceId }) }
+  const given: Record<string, unknown> = {}
+  try {
+    const bytes = await files.read(path, SYSTEM_MAX_BYTES)
+    const value = bytes === undefined ? {} : parseJson(bytes, path)
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(path, ['not a JSON object'])
+    const schemas = new Map<string, v.GenericSchema>(Object.entries(overrideSchema.entries))
+    for (const [name, field] of Object.entries(value)) {
+      const schema = schemas.get(name)
+      const parsed = schema === undefined ? undefined : v.safeParse(schema, field)
+      if (parsed === undefined) wrong(name.slice(0, 40), 'unknown here')
+      else if (parsed.success) given[name] = parsed.output
+      else wrong(name, parsed.issues.map((issue) => `${v.getDotPath(issue) ?? ''} ${issue.message}`.trim()).join(', '))
+    }
+  } catch (error) {
+    if (!isBistableError(error)) throw error
+    wrong('', error.message.replace(`${path}: `, ''))
+  }
+  return { given: given as Override, problems }
 }
 
 /**

@@ -14,7 +14,7 @@ import { type BootLine, parseBootLine } from './cmdline.ts'
 import { refreshEtc } from './etc-refresh.ts'
 import { decide, type Effect, type Event, type Machine, type Now, type Step } from './machine.ts'
 import type { Level, Ports } from './ports.ts'
-import { reconcile } from './reconcile.ts'
+import { factsOnly, reconcile } from './reconcile.ts'
 import { deadlineOf, type Limits } from './states.ts'
 import { loadTrust } from './trust.ts'
 import { stateCommitted } from './with-state.ts'
@@ -66,11 +66,16 @@ export class Core {
     const trusted = await loadTrust(store, ports.anchor, problems)
     const core = new Core(ports, line, store, trusted)
     core.#noted = await ports.note?.read()
-    for (const problem of problems) ports.say(`bistable: ${problem}`)
+    const settings = (ports.config.problems ?? []).map((said) => `CONFIG_INVALID: ${said}`)
+    for (const problem of [...problems, ...settings]) ports.say(`bistable: ${problem}`)
     if (options.readOnly === true) return core
+    const before = core.body
     if (problems.length > 0)
       await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
-    else if (store.needsSave) await core.#saveOrSay(core.body)
+    // Also when the same was noted before: what is damaged is written anew.
+    if (core.body === before && store.needsSave) await core.#saveOrSay(core.body)
+    if (settings.length > 0)
+      await core.#note({ what: 'agent', ok: false, code: 'CONFIG_INVALID', message: settings.join('; ') })
     return core
   }
 
@@ -84,7 +89,7 @@ export class Core {
     return this.#trusted
   }
   get problems(): readonly string[] {
-    return this.#store.problems
+    return [...this.#store.problems, ...(this.ports.config.problems ?? [])]
   }
   get busyWith(): { readonly what: string; readonly since: string } | undefined {
     return this.activity.busyWith
@@ -338,11 +343,4 @@ function isOutOfMemory(error: unknown): error is Error {
     ['ENOMEM', 'ERR_MEMORY_ALLOCATION_FAILED'].includes(systemCode(error) ?? '') ||
     /allocation failed/i.test(error.message)
   )
-}
-
-function factsOnly(stored: Record<'a' | 'b', { facts: NonNullable<RecordBody['slots']['a']> } | undefined>) {
-  return {
-    ...(stored.a === undefined ? {} : { a: stored.a.facts }),
-    ...(stored.b === undefined ? {} : { b: stored.b.facts }),
-  }
 }

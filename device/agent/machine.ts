@@ -1,7 +1,7 @@
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { compareNumbers, formatNumber } from '../../bundle/fields.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
-import type { Failure, Job, RecordBody, SlotFacts } from '../records/record.ts'
+import { clip, type Failure, type Job, type RecordBody, type SlotFacts } from '../records/record.ts'
 import { addOutcome, block, factsOf, recordCommit, withSlot } from './body.ts'
 import { deadlineOf, type Limits } from './states.ts'
 
@@ -220,8 +220,10 @@ export function retireEffects(body: RecordBody, spare: Slot, known?: SlotFacts):
 }
 
 /** The verdict is recorded before the trial is refused: a cut in between is finished at the next start. */
-export function refuse(machine: Machine, job: Job, failed: Failure, now: Now, limits: Limits): Step {
-  const line = `bistable: refused slot=${job.slot} release=${formatNumber(job.number)} reason=${failed.code}`
+export function refuse(machine: Machine, job: Job, failure: Failure, now: Now, limits: Limits): Step {
+  const line = `bistable: refused slot=${job.slot} release=${formatNumber(job.number)} reason=${failure.code}`
+  // As much as a record holds: a verdict names every check that failed, and each says what it likes.
+  const failed = { code: clip(failure.code), message: clip(failure.message) }
   return {
     body: { ...machine.body, state: { name: 'trying', job, since: now.wall, failed } },
     deadline: now.mono + limits.reboot,

@@ -7,10 +7,10 @@ import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
 import type { DeltaHead } from '../../bundle/delta/head.ts'
 import type { HealthPlan } from '../../bundle/health-plan.ts'
-import type { System } from '../../bundle/system.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Unlocking } from '../addons/unlock.ts'
+import type { DeviceConfig } from '../config.ts'
 import type { Brokers } from '../doors/brokers.ts'
 import type { Probes } from '../health/probes.ts'
 import type { Journal } from '../install/journal.ts'
@@ -184,7 +184,7 @@ export interface Ports {
   /** What outlives the slots; undefined where nothing is known of it. */
   readonly state?: Pick<StateOfDevice, 'facts' | 'snapshots' | 'verdict' | 'allowRollBack' | 'committed' | 'prune'>
   readonly processes: Processes
-  readonly config: System
+  readonly config: DeviceConfig
   /** health.json of the image; undefined: there is none. */
   readonly healthPlan?: HealthPlan
   /** Undefined where nothing is put over /usr. */

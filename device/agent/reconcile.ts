@@ -89,8 +89,7 @@ function bootStateLost(facts: BootFacts, now: Now, limits: Limits): Found {
 /** The slot that runs is the one on trial. */
 function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): Found {
   const { line } = facts
-  const known = jobOf(body)
-  const job = known?.slot === line.slot ? known : jobFromFacts(line.slot, facts, now)
+  const job = onTrial(line.slot, facts, now)
   if (job === undefined) {
     // Nobody knows what this is; it must not be committed without a name.
     const message = `slot ${line.slot} is on trial, but no release is recorded for it`
@@ -118,8 +117,7 @@ function otherOnTrial(body: RecordBody, boot: BootState, trial: Slot, facts: Boo
   const { state } = body
   const here = (state.name === 'verified' || state.name === 'armed') && state.bootId === now.bootId
   const waits = boot.left > 0 && (here || line.boot !== 'fallback')
-  const known = jobOf(body)
-  const job = known?.slot === trial ? known : jobFromFacts(trial, facts, now)
+  const job = onTrial(trial, facts, now)
   if (waits) {
     if (job === undefined || state.name === 'armed') return stay(body, [])
     // Cut between the boot-state write and its record.
@@ -209,6 +207,18 @@ function learnRunning(facts: BootFacts): RecordBody {
   return withSlot(body, line.slot, { ...found, committed })
 }
 
+/**
+ * The job whose release is on trial in `slot`. A job that still downloads has armed nothing: the trial is what was armed
+ * before it, and the slot still holds that, because its first write takes the trial back. What runs says its own number:
+ * nothing else is committed in its name.
+ */
+function onTrial(slot: Slot, facts: BootFacts, now: Now): Job | undefined {
+  const { body, line } = facts
+  const known = body.state.name === 'downloading' ? undefined : jobOf(body)
+  const jobs = [known?.slot === slot ? known : undefined, jobFromFacts(slot, facts, now)]
+  return jobs.find((job) => job !== undefined && (slot !== line.slot || compareNumbers(job.number, line.release) === 0))
+}
+
 function jobFromFacts(slot: Slot, facts: BootFacts, now: Now): Job | undefined {
   const known = facts.body.slots[slot] ?? facts.onDisk[slot]
   if (known === undefined) return undefined
@@ -225,4 +235,12 @@ function jobOf(body: RecordBody): Job | undefined {
 /** States that a boot state without a trial can only mean the end of. */
 function isUnfinished(body: RecordBody): boolean {
   return ['verified', 'armed', 'trying'].includes(body.state.name)
+}
+
+/** What the stored releases say of the slots, without the rest. */
+export function factsOnly(stored: Record<'a' | 'b', { facts: NonNullable<RecordBody['slots']['a']> } | undefined>) {
+  return {
+    ...(stored.a === undefined ? {} : { a: stored.a.facts }),
+    ...(stored.b === undefined ? {} : { b: stored.b.facts }),
+  }
 }

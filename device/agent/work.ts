@@ -15,6 +15,7 @@ import type { InstallProgress } from '../install/types.ts'
 import type { Wait } from '../policy/gate.ts'
 import { limited } from '../policy/limit.ts'
 import { clip, type Job } from '../records/record.ts'
+import { stateErrors } from '../state/errors.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
@@ -269,6 +270,9 @@ export function checkAllowed(
 /** The other slot may be written only when it is not needed: this one is primary, and nothing is being tried. */
 async function requireSteady(core: Core): Promise<void> {
   const { state } = core.body
+  // The initramfs ends every try on such a device, and its block list would be forgotten: tried again and again for ever.
+  if ((await core.ports.state?.facts())?.filesystem === 'tmpfs')
+    throw stateErrors.STATE_IN_MEMORY('the data partition could not be mounted; /data is in memory until the next boot')
   if (state.name === 'trying') {
     throw deviceErrors.AGENT_STATE(
       `release ${formatNumber(state.job.number)} is being tried; the other slot is the way back`,

@@ -13,6 +13,7 @@ import {
 import { chmod, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { isBistableError, systemReason } from '../../base/errors.ts'
+import { discard, loosen } from './discard.ts'
 import { etcErrors } from './errors.ts'
 import { folderTree } from './trees.ts'
 import type { EtcPlan, EtcPlanned, EtcTree } from './types.ts'
@@ -133,13 +134,18 @@ function has(found: ReadonlyMap<string, string>, { xattrs }: EtcPlanned): boolea
 
 async function replace(staged: string, { folder, flush }: EtcTarget): Promise<void> {
   const old = `${folder}.old`
-  await rm(old, { recursive: true, force: true })
-  await rename(folder, old).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error
+  await discard(old)
+  await rename(folder, old).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return
+    if (error.code !== 'EPERM') throw error
+    // The folder itself is immutable.
+    await loosen(folder)
+    await rename(folder, old)
   })
   await rename(staged, folder)
   await flush()
-  await rm(old, { recursive: true, force: true })
+  // In place by now: the next merge removes what this one could not.
+  await discard(old).catch(() => undefined)
 }
 
 /**

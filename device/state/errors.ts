@@ -17,6 +17,11 @@ export const stateErrors = defineErrors({
     meaning: 'The data partition is btrfs, and the release does not say that it can run from it.',
     next: 'Set state.btrfs in the system.json of the image, which needs the btrfs program.',
   },
+  STATE_IN_MEMORY: {
+    family: 'device',
+    meaning: 'The data partition could not be mounted, so /data is in memory, and no release can be tried.',
+    next: 'Repair the data partition or make a new file system on it, and reboot; docs/operations.md, "Recover".',
+  },
   STATE_NO_SPACE: {
     family: 'storage',
     meaning: 'There is no room to keep what the migrations of the release change.',

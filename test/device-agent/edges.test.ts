@@ -42,8 +42,30 @@ describe('configuration', () => {
     const read = await config({ ...minimal, agent }, { apply: 'install', pollSeconds: 5 })
     expect(read.agent).toMatchObject({ ...agent, pollSeconds: 5, apply: 'install', stallSeconds: 120 })
     expect(read.health).toMatchObject({ deadlineSeconds: 120, checkSeconds: 30 })
-    expect(await codeOfAsync(() => config(minimal, { product: 'other' }))).toBe('CONFIG_INVALID')
-    expect(await codeOfAsync(() => config(minimal, []))).toBe('CONFIG_INVALID')
+    expect(read.problems).toBeUndefined()
+  })
+
+  it('goes on with what the image says where the settings of the device are wrong, tells it, and reboots for nobody', async () => {
+    const image = { ...minimal, agent: { channel: 'http://x/channels/a.json', pollSeconds: 60, apply: 'reboot' } }
+    // A power cut leaves an empty file; a newer release may have understood more.
+    const whole: unknown[] = ['', '{"poll', '[]', 'null', '\u0000'.repeat(64), 'x'.repeat(70_000)]
+    for (const text of whole) {
+      const { agent, problems } = await config(image, text)
+      expect(agent, String(text)).toMatchObject({ ...image.agent, apply: 'install' })
+      expect(problems, String(text)).toEqual([expect.stringMatching(/agent\.json: .*; it does not count$/)])
+    }
+    const some = await config(image, {
+      product: 'other',
+      pollSeconds: 5,
+      stallSeconds: 'x',
+      deviceId: '../x',
+      mirrors: [],
+    })
+    expect(some).toMatchObject({ product: 'demo', agent: { pollSeconds: 5, stallSeconds: 120, apply: 'reboot' } })
+    expect(some.deviceId).toBeUndefined()
+    expect(some.problems?.map((said) => said.split(': ')[1])).toEqual(['product', 'stallSeconds', 'deviceId'])
+    expect((await config(image, { policy: { check: 1 } })).agent.apply).toBe('install')
+    expect((await config(image, { policy: 1, apply: 'manual' })).agent.apply).toBe('manual')
   })
 
   it('names every bad field at once, and says when it is missing', async () => {

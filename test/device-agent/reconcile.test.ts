@@ -5,7 +5,7 @@ import { Core } from '../../device/agent/core.ts'
 import { decide, type Event, type Machine, type Now } from '../../device/agent/machine.ts'
 import { type BootFacts, reconcile } from '../../device/agent/reconcile.ts'
 import type { Limits } from '../../device/agent/states.ts'
-import { EMPTY_BODY, type Job, type RecordBody } from '../../device/records/record.ts'
+import { EMPTY_BODY, encodeRecord, type Job, type RecordBody } from '../../device/records/record.ts'
 import { SHA } from '../bundle/fixture.ts'
 import { codeOfAsync } from '../codes.ts'
 import { World } from './world.ts'
@@ -190,6 +190,24 @@ describe('what happened since the last record', () => {
     expect(step.effects).toContainEqual({ do: 'write-boot', change: 'refuse' })
   })
 
+  it('a try is of the release that was armed, not of one whose install had only begun over it', () => {
+    // Release 3 is armed in b; release 4 was announced, and the agent ended before the first byte was written.
+    const newer: Job = { ...job, digest: 'f'.repeat(64) as typeof SHA, number: number(4), version: '4' }
+    const facts = { digest: SHA, number: number(3), version: '3', committed: false }
+    const body = { ...inState({ name: 'downloading', job: newer, since: AT }), slots: { b: facts } }
+    const tried = find({ boot: boot({ trial: 'b', left: 2 }), line: tryLine, body })
+    expect(tried.body.state).toMatchObject({ name: 'trying', job: { digest: SHA, number: number(3) } })
+    // The agent alone was started anew.
+    const waits = find({ boot: boot({ trial: 'b', left: 3 }), body })
+    expect(waits.body.state).toMatchObject({ name: 'armed', job: { digest: SHA, number: number(3) } })
+    // Passed over: it is release 3 that is blocked, and release 4 that is not.
+    const fell = find({ boot: boot({ trial: 'b' }), line: line({ boot: 'fallback', why: 'tries-spent' }), body })
+    expect(fell.body.blocked).toMatchObject([{ digest: SHA }])
+    // Nobody knows the release that runs: it is given up.
+    const unknown = find({ boot: boot({ trial: 'b', left: 2 }), line: tryLine, body: { ...body, slots: {} } })
+    expect(codes(unknown.body)).toEqual(['VERIFY_NO_RELEASE'])
+  })
+
   it('a lost boot state is written anew when a committed system runs, never for a try', () => {
     const fallback = line({ boot: 'fallback', why: 'state-unreadable' })
     const lost = find({ boot: undefined, line: fallback })
@@ -300,6 +318,20 @@ describe('the machine', () => {
       const early = decide({ body: inState(state), deadline: 1001 }, { kind: 'tick' }, NOW, LIMITS)
       expect(early.effects).toEqual([])
     }
+  })
+
+  it('keeps a verdict of any length in a record', () => {
+    const said = Array.from({ length: 64 }, (_, n) => `/usr/lib/bistable/health.d/required/${n} (${'x'.repeat(400)})`)
+    const verdict = { code: 'HEALTH_FAILED', message: `required checks did not pass: ${said.join('; ')}` }
+    const machine = { body: inState({ name: 'trying', job, since: AT }), deadline: 0 }
+    const { body } = decide(machine, { kind: 'unhealthy', failure: verdict }, NOW, LIMITS)
+    expect(() => encodeRecord({ generation: 1, body })).not.toThrow()
+    const fell = find({
+      boot: boot({ trial: 'b' }),
+      line: line({ boot: 'fallback', why: 'tries-spent' }),
+      body,
+    })
+    expect(fell.body.state).toMatchObject({ name: 'fallen-back', failed: { code: 'HEALTH_FAILED' } })
   })
 
   it('blocks bytes that can never be installed', () => {

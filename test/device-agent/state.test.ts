@@ -62,3 +62,16 @@ test('what a roll back would meet is told before, and refused before anything is
   })
   expect(asked.at(-1)).toMatchObject({ slot: 'a', release: '0.2', running: '0.3', force: false, withState: true })
 })
+
+test('with /data in memory nothing is installed: the try would be ended and forgotten, and begin again for ever', async () => {
+  const { world } = worldWithState()
+  const { state } = world
+  if (state === undefined) throw new Error('there is one')
+  world.state = Object.assign(state, {
+    facts: async () => ({ filesystem: 'tmpfs', schema: 3, readableBy: 3, own: 3 }),
+  })
+  await world.publish({ counter: 3 })
+  await world.run(4)
+  expect([world.boots, world.fetches, world.boot]).toEqual([['a'], 0, expect.objectContaining({ trial: undefined })])
+  expect(world.core?.body.outcomes.filter(({ code }) => code === 'STATE_IN_MEMORY')).toHaveLength(1)
+})

@@ -74,7 +74,7 @@ function merge(base: string, cut?: { readonly call: string; readonly n: number }
 function start(base: string): Record<string, string> {
   const at = (path: string) => join(base, path)
   writeFileSync(at('owned'), '')
-  const functions = initFunctions(['prepare_etc', 'carry_owned'], {
+  const functions = initFunctions(['prepare_etc', 'make_etc', 'clear_away', 'carry_owned'], {
     '/etc/bistable-owned': at('owned'),
     '/etc/bistable-etc-transient': at('transient'),
   })

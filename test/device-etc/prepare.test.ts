@@ -3,9 +3,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
+import type { RunBounded } from '../../bootloader/run-bounded.ts'
 import { openSquashfs, type Squashfs } from '../../bundle/squashfs/image.ts'
 import { openImageFile } from '../../bundle/squashfs/reader.ts'
 import { addDeviceRule } from '../../device/etc/choices.ts'
+import { discard } from '../../device/etc/discard.ts'
 import { type EtcSurroundings, prepareEtc } from '../../device/etc/prepare.ts'
 import { etcVerbText } from '../../device/etc/text-report.ts'
 import { folderTree } from '../../device/etc/trees.ts'
@@ -221,5 +223,40 @@ describe('the /etc of the next slot', () => {
     expect(values.get('a\nb')?.get('user.x')).toBe('YQ==')
     expect(values.get('')?.get('user.empty')).toBe('')
     expect(parseDump(formatDump(values))).toEqual(values)
+  })
+
+  /** Whether files can be made immutable here: by root, on a file system that knows the flag. */
+  const immutable = (path: string, flag: '+i' | '-i') => {
+    try {
+      execFileSync('chattr', ['-R', flag, path], { stdio: 'ignore' })
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  it('takes the place of one in which somebody made files immutable, again and again', async (context) => {
+    const { base, around, at, prepare } = await lab({ motd: 'one' }, { motd: 'one' }, { motd: 'two' })
+    onTestFinished(() => void immutable(base, '-i'))
+    for (const what of ['', 'resolv.conf', 'app']) {
+      makeTree(at(''), { 'resolv.conf': 'of mine', 'app/conf': 'mine' })
+      if (!immutable(at(what), '+i')) return context.skip('no immutable files here')
+      await prepare()
+      expect([readFileSync(at('motd'), 'utf8'), existsSync(at('resolv.conf'))]).toEqual(['two', false])
+      expect(readdirSync(around.folders)).toEqual(['b'])
+    }
+  })
+
+  it('puts aside what nothing can remove, and goes on', async (context) => {
+    const base = scratch()
+    onTestFinished(() => void immutable(base, '-i'))
+    const old = join(base, 'b.old')
+    const noTool: RunBounded = async () => ({ exit: undefined, out: '', said: 'cannot be run' })
+    for (const n of [1, 2]) {
+      makeTree(old, { 'resolv.conf': 'of mine' })
+      if (!immutable(join(old, 'resolv.conf'), '+i')) return context.skip('no immutable files here')
+      await discard(old, noTool)
+      expect([existsSync(old), readdirSync(join(base, 'stuck')).length]).toEqual([false, n])
+    }
   })
 })

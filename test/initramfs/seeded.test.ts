@@ -43,7 +43,7 @@ function start(root: string): string {
   writeFileSync(at('mounts'), 'data /opt/data\n')
   writeFileSync(at('owned'), '')
   const names = ['prepare_etc', 'carry_owned', 'prepare_var', 'prepare_var_mounts', 'find_new_var', 'list_var']
-  const functions = initFunctions([...names, 'seed_var', 'stage_data', 'bind_data'], {
+  const functions = initFunctions([...names, 'make_etc', 'clear_away', 'renew_var', 'seed_var', 'stage_data', 'bind_data'], {
     // First: the other paths may be below it.
     '/tmp/': at('tmp/'),
     '/etc/bistable-mounts': at('mounts'),
