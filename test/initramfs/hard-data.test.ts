@@ -37,7 +37,8 @@ function device(name: string, { transient = false, places = '' } = {}): Device {
       mkdirSync(dirname(at(`image-${release}/${path}`)), { recursive: true })
       writeFileSync(at(`image-${release}/${path}`), `${text}\n`)
     }
-  for (const folder of ['image-a/data', 'image-b/data', 'data', 'root', 'image', 'run/bistable', 'tmp']) mkdirSync(at(folder), { recursive: true })
+  for (const folder of ['image-a/data', 'image-b/data', 'data', 'root', 'image', 'run/bistable', 'tmp'])
+    mkdirSync(at(folder), { recursive: true })
   writeFileSync(at('owned'), '/etc/machine-id\n')
   writeFileSync(at('mounts'), places)
   if (transient) writeFileSync(at('transient'), '1\n')

@@ -43,14 +43,17 @@ function start(root: string): string {
   writeFileSync(at('mounts'), 'data /opt/data\n')
   writeFileSync(at('owned'), '')
   const names = ['prepare_etc', 'carry_owned', 'prepare_var', 'prepare_var_mounts', 'find_new_var', 'list_var']
-  const functions = initFunctions([...names, 'make_etc', 'clear_away', 'renew_var', 'seed_var', 'stage_data', 'bind_data'], {
-    // First: the other paths may be below it.
-    '/tmp/': at('tmp/'),
-    '/etc/bistable-mounts': at('mounts'),
-    '/etc/bistable-owned': at('owned'),
-    '/etc/bistable-etc-transient': at('transient'),
-    '/image': root,
-  })
+  const functions = initFunctions(
+    [...names, 'make_etc', 'clear_away', 'renew_var', 'seed_var', 'stage_data', 'bind_data'],
+    {
+      // First: the other paths may be below it.
+      '/tmp/': at('tmp/'),
+      '/etc/bistable-mounts': at('mounts'),
+      '/etc/bistable-owned': at('owned'),
+      '/etc/bistable-etc-transient': at('transient'),
+      '/image': root,
+    },
+  )
   const script = `ROOT='${root}' DATA='${at('data')}' TMP='${at('tmp')}' LONG=900 slot=a other=b boot=committed
 release=1.1 roothash=${'f'.repeat(64)} filesystem=ext4 STATE=$DATA SEEDING=$DATA/bistable/seeding VAR_LIST=$DATA/bistable/var-seeded
 . '${STATE_FUNCTIONS}'
