@@ -1,6 +1,7 @@
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { systemReason } from '../base/errors.ts'
+import { writeAll } from '../base/write-all.ts'
 import type { BackendReading, BootBackend } from './backend.ts'
 import { type BootCfg, decodeBootCfg } from './boot-cfg.ts'
 import { bootErrors } from './errors.ts'
@@ -111,7 +112,12 @@ async function writeWhole(path: string, content: AsyncIterable<Uint8Array> | Ite
   const beside = `${path}.new`
   const file = await open(beside, 'w', 0o644)
   try {
-    for await (const piece of content) await file.write(piece)
+    let at = 0
+    for await (const piece of content) {
+      // In as many writes as it takes: a file system that is all but full takes the first half without a word.
+      await writeAll(file, piece, at)
+      at += piece.length
+    }
     await file.sync()
   } finally {
     await file.close()

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { lstat, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { AddonStatement } from '../../bundle/addon.ts'
 import { BLOCK } from '../../bundle/tree.ts'
@@ -93,9 +93,11 @@ export class KernelMounts implements AddonMounts {
     const { processes, mapper, systemd } = this.#around
     // Built in, or loaded already: no failure. Missing: what follows says so.
     await processes.run(['modprobe', '-a', 'loop', 'overlay', 'squashfs'], TOOL_MS)
+    const device = mapperName(name)
+    // Left by a process that was ended in the middle of this: its name would be taken until the next start.
+    if (await isThere(join(mapper, device))) await this.#close(name)
     const loop = (await this.#tool('losetup', '-f')).trim()
     await this.#tool('losetup', '-r', loop, path)
-    const device = mapperName(name)
     try {
       const blocks = image.length / BLOCK
       const table = `0 ${image.length / 512} verity 1 ${loop} ${loop} ${BLOCK} ${BLOCK} ${blocks} ${blocks} sha256 ${image.root} -`
@@ -167,5 +169,11 @@ export class KernelMounts implements AddonMounts {
     return await runTool(this.#around.processes, [program, ...args], `${program} ${args[0] ?? ''}`, env)
   }
 }
+
+const isThere = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    () => true,
+    () => false,
+  )
 
 const mapperName = (name: string) => `bistable-addon-${name}`

@@ -45,14 +45,21 @@ export class Unlocking {
 
   /** A longer time counts from now. @throws ADDON_MOUNT */
   async begin(seconds: number): Promise<void> {
-    if ((await this.#end()) === undefined) {
+    const locked = (await this.#end()) === undefined
+    await mkdir(this.#around.run, { recursive: true })
+    // First: a /usr that can be written and of which nobody knows would stay so.
+    await writeFile(this.#state, `${(await this.#now()) + seconds}\n`)
+    if (!locked) return
+    try {
       const { processes, usr } = this.#around
       for (const name of ['upper', 'work']) await mkdir(join(this.#layer, name), { recursive: true })
       await processes.run(['modprobe', 'overlay'], TOOL_MS)
       const layers = `lowerdir=${usr},upperdir=${this.#layer}/upper,workdir=${this.#layer}/work`
       await this.#tool('mount', '-t', 'overlay', 'bistable-unlocked', '-o', layers, usr)
+    } catch (error) {
+      await rm(this.#state, { force: true })
+      throw error
     }
-    await writeFile(this.#state, `${(await this.#now()) + seconds}\n`)
   }
 
   /** @returns true when its time had come and /usr is read-only again. @throws ADDON_MOUNT */

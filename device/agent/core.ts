@@ -14,6 +14,7 @@ import { type BootLine, parseBootLine } from './cmdline.ts'
 import { refreshEtc } from './etc-refresh.ts'
 import { decide, type Effect, type Event, type Machine, type Now, type Step } from './machine.ts'
 import type { Level, Ports } from './ports.ts'
+import { rebootCommand } from './reboot-command.ts'
 import { factsOnly, reconcile } from './reconcile.ts'
 import { deadlineOf, type Limits } from './states.ts'
 import { loadTrust } from './trust.ts'
@@ -201,7 +202,7 @@ export class Core {
         await this.ports.boot.cameUp(this.line.slot)
         await this.keepNote()
       } else if (effect.do === 'reboot') {
-        await this.reboot()
+        await this.reboot(effect.forced)
       } else {
         await this.#writeBoot(effect.change)
         if (effect.change === 'commit') {
@@ -271,25 +272,16 @@ export class Core {
     this.activity.tell({ line })
   }
 
-  /** Only systemd hands an argument on; without it the reboot leads to the committed slot and the trial stays armed. */
-  async #rebootArgument(): Promise<readonly string[]> {
-    try {
-      const argument = await this.ports.boot.rebootArgument()
-      return argument === undefined ? [] : [`--reboot-argument=${argument}`]
-    } catch (error) {
-      this.ports.say(`bistable: the bootloader cannot be told of the try: ${failureFrom(error).message}`)
-      return []
-    }
-  }
-
-  /** Asks the system to go down. @throws REBOOT_FAILED */
-  async reboot(): Promise<void> {
+  /**
+   * Asks the system to go down.
+   * @param forced asks the kernel, because init does not do it
+   * @throws REBOOT_FAILED
+   */
+  async reboot(forced = false): Promise<void> {
     const failure = await refreshEtc(this.ports, this.body, this.line)
     if (failure !== undefined) await this.#note({ what: 'etc', ok: false, ...failure })
     this.say('bistable: rebooting')
-    const command: [string, ...string[]] = this.ports.systemd
-      ? ['systemctl', 'reboot', ...(await this.#rebootArgument())]
-      : ['reboot']
+    const command = await rebootCommand(this.ports, forced)
     const { exit, said } = await this.ports.processes.run(command, 60_000)
     if (exit !== 0) throw deviceErrors.REBOOT_FAILED(`${command.join(' ')} ended with ${exit ?? 'a signal'}: ${said}`)
   }

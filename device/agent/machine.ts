@@ -48,7 +48,8 @@ export type Effect =
   | { readonly do: 'stop-work'; readonly failure: Failure }
   /** Tell the bootloader that the agent came up; what was left there is in the record by now. */
   | { readonly do: 'came-up' }
-  | { readonly do: 'reboot' }
+  /** `forced`: past an init that does not do it. */
+  | { readonly do: 'reboot'; readonly forced?: true }
   /** Check the channel now. */
   | { readonly do: 'wake' }
 
@@ -187,12 +188,15 @@ const isResting = ({ state }: RecordBody) => !['downloading', 'verified', 'tryin
 function rebootFailed(machine: Machine, now: Now, limits: Limits): Step {
   const failure = { code: 'REBOOT_FAILED', message: `still running ${Math.round(limits.reboot / 1000)} s after asking` }
   const told = machine.body.outcomes.at(-1)?.code === failure.code
+  const { state } = machine.body
+  // The way back must not depend on the system that failed: its init may be what is broken. Anything else can wait for a person.
+  const forced = told && state.name === 'trying' && state.failed !== undefined
   return {
     // Said once; asked again and again, because nothing else can move this state on.
     body: told ? machine.body : addOutcome(machine.body, { at: now.wall, what: 'agent', ok: false, ...failure }),
     deadline: now.mono + limits.reboot,
     rebooting: true,
-    effects: [{ do: 'reboot' }],
+    effects: [forced ? { do: 'reboot', forced: true } : { do: 'reboot' }],
     lines: told ? [] : [`bistable: ${failure.code}: ${failure.message}`],
   }
 }

@@ -134,7 +134,8 @@ function both(say: (line: string, level: Level) => void, copyTo: string | undefi
 
 function realClock(synchronised: string): Clock {
   return {
-    now: () => performance.now(),
+    // Of this boot, and not of this process: a record may tell the next one how long something has lasted.
+    now: () => Number(process.hrtime.bigint() / 1000n) / 1000,
     wall: () => new Date(),
     sleep: async (ms, signal) => {
       await sleep(ms, undefined, signal === undefined ? {} : { signal })

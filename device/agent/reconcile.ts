@@ -36,6 +36,9 @@ const WHY: Readonly<Record<string, readonly [code: string, message: string]>> = 
   'image-unreadable': ['TRY_IMAGE_UNREADABLE', 'the bootloader could not load the kernel of the slot it wanted'],
 }
 
+/** An agent that is started anew judges a try from the beginning; so many deadlines in all may one boot of it take. */
+const MOST_DEADLINES = 3
+
 /** What was found out; its deadline is that of the state it ends in, unless said otherwise. */
 type Found = Omit<Step, 'deadline'> & { readonly deadline?: number }
 
@@ -101,11 +104,20 @@ function trying(body: RecordBody, facts: BootFacts, now: Now, limits: Limits): F
   if (body.state.name === 'trying' && body.state.failed !== undefined) {
     return refuse(machine, job, body.state.failed, now, limits)
   }
-  const next: RecordBody = { ...body, state: { name: 'trying', job, since: now.wall } }
+  const known = body.state.name === 'trying' && body.state.job.digest === job.digest ? body.state.begun : undefined
+  const begun = known?.bootId === now.bootId ? known : { bootId: now.bootId, mono: Math.round(now.mono) }
+  const next: RecordBody = { ...body, state: { name: 'trying', job, since: now.wall, begun } }
+  // Nothing else would end a try whose agent does not live until its deadline.
+  const most = MOST_DEADLINES * deadlineOf(next, 0, limits)
+  const last = begun.mono + most
+  if (now.mono >= last) {
+    const message = `the agent was started anew during the try, and nothing was committed within ${Math.round(most / 1000)} s`
+    return refuse(machine, job, { code: 'HEALTH_FAILED', message }, now, limits)
+  }
   const noted = facts.reason?.slot === line.slot ? noteReason(next, facts.reason, now) : next
   return {
     body: noted,
-    deadline: deadlineOf(noted, now.mono, limits),
+    deadline: Math.min(deadlineOf(noted, now.mono, limits), last),
     effects: [],
     lines: [`${stateLine(noted)} left=${line.left}`],
   }

@@ -77,7 +77,12 @@ export async function planEtc(around: EtcSurroundings, images: EtcImages, signal
     image: await imageTree(images.image, '/etc of the new image', signal),
   }
   const decided = await decideEtc(trees, choices)
-  const plan = { ...decided, findings: [...decided.findings, ...(await systemUserFindings(images, trees, decided))] }
+  const unnamed = (trees.local.unnamed ?? []).map((path): EtcFinding => {
+    const finding = { path: `/etc/${path}`, kind: 'not-carried', level: 'conflict', taken: 'none' } as const
+    return { ...finding, rule: 'default', detail: 'its name is not UTF-8' }
+  })
+  const users = await systemUserFindings(images, trees, decided)
+  const plan = { ...decided, findings: [...decided.findings, ...unnamed, ...users] }
   const xattrs = trees.local.entries.get('')?.xattrs !== undefined
   return { plan, trees, report: reportOf(plan.findings, choices.mode, xattrs) }
 }

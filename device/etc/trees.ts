@@ -94,6 +94,7 @@ export async function folderTree(
 ): Promise<EtcTree> {
   const listing = new Listing(folder, most)
   const known = await xattrs.read(folder)
+  const unnamed: string[] = []
   let visited = 0
   async function visit(path: string): Promise<void> {
     signal?.throwIfAborted()
@@ -101,7 +102,11 @@ export async function folderTree(
     if (++visited % BREATH === 0) await setImmediate()
     const full = join(folder, path)
     const stat = lstatSync(full, { throwIfNoEntry: false })
-    if (stat === undefined) return
+    if (stat === undefined) {
+      // What Node.js puts in the place of bytes that are no UTF-8: the name is another one then.
+      if (path.includes('\ufffd')) unnamed.push(path)
+      return
+    }
     const type = fileTypeOf(stat)
     listing.add({
       path,
@@ -123,7 +128,7 @@ export async function folderTree(
       throw etcErrors.ETC_UNREADABLE(`${folder}: ${systemReason(error)}`, { cause: error })
     throw error
   }
-  return { entries: listing.entries, read: (path) => filePieces(join(folder, path), MAX_CONTENT) }
+  return { entries: listing.entries, unnamed, read: (path) => filePieces(join(folder, path), MAX_CONTENT) }
 }
 
 async function digestOf(pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<Sha256> {

@@ -26,6 +26,8 @@ export interface EtcEntry {
 
 export interface EtcTree {
   readonly entries: ReadonlyMap<string, EtcEntry>
+  /** Paths whose names are not UTF-8, as far as they can be shown: they cannot be carried. */
+  readonly unnamed?: readonly string[]
   /** Content of a file of this tree, in pieces, each valid until the next. */
   read(path: string): AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }

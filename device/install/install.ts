@@ -1,3 +1,4 @@
+import { isBistableError } from '../../base/errors.ts'
 import type { DeltaUnit } from '../../bundle/delta/head.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
@@ -114,7 +115,7 @@ async function fillImage(
   const verifying = { signal, onDone: (done: number) => report('verify', done) }
 
   const kept = index.chunks.reduce((sum, chunk, i) => sum + (held[i] === 1 ? chunk.length : 0), 0)
-  if (kept === image.length && (await slotFault(device, image, verifying)) === undefined) {
+  if (kept === image.length && (await holds(device, image, verifying))) {
     journal(`${image.name} holds ${image.root}`)
     const done = Promise.resolve()
     return { result: { kept, reused: 0, fetched: 0 }, flushed: done, verify: () => done }
@@ -175,6 +176,16 @@ async function fillImage(
       await writeTreeAndVerify(device, image, index, now, verifying)
       journal(`${image.name} verified ${image.root}`)
     },
+  }
+}
+
+/** A tree that cannot be read is written anew, as one that is wrong. */
+async function holds(...asked: Parameters<typeof slotFault>): Promise<boolean> {
+  try {
+    return (await slotFault(...asked)) === undefined
+  } catch (error) {
+    if (isBistableError(error, 'SLOT_READ_FAILED')) return false
+    throw error
   }
 }
 

@@ -1,10 +1,11 @@
 import { pageAligned } from '../../base/aligned.ts'
 import { MiB } from '../../base/bytes.ts'
+import { isBistableError } from '../../base/errors.ts'
 import { crewBuffer, giveBack } from '../../base/hash-crew.ts'
 import type { SlotDevice } from '../slots/types.ts'
 import { installErrors } from './errors.ts'
 
-const PIECE = MiB
+export const PIECE = MiB
 /** Kept for the next range: two buffers serve a whole install. Aligned, so that fresh reads go straight into them. */
 const SPARE = 2
 const spare: Uint8Array[] = []
@@ -14,15 +15,44 @@ const take = (): Uint8Array => crewBuffer() ?? spare.pop() ?? pageAligned(PIECE)
  * Reads `length` bytes of a device in order, in pieces of 1 MiB that start on 1 MiB steps from `offset`; the next piece
  * is read while the present one is worked on. A piece is valid until the next one is asked for.
  */
-export async function* devicePieces(
+export function devicePieces(
   device: Pick<SlotDevice, 'read'>,
-  range: { readonly offset: number; readonly length: number; readonly fresh: boolean },
+  range: PieceRange,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Uint8Array> {
+  return pieces(device, range, signal, (error) => {
+    throw error
+  })
+}
+
+/** The same, with undefined for a piece that the medium does not give: what is to be written over need not be readable. */
+export function readablePieces(
+  device: Pick<SlotDevice, 'read'>,
+  range: PieceRange,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array | undefined> {
+  return pieces(device, range, signal, (error) => {
+    if (!isBistableError(error, 'SLOT_READ_FAILED')) throw error
+    return undefined
+  })
+}
+
+interface PieceRange {
+  readonly offset: number
+  readonly length: number
+  readonly fresh: boolean
+}
+
+async function* pieces<Unreadable>(
+  device: Pick<SlotDevice, 'read'>,
+  range: PieceRange,
+  signal: AbortSignal | undefined,
+  unreadable: (error: unknown) => Unreadable,
+): AsyncGenerator<Uint8Array | Unreadable> {
   const sizeAt = (at: number): number => Math.min(PIECE, range.length - at)
   const fetch = (buffer: Uint8Array, at: number) => {
     const piece = buffer.subarray(0, sizeAt(at))
-    const ready = device.read(range.offset + at, piece, { fresh: range.fresh }).then(() => piece)
+    const ready = device.read(range.offset + at, piece, { fresh: range.fresh }).then(() => piece, unreadable)
     // Its failure is seen when it is awaited below; if nobody comes for it any more, it does not matter.
     ready.catch(() => undefined)
     return ready

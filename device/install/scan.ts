@@ -1,13 +1,14 @@
 import { MiB } from '../../base/bytes.ts'
+import { isBistableError } from '../../base/errors.ts'
 import { createSha256, sha256 } from '../../bundle/digest.ts'
 import type { ChunkIndex } from '../../bundle/types.ts'
 import type { SlotDevice } from '../slots/types.ts'
-import { devicePieces, throwIfCancelled } from './pieces.ts'
+import { PIECE, readablePieces, throwIfCancelled } from './pieces.ts'
 
 /**
  * Which chunks the slot already holds at their place: one byte per chunk, 1 for held. This is all there is to resuming;
  * no journal could be more right than the bytes themselves. Reads go through the page cache: what is found is read
- * again from the medium before arming.
+ * again from the medium before arming. What cannot be read is not held: it is written over, and often well again then.
  */
 export async function scanSlot(
   device: Pick<SlotDevice, 'read'>,
@@ -19,8 +20,16 @@ export async function scanSlot(
   let next = 0
   let at = 0
   let partial: ReturnType<typeof createSha256> | undefined
-  for await (const piece of devicePieces(device, { offset: 0, length: index.imageLength, fresh: false }, signal)) {
-    const end = at + piece.length
+  for await (const piece of readablePieces(device, { offset: 0, length: index.imageLength, fresh: false }, signal)) {
+    const end = at + (piece?.length ?? Math.min(PIECE, index.imageLength - at))
+    if (piece === undefined) {
+      partial = undefined
+      // All that has a byte in it, also of those that go on in the next one.
+      while ((index.chunks[next]?.offset ?? end) < end) next++
+      at = end
+      onDone(at)
+      continue
+    }
     for (let chunk = index.chunks[next]; chunk !== undefined; chunk = index.chunks[next]) {
       const from = Math.max(chunk.offset, at) - at
       const to = Math.min(chunk.offset + chunk.length, end) - at
@@ -67,8 +76,13 @@ export async function holdsSample(
     const chunk = chunks[i < FIRST ? i : Math.floor(((i - FIRST + 1) * (chunks.length - 1)) / SPREAD)]
     if (chunk === undefined) break
     const bytes = scratch.subarray(0, chunk.length)
-    await device.read(chunk.offset, bytes, { fresh: false })
-    if (sha256(bytes) === chunk.digest) return true
+    const read = await device.read(chunk.offset, bytes, { fresh: false }).then(() => true, unreadable)
+    if (read && sha256(bytes) === chunk.digest) return true
   }
+  return false
+}
+
+function unreadable(error: unknown): false {
+  if (!isBistableError(error, 'SLOT_READ_FAILED')) throw error
   return false
 }

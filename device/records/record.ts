@@ -53,8 +53,17 @@ const state = v.variant('name', [
   // `bootId` names the boot in which it was armed: while it is still that boot, nothing can have been tried.
   v.object({ name: v.literal('verified'), job, since: time, bootId: text }),
   v.object({ name: v.literal('armed'), job, since: time, bootId: text }),
-  /** `failed` is set before the trial is refused, so that a cut in between ends the same way. */
-  v.object({ name: v.literal('trying'), job, since: time, failed: v.optional(failure) }),
+  /**
+   * `failed` is set before the trial is refused, so that a cut in between ends the same way. `begun`: when the agent first came
+   * up in this boot of the trial, so that one that is started again and again does not begin its deadline anew for ever.
+   */
+  v.object({
+    name: v.literal('trying'),
+    job,
+    since: time,
+    failed: v.optional(failure),
+    begun: v.exactOptional(v.object({ bootId: text, mono: count })),
+  }),
   v.object({ name: v.literal('committed'), job, since: time }),
   v.object({ name: v.literal('fallen-back'), job, since: time, failed: failure }),
 ])

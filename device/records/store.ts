@@ -59,8 +59,8 @@ export async function openRecords(
 ): Promise<RecordStore> {
   const paths = [0, 1].map((n) => join(folder, 'records', String(n)))
   const rootsFolder = join(folder, 'records', 'roots')
-  if (options.readOnly !== true) await files.makeDir(rootsFolder)
   const problems: string[] = []
+  let ready = options.readOnly === true || (await attempt(() => files.makeDir(rootsFolder).then(() => true), problems))
   const found: (StateRecord | undefined)[] = []
   for (const path of paths) found.push(await readOne(path, files, problems))
   const [first, second] = found
@@ -103,6 +103,8 @@ export async function openRecords(
       }
       const path = paths[next]
       if (path === undefined) throw new RangeError('there are two records')
+      if (ready !== true) await files.makeDir(rootsFolder)
+      ready = true
       await writeFileDurably(path, encodeRecord({ generation: generation + 1, body: wanted }), files)
       generation++
       next = 1 - next
@@ -142,10 +144,16 @@ export async function openRecords(
 }
 
 async function readOne(path: string, files: Files, problems: string[]): Promise<StateRecord | undefined> {
-  try {
+  return await attempt(async () => {
     const bytes = await files.read(path, MAX_RECORD_BYTES)
-    if (bytes === undefined) return undefined
-    return decodeRecord(bytes, path)
+    return bytes === undefined ? undefined : decodeRecord(bytes, path)
+  }, problems)
+}
+
+/** A failure with a code is a problem to tell, and undefined. */
+async function attempt<T>(work: () => Promise<T>, problems: string[]): Promise<T | undefined> {
+  try {
+    return await work()
   } catch (error) {
     if (!isBistableError(error)) throw error
     problems.push(`${error.code}: ${error.message}`)
@@ -154,14 +162,11 @@ async function readOne(path: string, files: Files, problems: string[]): Promise<
 }
 
 async function readFloor(path: string, files: Files, problems: string[]): Promise<ReleaseNumber> {
-  try {
+  const found = await attempt(async () => {
     const bytes = await files.read(path, 256)
     return bytes === undefined ? NO_FLOOR : decodeFloor(bytes)
-  } catch (error) {
-    if (!isBistableError(error)) throw error
-    problems.push(`${error.code}: ${error.message}`)
-    return NO_FLOOR
-  }
+  }, problems)
+  return found ?? NO_FLOOR
 }
 
 function digestOf(bytes: Uint8Array): Sha256 {

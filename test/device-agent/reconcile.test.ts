@@ -5,7 +5,7 @@ import { Core } from '../../device/agent/core.ts'
 import { decide, type Event, type Machine, type Now } from '../../device/agent/machine.ts'
 import { type BootFacts, reconcile } from '../../device/agent/reconcile.ts'
 import type { Limits } from '../../device/agent/states.ts'
-import { EMPTY_BODY, encodeRecord, type Job, type RecordBody } from '../../device/records/record.ts'
+import { decodeRecord, EMPTY_BODY, encodeRecord, type Job, type RecordBody } from '../../device/records/record.ts'
 import { SHA } from '../bundle/fixture.ts'
 import { codeOfAsync } from '../codes.ts'
 import { World } from './world.ts'
@@ -48,21 +48,16 @@ const line = (change: Partial<BootFacts['line']> = {}): BootFacts['line'] => ({
   floor: number(1),
   ...change,
 })
-const find = (facts: Partial<BootFacts>) =>
-  reconcile(
-    {
-      body: EMPTY_BODY,
-      boot: boot(),
-      bootProblem: undefined,
-      torn: false,
-      line: line(),
-      reason: undefined,
-      onDisk: {},
-      ...facts,
-    },
-    NOW,
-    LIMITS,
-  )
+const ALL: BootFacts = {
+  body: EMPTY_BODY,
+  boot: boot(),
+  bootProblem: undefined,
+  torn: false,
+  line: line(),
+  reason: undefined,
+  onDisk: {},
+}
+const find = (facts: Partial<BootFacts>) => reconcile({ ...ALL, ...facts }, NOW, LIMITS)
 const inState = (state: RecordBody['state']): RecordBody => ({ ...EMPTY_BODY, state })
 const armed = (bootId = 'before') => inState({ name: 'armed', job, since: AT, bootId })
 const tryLine = line({ slot: 'b', release: number(3), boot: 'try', left: 2 })
@@ -106,6 +101,22 @@ describe('what happened since the last record', () => {
     const step = find({ boot: boot({ trial: 'b', left: 2 }), line: tryLine, body: armed() })
     expect(step.body.state).toMatchObject({ name: 'trying', job })
     expect(step.deadline).toBe(61_000)
+  })
+
+  it('a try whose agent dies again and again before its deadline is given up all the same', () => {
+    const facts = { boot: boot({ trial: 'b', left: 2 }), line: tryLine }
+    const at = (mono: number, bootId = 'now'): Now => ({ ...NOW, mono, bootId })
+    const start = (body: RecordBody, now: Now) =>
+      reconcile({ ...ALL, ...facts, body: decodeRecord(encodeRecord({ generation: 1, body }), 'x').body }, now, LIMITS)
+    let step = start(armed(), at(5000.4))
+    for (const mono of [50_000, 110_000, 160_000]) step = start(step.body, at(mono))
+    // Three deadlines after the first start, however often the agent began anew.
+    expect([step.body.state.name, step.deadline]).toEqual(['trying', 185_000])
+    const ended = start(step.body, at(185_000))
+    expect(ended.effects.slice(1)).toEqual([{ do: 'write-boot', change: 'refuse' }, { do: 'reboot' }])
+    expect(ended.body.state).toMatchObject({ failed: { code: 'HEALTH_FAILED' } })
+    // The next try is another boot.
+    expect(start(step.body, at(7000, 'next'))).toMatchObject({ deadline: 67_000, body: { state: { name: 'trying' } } })
   })
 
   it('a verdict that was recorded before a cut is carried out', () => {

@@ -6,6 +6,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Sha256 } from '../../base/bytes.ts'
 import { nodeFiles, writeFileDurably } from '../../base/durable.ts'
+import { fileErrors } from '../../base/file-errors.ts'
 import { decodeFloor } from '../../bootloader/floor.ts'
 import { compareNumbers } from '../../bundle/fields.ts'
 import {
@@ -148,6 +149,27 @@ describe('A32 the two records', () => {
     expect(lost.body.securityFloor).toEqual(number(4))
     const trial = await openRecords('/d', { ...running, committed: false }, new MemoryFiles())
     expect(trial.body.installFloor).toEqual(number(0))
+  })
+
+  it('are opened where not even their folder can be made, and written when it can', async () => {
+    const files = new MemoryFiles()
+    let broken = true
+    const disk = {
+      ...bound(files),
+      rename: files.rename.bind(files),
+      makeDir: async () => {
+        if (broken) throw fileErrors.FILE_FAILED('cannot create /d/records: input/output error (EIO)')
+        await files.makeDir()
+      },
+    }
+    const running = { number: number(8), securityFloor: number(4), committed: true }
+    const store = await openRecords('/d', running, disk)
+    expect(store.problems.join()).toContain('FILE_FAILED')
+    expect(store.body.installFloor).toEqual(number(8))
+    expect(await codeOfAsync(() => store.save(store.body))).toBe('FILE_FAILED')
+    broken = false
+    await store.save(store.body)
+    expect((await openRecords('/d', undefined, files)).body.installFloor).toEqual(number(8))
   })
 
   it('never lower a floor, whatever is asked to be saved', async () => {

@@ -86,7 +86,28 @@ describe('every state', () => {
       const late = decide(checked, { kind: 'tick' }, { ...NOW, mono: asked.deadline }, LIMITS)
       expect(late).toMatchObject({ effects: [{ do: 'reboot' }], deadline: asked.deadline + LIMITS.reboot })
       expect(late.body.outcomes.at(-1)?.code).toBe('REBOOT_FAILED')
+      const again = decide(late, { kind: 'tick' }, { ...NOW, mono: late.deadline }, LIMITS)
+      expect(again.effects).toEqual([{ do: 'reboot' }])
     }
+  })
+
+  it('goes past an init that does not reboot a try that failed, and past no other', () => {
+    const failed = { code: 'HEALTH_FAILED', message: 'x' }
+    const body = inState('trying')
+    if (body.state.name !== 'trying') throw new Error('it is')
+    let step = decide(
+      { body: { ...body, state: { ...body.state, failed } }, deadline: 1e9 },
+      { kind: 'reboot-asked' },
+      NOW,
+      LIMITS,
+    )
+    const asked = [step.effects]
+    for (let n = 0; n < 3; n++) {
+      step = decide(step, { kind: 'tick' }, { ...NOW, mono: step.deadline }, LIMITS)
+      asked.push(step.effects)
+    }
+    const [once, forced] = [[{ do: 'reboot' }], [{ do: 'reboot', forced: true }]]
+    expect(asked).toEqual([once, once, forced, forced])
   })
 
   it('a check that has ended moves the deadline of what is at rest, and of nothing else', () => {

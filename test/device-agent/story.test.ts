@@ -442,19 +442,21 @@ describe('the loop', () => {
     const world = new World()
     await world.publish({ counter: 3, health: () => ({ exit: 1 }) })
     await world.powerOn()
-    const asked: number[] = []
+    const asked: string[] = []
     const ports = world.ports.bind(world)
     world.ports = async (...args) => {
       const made = await ports(...args)
       const run: typeof made.processes.run = async (command, ...rest) => {
         if (command[0] !== 'reboot') return made.processes.run(command, ...rest)
-        asked.push(world.mono)
+        asked.push(command.join(' '))
         return { exit: 1, timedOut: false, said: 'nope' }
       }
       return { ...made, processes: { ...made.processes, run } }
     }
     await world.powerOn(1000)
     expect(asked.length).toBeGreaterThan(3)
+    // An init that does not answer is asked no further: the kernel is.
+    expect([...new Set(asked)]).toEqual(['reboot', 'reboot -f'])
     expect(world.core?.body.outcomes.filter((o) => o.code === 'REBOOT_FAILED').length).toBeGreaterThan(0)
     expect(world.core?.body.outcomes.length).toBeLessThan(30)
     const starved = world.mono - (world.feeds.at(-1) ?? 0)

@@ -247,6 +247,14 @@ describe('the /etc of the next slot', () => {
     }
   })
 
+  it('says which files it cannot carry because their names are no text', async () => {
+    const { around, prepare } = await lab({ motd: 'one' }, { motd: 'one' }, { motd: 'two' })
+    writeFileSync(Buffer.concat([Buffer.from(`${around.running}/caf`), Buffer.from([0xe9])]), 'mine')
+    expect((await prepare()).findings).toEqual([
+      expect.objectContaining({ path: '/etc/caf\ufffd', kind: 'not-carried', level: 'conflict', taken: 'none' }),
+    ])
+  })
+
   it('puts aside what nothing can remove, and goes on', async (context) => {
     const base = scratch()
     onTestFinished(() => void immutable(base, '-i'))

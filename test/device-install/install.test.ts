@@ -311,6 +311,26 @@ function expectAllReadAfterFlush(events: readonly Event[], length: number): void
   expect(covered.every((one) => one === 1)).toBe(true)
 }
 
+describe('a slot that cannot be read everywhere', () => {
+  it('is written over there, and keeps what can be read', async () => {
+    const size = bundle.rootfs.length
+    // At the start, across two of the pieces that are read at once, at the end, and in the tree behind.
+    for (const at of [0, 1024 * 1024, size - 4096, size + 4096])
+      for (const fill of [0xee, { boot: bundle.boot, rootfs: bundle.rootfs }]) {
+        const on = bench(fill)
+        on.slot.rootfs.bad.add(at)
+        const { fetched } = await install(request(on))
+        expect([armed(on), on.slot.rootfs.bad.size], `${at}`).toEqual([true, 0])
+        // What can be read is kept.
+        if (fill !== 0xee) expect(fetched).toBeLessThan(size / 2)
+        const cheap = bench(fill)
+        cheap.slot.rootfs.bad.add(at)
+        await install(request(cheap, { cheapSource: true }))
+        expect(armed(cheap)).toBe(true)
+      }
+  })
+})
+
 describe('install refuses to arm', () => {
   it('when the slot is too small, before any write', async () => {
     const machine = new Machine()

@@ -1,4 +1,5 @@
 import { systemCode } from '../../base/errors.ts'
+import { slotErrors } from '../../device/slots/errors.ts'
 import type { SlotDevice } from '../../device/slots/types.ts'
 
 /**
@@ -49,11 +50,15 @@ export interface Faults {
   onFreshRead?: (offset: number) => void
 }
 
+const BAD_BYTES = 4096
+
 export class ModelDevice implements SlotDevice {
   readonly name: string
   readonly freshness = 'direct'
   readonly machine: Machine
   faults: Faults = {}
+  /** Pages that cannot be read until they are written as a whole. */
+  readonly bad = new Set<number>()
   medium: Buffer
   #cache: Buffer
   #pending: { readonly offset: number; readonly bytes: Buffer }[] = []
@@ -71,6 +76,9 @@ export class ModelDevice implements SlotDevice {
 
   async read(offset: number, into: Uint8Array, { fresh }: { readonly fresh: boolean }): Promise<void> {
     await Promise.resolve()
+    for (const at of this.bad)
+      if (at < offset + into.length && offset < at + BAD_BYTES)
+        throw slotErrors.SLOT_READ_FAILED(`${this.name} cannot be read at ${at}`)
     if (fresh) {
       this.faults.onFreshRead?.(offset)
       this.machine.events.push({ kind: 'fresh', device: this.name, offset, length: into.length })
@@ -82,6 +90,12 @@ export class ModelDevice implements SlotDevice {
 
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     if (offset + bytes.length > this.size) throw new RangeError('write outside')
+    for (const at of this.bad) {
+      if (at >= offset + bytes.length || offset >= at + BAD_BYTES) continue
+      // A part of a page is written by reading the rest.
+      if (offset > at || offset + bytes.length < at + BAD_BYTES) throw slotErrors.SLOT_WRITE_FAILED(`at ${at}: EIO`)
+      this.bad.delete(at)
+    }
     const written = Buffer.from(this.faults.onWrite?.(offset, bytes) ?? bytes)
     // What is under way when the power goes may be there in part.
     this.#pending.push({ offset, bytes: written })
