@@ -9,7 +9,8 @@ export const MAX_CHUNK = MiB
 export const MAX_INDEX_BYTES = 64 * MiB
 const MAGIC = 'BSTIDX01'
 const HEAD = 24
-const ENTRY = 76
+/** Bytes of one chunk's entry. */
+export const ENTRY = 76
 /** In an entry, which it ends. */
 const STORED_DIGEST = 44
 const DIGEST = 32
@@ -24,6 +25,20 @@ export function indexSize(count: number): number {
   return HEAD + count * ENTRY
 }
 
+/** How many chunks an index of so many bytes has. */
+export function indexCount(bytes: number): number {
+  return Math.floor((bytes - HEAD) / ENTRY)
+}
+
+/** What an index begins with. */
+export function indexHead(count: number, imageLength: number): Uint8Array {
+  const bytes = Buffer.alloc(HEAD)
+  bytes.write(MAGIC, 0, 'latin1')
+  bytes.writeUInt32LE(count, 8)
+  bytes.writeBigUInt64LE(BigInt(imageLength), 16)
+  return bytes
+}
+
 /** Bytes of the data member that goes with an index. */
 export function storedLength(index: ChunkIndex): number {
   const last = index.chunks.at(-1)
@@ -33,9 +48,7 @@ export function storedLength(index: ChunkIndex): number {
 /** Refuses with BUNDLE_INDEX_INVALID what `decodeIndex` would refuse. */
 export function encodeIndex(index: ChunkIndex): Uint8Array {
   const bytes = Buffer.alloc(indexSize(index.chunks.length))
-  bytes.write(MAGIC, 0, 'latin1')
-  bytes.writeUInt32LE(index.chunks.length, 8)
-  bytes.writeBigUInt64LE(BigInt(index.imageLength), 16)
+  bytes.set(indexHead(index.chunks.length, index.imageLength))
   let at = HEAD
   for (const chunk of index.chunks) {
     bytes.set(fromHex(chunk.digest), at)
@@ -171,7 +184,7 @@ function invalid(sentence: string) {
  * Where to cut an image of `length` bytes: yields the end of each chunk, ascending, the last one at `length`.
  *
  * `boundaries` are the ends (or starts) of the image's own blocks, strictly ascending in 0 .. length. Blocks are
- * grouped: a chunk ends behind a block of at least 8 KiB, or, from 8 KiB on, behind a block whose length is 3 modulo
+ * grouped: a chunk ends behind the first one (the superblock: it holds a time), behind a block of at least 8 KiB, or, from 8 KiB on, behind a block whose length is 3 modulo
  * 4; never beyond 256 KiB unless one block is larger. So where a chunk ends follows from the blocks near it, and the
  * cuts behind a changed file fall into step again. Without boundaries: every 128 KiB.
  */
@@ -185,6 +198,7 @@ export function* cutChunks(length: number, boundaries?: Iterable<number>): Gener
   let previous = 0
   for (const end of endsOf(length, boundaries)) {
     const block = end - previous
+    const first = previous === 0
     if (previous > start && end - start > MAX_GROUP) {
       yield previous
       start = previous
@@ -193,7 +207,7 @@ export function* cutChunks(length: number, boundaries?: Iterable<number>): Gener
       start += MAX_GROUP
       yield start
     }
-    if (block >= TARGET_GROUP || (end - start >= MIN_GROUP && block % 4 === 3) || end === length) {
+    if (first || block >= TARGET_GROUP || (end - start >= MIN_GROUP && block % 4 === 3) || end === length) {
       yield end
       start = end
     }

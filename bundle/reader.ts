@@ -16,13 +16,16 @@ import type { BundleHead, ChunkIndex, ImageEntry, ImageName } from './types.ts'
  * `openBundle` reads up to the chunk indexes; `verify.ts` reads all the rest.
  */
 
+/** A release whose signatures were verified. */
+export type AuthenticRelease = Pick<Authentic, 'statement' | 'digest'>
+
 export interface ReadOptions {
   readonly signal?: AbortSignal
   /**
    * Where else the bytes of a chunk index may be had. What it gives counts only with the signed digest; undefined: the bundle's
    * own are read.
    */
-  readonly indexOf?: (image: ImageEntry) => Promise<Uint8Array | undefined>
+  readonly indexOf?: (image: ImageEntry, release: AuthenticRelease) => Promise<Uint8Array | undefined>
 }
 
 /**
@@ -79,7 +82,7 @@ async function readHead(
   for (const image of statement.images) {
     const wanted: Member = { name: indexName(image.name), size: image.index.length }
     if (next !== undefined) checkMember(next, wanted)
-    let bytes = await options.indexOf?.(image)
+    let bytes = await options.indexOf?.(image, authentic)
     if (bytes === undefined) {
       if (next === undefined) checkMember(await readHeader(cursor), wanted)
       bytes = await readContent(cursor, wanted)

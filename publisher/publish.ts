@@ -14,6 +14,7 @@ import {
   type FreshnessStatement,
   parseFreshness,
 } from '../bundle/freshness.ts'
+import { HINTS_SUFFIX } from '../bundle/hints/format.ts'
 import { inspectBundle } from '../bundle/reader.ts'
 import type { BundleHead } from '../bundle/types.ts'
 import { readAttachment, verifyBundle } from '../bundle/verify.ts'
@@ -24,11 +25,12 @@ import { verifyEnvelope } from '../keys/threshold.ts'
 import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
 import { publishDeltas } from './delta/published.ts'
 import { publisherErrors } from './errors.ts'
+import { makeHints, writeHints } from './hints.ts'
 import { checkProvenance } from './provenance.ts'
 import { publishRoots } from './roots.ts'
 import { aloneIn } from './site-lock.ts'
 
-/** Publishing: bundles are copied first, the channel file that points to one of them is written last. */
+/** Publishing: bundles are copied first, with hints beside them; the channel file that points to one of them is written last. */
 
 export interface PublishRequest {
   readonly bundles: readonly string[]
@@ -220,10 +222,12 @@ export async function copyBundle(
   const signal = edge.signal === undefined ? {} : { signal: edge.signal }
   try {
     await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'wx', flush: true }), signal)
-    const head = await verifyCopy(copy, trusted, signal)
+    const { head, hints } = await verifyCopy(copy, trusted, signal)
     if (head.assignment !== undefined)
       throw publisherErrors.PUBLISH_DIRECTED(`${path} is for device ${head.assignment.statement.device} only`)
     const name = bundleName(head)
+    // First: who finds the bundle finds them.
+    await writeHints(join(folder, `${name}${HINTS_SUFFIX}`), hints)
     await rename(copy, join(folder, name))
     await nodeFiles.syncDir(folder)
     edge.say(`bundle ${name}: verified, ${head.size} bytes`)
@@ -237,13 +241,13 @@ async function verifyCopy(
   path: string,
   trusted: TrustedRoots | undefined,
   options: { readonly signal?: AbortSignal },
-): Promise<BundleHead> {
+): Promise<{ readonly head: BundleHead; readonly hints: Uint8Array }> {
   const source = await fileSource(path)
   try {
     const trust = trusted ?? (await inspectBundle(source, options)).head.trusted
     const head = await verifyBundle(source, { trusted: trust }, options)
     await checkProvenance(head.statement, ({ name }) => readAttachment(source, head, name, options))
-    return head
+    return { head, hints: await makeHints(source, head) }
   } finally {
     await source.close()
   }

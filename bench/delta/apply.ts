@@ -5,9 +5,14 @@ import { readExactly } from '../../base/source.ts'
 import { chunkImage } from '../../bundle/chunk-image.ts'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
 import { indexFrom, inventoryFrom } from '../../bundle/delta/sides.ts'
-import { inspectBundle, openBundle } from '../../bundle/reader.ts'
+import { sha256 } from '../../bundle/digest.ts'
+import { HINTS_SUFFIX, readHints } from '../../bundle/hints/format.ts'
+import { indexByHints } from '../../bundle/hints/index-rows.ts'
+import { inventoryByHints, planInventory } from '../../bundle/hints/pages.ts'
+import { type AuthenticRelease, inspectBundle, openBundle } from '../../bundle/reader.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
+import { decompressExactly } from '../../bundle/zstd.ts'
 import { openFileDoor } from '../../device/doors/file.ts'
 import { openHttpDoor } from '../../device/doors/http.ts'
 import { install } from '../../device/install/install.ts'
@@ -65,8 +70,21 @@ const source = await openHttpDoor(newUrl)
 const patchSource = patchUrl === undefined ? undefined : await openHttpDoor(patchUrl)
 const patchHead = patchSource && (await readDeltaHead(patchSource))
 const { trusted } = old
-const indexOf = async (image: ImageEntry) =>
-  patchHead && indexFrom(patchHead.sides[image.name], old.indexBytes[image.name], image)
+// As the agent does without a patch: what is beside the bundle is asked for what differs.
+const hintsSource = patchUrl === undefined ? await openHttpDoor(`${newUrl}${HINTS_SUFFIX}`) : undefined
+let hints: Awaited<ReturnType<typeof readHints>> | undefined
+const rows = { boot: 0, rootfs: 0 }
+const indexOf = async (image: ImageEntry, release: AuthenticRelease) => {
+  const { name } = image
+  if (patchHead !== undefined) return indexFrom(patchHead.sides[name], old.indexBytes[name], image)
+  if (sha256(old.indexBytes[name]) === image.index.sha256) return old.indexBytes[name]
+  if (hintsSource === undefined) return undefined
+  hints ??= await readHints(hintsSource, release)
+  const told = (bytes: number): void => {
+    rows[name] += bytes
+  }
+  return await indexByHints({ source: hintsSource, hints }, image, [old.indexBytes[name]], told)
+}
 const head = await openBundle(source, { trusted }, { indexOf })
 const room = (name: ImageName): number => length(name, head) + treeSize(length(name, head))
 const slot = { boot: await slotOf('to', 'boot', room('boot')), rootfs: await slotOf('to', 'rootfs', room('rootfs')) }
@@ -90,16 +108,20 @@ const result = await install({
 })
 // As the agent does before it arms: the inventory is kept.
 const [was, is] = [inventoryOf(old), inventoryOf(head)]
-if (patchHead === undefined) await readExactly(source, is.at, is.entry.length)
-else {
-  const stored = await readExactly(oldSource, was.at, was.entry.length)
-  inventoryFrom(patchHead.sides.inventory, { entry: was.entry, stored }, is.entry)
+const stored = await readExactly(oldSource, was.at, was.entry.length)
+if (patchHead !== undefined) inventoryFrom(patchHead.sides.inventory, { entry: was.entry, stored }, is.entry)
+else if (was.entry.sha256 !== is.entry.sha256) {
+  const content = decompressExactly(stored, was.entry.unpacked)
+  const plan = hints && planInventory(hints, content, is.entry)
+  if (plan === undefined || hintsSource === undefined || hints === undefined)
+    await readExactly(source, is.at, is.entry.length)
+  else await inventoryByHints({ source: hintsSource, hints }, content, is.entry, plan)
 }
 crewBack()
 clearInterval(sampling)
 const { user, system } = process.cpuUsage(cpu)
 const seconds = (performance.now() - started) / 1000
-console.log(
-  JSON.stringify({ seconds, cpuSeconds: (user + system) / 1e6, aboveIdleMiB: (peak - idle) / 2 ** 20, ...result }),
-)
+const index = rows.rootfs + (hints?.images.rootfs.shorts.length ?? 0)
+const aboveIdleMiB = (peak - idle) / 2 ** 20
+console.log(JSON.stringify({ seconds, cpuSeconds: (user + system) / 1e6, aboveIdleMiB, index, ...result }))
 process.exit(0)

@@ -9,6 +9,7 @@ import { sizeOf } from './found.ts'
 import { type Pair, pairs, systemFile } from './images.ts'
 import { chunks, patch } from './ours.ts'
 import { peers } from './peers.ts'
+import { recut } from './recut.ts'
 
 /**
  * Bytes that a device fetches to go from one release to the next, and what that takes, by every technique that is to be had.
@@ -101,11 +102,14 @@ class Steps {
       ...peers,
       ...(QUICK.pairs.includes(this.#pair.name) && { [OURS.quick]: (both: Both) => quick(workshop, both) }),
     }
-    const open = Object.entries(techniques).filter(
-      ([what]) => this.known.found[what] === undefined && SLOW.includes(what) === slow,
-    )
-    if (open.length === 0) return 0
+    const openOnes = () =>
+      Object.entries(techniques).filter(
+        ([what]) => this.known.found[what] === undefined && SLOW.includes(what) === slow,
+      )
+    if (openOnes().length === 0) return 0
     const both = await this.#sides(workshop, go)
+    // Ours are open again where the bundles had to be made anew.
+    const open = openOnes()
     if (both === undefined) return open.length
     for (const [n, [what, run]] of open.entries()) {
       if (!go(slow)) return open.length - n
@@ -114,6 +118,12 @@ class Steps {
       await this.#note({ found: { ...this.known.found, [what]: found } })
     }
     return 0
+  }
+
+  async #forget(whats: readonly string[]): Promise<void> {
+    await this.#note({
+      found: Object.fromEntries(Object.entries(this.known.found).filter(([what]) => !whats.includes(what))),
+    })
   }
 
   async #note(more: Partial<PairFound>): Promise<void> {
@@ -144,7 +154,12 @@ class Steps {
         await makeSide(workshop, folder, name, i + 1)
         await writeFile(join(folder, `${name}.ready`), '')
       }
-      sides.push(sideIn(folder, name))
+      const side = sideIn(folder, name)
+      if (await recut(workshop, side)) {
+        workshop.say(`delta: ${this.#pair.name}: ${name}.bundle has other chunks now`)
+        await this.#forget([OURS.chunks, OURS.patch])
+      }
+      sides.push(side)
     }
     const [old, next] = sides as [Side, Side]
     await this.#note({ image: await sizeOf(next.squashfs), plain: await sizeOf(next.plain) })

@@ -5,8 +5,10 @@ import type { AddressInfo } from 'node:net'
 import { basename, join, resolve } from 'node:path'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
 import { fileSource } from '../../bundle/file-source.ts'
+import { HINTS_SUFFIX } from '../../bundle/hints/format.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
 import type { InstallResult } from '../../device/install/types.ts'
+import { makeHints, writeHints } from '../../publisher/hints.ts'
 import { measure, tool } from '../measure.ts'
 import type { Workshop } from '../workshop.ts'
 import { type Both, cost, type Found, sizeOf } from './found.ts'
@@ -18,9 +20,11 @@ interface Applied {
   readonly cpuSeconds: number
   readonly aboveIdleMiB: number
   readonly images: InstallResult['images']
+  /** Bytes that the root file system's chunk index took: short digests and rows. */
+  readonly index: number
 }
 
-/** Chunks that the old release has not, and the indexes. */
+/** Chunks that the old release has not, and what their index takes with the hints beside the bundle. */
 export async function chunks(workshop: Workshop, both: Both): Promise<Found> {
   return installed(workshop, both, undefined)
 }
@@ -35,12 +39,15 @@ export async function patch(workshop: Workshop, both: Both): Promise<Found> {
 
 async function installed(workshop: Workshop, { folder, old, next }: Both, delta: string | undefined): Promise<Found> {
   const program = await deviceProgram(workshop)
-  const web = await serveFiles([next.bundle, ...(delta === undefined ? [] : [delta])])
+  const beside = delta ?? (await hintsBeside(next.bundle))
+  const web = await serveFiles([next.bundle, beside])
   try {
     const urls = [next.bundle, ...(delta === undefined ? [] : [delta])].map((path) => web.url(path))
     const ran = await measure(workshop.device.node, [program, folder, old.bundle, ...urls])
-    const { seconds, cpuSeconds, aboveIdleMiB, images } = JSON.parse(ran.out.trim().split('\n').at(-1) ?? '') as Applied
-    const bytes = delta === undefined ? await lackingBytes(old.bundle, next.bundle) : await patchBytes(delta)
+    const { seconds, cpuSeconds, aboveIdleMiB, index, images } = JSON.parse(
+      ran.out.trim().split('\n').at(-1) ?? '',
+    ) as Applied
+    const bytes = delta === undefined ? index + (await lackingBytes(old.bundle, next.bundle)) : await patchBytes(delta)
     return {
       bytes,
       besides: web.sent() - bytes,
@@ -73,8 +80,20 @@ async function lackingBytes(old: string, next: string): Promise<number> {
   const known = new Set(before.indexes.rootfs.chunks.map(({ digest }) => digest))
   return after.indexes.rootfs.chunks.reduce(
     (sum, { digest, storedLength }) => (known.has(digest) ? sum : sum + storedLength),
-    after.indexBytes.rootfs.length,
+    0,
   )
+}
+
+/** As `publish` puts them there. */
+async function hintsBeside(bundle: string): Promise<string> {
+  const source = await fileSource(bundle)
+  try {
+    const path = `${bundle}${HINTS_SUFFIX}`
+    await writeHints(path, await makeHints(source, (await inspectBundle(source)).head))
+    return path
+  } finally {
+    await source.close()
+  }
 }
 
 /** Units of the root file system, and the head with indexes and inventory. */

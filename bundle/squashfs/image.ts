@@ -132,6 +132,8 @@ export async function openSquashfs(reader: BlockReader, size: number): Promise<S
       superblock.exportTable,
     ]
     for (const at of tables) if (at !== undefined && at < bytesUsed) found.add(at)
+    // Inodes and listings: where one changes, those in front of it often stay.
+    for await (const at of metadata.starts({ start: inodeTable.start, end: directoryTable.end })) found.add(at)
     return found.sorted()
   }
 

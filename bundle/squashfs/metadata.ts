@@ -31,6 +31,16 @@ export class Metadata {
     return this.#window.get(at, length)
   }
 
+  /** Where the blocks of a row start, as far as it holds: nothing is unpacked. */
+  async *starts({ start, end }: Region): AsyncGenerator<number> {
+    for (let at = start; at + 2 <= end; ) {
+      const stored = (await this.#window.get(at, 2)).readUInt16LE(0) & ~STORED_PLAIN
+      if (stored === 0 || stored > METADATA_BYTES || at + 2 + stored > end) return
+      yield at
+      at += 2 + stored
+    }
+  }
+
   /** The block at `at`, which must end at or before `end`. @throws SQUASHFS_CORRUPT */
   async block(at: number, end: number): Promise<MetadataBlock> {
     const cached = this.#cache.get(at)

@@ -21,7 +21,7 @@ import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
 import { slotFault } from '../install/verify.ts'
 import type { SlotDevice } from '../slots/types.ts'
-import { patchedIndexes } from './patch-sides.ts'
+import { keptIndexes } from './kept-sides.ts'
 import type { BootPort, Engine, InstallCall } from './ports.ts'
 import { placesFor } from './reuse-from.ts'
 import { forgetSlot, readSlotRelease, slotFilesSize, slotFolder, storeSlot } from './slot-files.ts'
@@ -68,8 +68,8 @@ export function engineOver(
       if (!isAddress(source)) return await openWithCrew(source)
       return await (isBroker(source) ? openMqttDoor(brokers, source, { signal }) : openWeb(source, { signal }))
     },
-    head: (source, trusted, signal, patch) => {
-      const indexOf = patch === undefined ? {} : { indexOf: patchedIndexes({ files, data }, patch) }
+    head: (source, trusted, signal, spare) => {
+      const indexOf = spare === undefined ? {} : { indexOf: keptIndexes({ files, data }, spare, signal) }
       return openBundle(source, { trusted }, { signal, ...indexOf })
     },
     // What a chunk unpacks to and the root are proved by the install that follows, before anything is armed.
@@ -84,11 +84,11 @@ export function engineOver(
           boot: kept(opened, await slots.forWriting(target, 'boot')),
           rootfs: kept(opened, await slots.forWriting(target, 'rootfs')),
         }
-        const { patch: _, ...rest } = call
-        const given = await placesFor({ files, data, slots, opened }, call)
+        const { patch: _, hints, ...rest } = call
+        const given = await placesFor({ files, data, slots, opened }, call, true)
         return await install({
-          ...{ ...rest, slot, ...given },
-          ...steps(files, slotFolder(data, target), call, given.patch?.inventory),
+          ...{ ...rest, slot, ...given, hintBytes: hints?.bytes ?? 0 },
+          ...steps(files, slotFolder(data, target), call, given.inventory?.read),
         })
       })
     },
@@ -99,8 +99,9 @@ export function engineOver(
           boot: kept(opened, await slots.forReuse(target, 'boot')),
           rootfs: kept(opened, await slots.forReuse(target, 'rootfs')),
         }
-        const { patch: _, ...rest } = call
-        return await previewInstall({ ...rest, slot, ...(await placesFor({ files, data, slots, opened }, call)) })
+        const { patch: _, hints, ...rest } = call
+        const given = await placesFor({ files, data, slots, opened }, call, false)
+        return await previewInstall({ ...rest, slot, ...given, hintBytes: hints?.bytes ?? 0 })
       }),
     slotFault: (slot, statement, signal) =>
       withOpened(async (opened) => {
@@ -145,7 +146,7 @@ function steps(
   files: Files,
   folder: string,
   call: InstallCall,
-  inventory: Uint8Array | undefined,
+  inventory: (() => Promise<Uint8Array | undefined>) | undefined,
 ): Pick<InstallCall, 'invalidate' | 'beforeArm'> {
   return {
     invalidate: async () => {
@@ -153,7 +154,7 @@ function steps(
       await forgetSlot(files, folder, true)
     },
     beforeArm: async () => {
-      await storeSlot(files, folder, call.head, call.source, call.signal, inventory)
+      await storeSlot(files, folder, call.head, call.source, call.signal, await inventory?.())
       await call.beforeArm()
     },
   }

@@ -5,7 +5,7 @@ import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import { exact } from '../doors/exact.ts'
 import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
-import type { OfferedPatch } from './ports.ts'
+import type { OfferedHints, OfferedPatch, Spare } from './ports.ts'
 
 /** Where a patch may be had: announced by the channel, or named by a person. */
 export interface PatchPlace {
@@ -50,6 +50,11 @@ export async function openPatch(
 }
 
 /** What may spare reading chunk indexes. Not for a place whose every byte is verified before it is used: there they are read. */
-export function offerFor(core: Core, from: string, offered: OfferedPatch | undefined) {
-  return offered === undefined || !isAddress(from) ? undefined : { offered, running: core.line.slot }
+export function spareFor(
+  core: Core,
+  from: string,
+  offered: OfferedPatch | undefined,
+  hints: OfferedHints | undefined,
+): Spare | undefined {
+  return isAddress(from) ? { offered, hints, running: core.line.slot } : undefined
 }

@@ -2,7 +2,8 @@ import { exact } from '../doors/exact.ts'
 import type { InstallPlan } from '../install/plan.ts'
 import { assignedNow } from './assignment.ts'
 import type { Core } from './core.ts'
-import { offerFor, openPatch } from './patch-offer.ts'
+import { offerHints } from './hints-offer.ts'
+import { openPatch, spareFor } from './patch-offer.ts'
 import { checkAllowed, type InstallOptions } from './work.ts'
 
 /**
@@ -19,8 +20,9 @@ export async function planFrom(
   const { engine } = core.ports
   const source = exact(await engine.open(from, signal))
   const patch = await openPatch(core, place, signal)
+  const hints = offerHints(core, from, signal)
   try {
-    const head = await engine.head(source, core.trusted, signal, offerFor(core, from, patch))
+    const head = await engine.head(source, core.trusted, signal, spareFor(core, from, patch, hints))
     const assigned = await assignedNow(core)
     checkAllowed(core, head, { force }, assigned?.release === head.digest && assigned.allowDowngrade)
     return await engine.plan({
@@ -28,6 +30,7 @@ export async function planFrom(
       head,
       running: core.line.slot,
       signal,
+      hints,
       onProgress: (progress) => {
         core.activity.beat({ ...progress })
         onProgress(progress)
@@ -37,6 +40,7 @@ export async function planFrom(
       ...(patch === undefined ? {} : { patch }),
     })
   } finally {
+    await hints?.close()
     await patch?.close()
     await source.close()
   }

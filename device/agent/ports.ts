@@ -7,6 +7,7 @@ import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
 import type { DeltaHead } from '../../bundle/delta/head.ts'
 import type { HealthPlan } from '../../bundle/health-plan.ts'
+import type { HintedRelease, Hints } from '../../bundle/hints/format.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Unlocking } from '../addons/unlock.ts'
@@ -108,6 +109,7 @@ export interface InstallCall {
   /** Paths of bundles whose chunks may serve. */
   readonly reuse?: readonly string[]
   readonly patch?: OfferedPatch
+  readonly hints?: OfferedHints | undefined
   readonly invalidate: () => Promise<void>
   readonly beforeArm: () => Promise<void>
   readonly arm: () => Promise<void>
@@ -121,22 +123,43 @@ export interface OfferedPatch {
   readonly onRefused: (error: Error) => void
 }
 
+/** The hints beside a bundle, which may spare most of its chunk indexes and inventory. */
+export interface OfferedHints {
+  /**
+   * Their tables, fetched at the first call. Undefined: there are none, or they were refused, which was told; or they would
+   * not be worth a request.
+   * @param spares bytes that are fetched without them
+   */
+  of(
+    release: HintedRelease,
+    spares: number,
+  ): Promise<{ readonly source: ByteSource; readonly hints: Hints } | undefined>
+  /** Told before more of them is fetched. */
+  readonly told: (bytes: number) => void
+  /** Told why they, or a part of them, are not used. */
+  readonly onRefused: (error: Error) => void
+  /** Fetched of them so far. */
+  readonly bytes: number
+}
+
+/** What may spare chunk indexes and inventory of a bundle. */
+export interface Spare {
+  readonly running: Slot
+  readonly offered?: OfferedPatch | undefined
+  readonly hints?: OfferedHints | undefined
+}
+
 export type PlanCall = Pick<
   InstallCall,
-  'source' | 'head' | 'running' | 'signal' | 'onProgress' | 'maxBytes' | 'reuse' | 'patch'
+  'source' | 'head' | 'running' | 'signal' | 'onProgress' | 'maxBytes' | 'reuse' | 'patch' | 'hints'
 >
 
 /** Bundles and slots: the rooms that move bytes. */
 export interface Engine {
   /** Opens a path or an address. */
   open(source: string, signal: AbortSignal): Promise<ByteSource>
-  /** @param patch may have chunk indexes, which then need not be read */
-  head(
-    source: ByteSource,
-    trusted: TrustedRoots,
-    signal: AbortSignal,
-    patch?: { readonly offered: OfferedPatch; readonly running: Slot },
-  ): Promise<BundleHead>
+  /** @param spare what may have chunk indexes, which then need not be read */
+  head(source: ByteSource, trusted: TrustedRoots, signal: AbortSignal, spare?: Spare): Promise<BundleHead>
   /** All that stands behind the head. */
   verifyWhole(
     source: ByteSource,

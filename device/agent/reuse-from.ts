@@ -10,7 +10,7 @@ import { openFileDoor } from '../doors/file.ts'
 import { checkPatch, type Patch } from '../install/patch.ts'
 import type { ReuseSource } from '../install/types.ts'
 import type { Slots } from './engine-over.ts'
-import { patchedInventory } from './patch-sides.ts'
+import { type KeptInventory, keptInventory } from './kept-sides.ts'
 import type { InstallCall, PlanCall } from './ports.ts'
 import { readEarlierIndex, readSlotIndex, readSlotRelease, slotFolder } from './slot-files.ts'
 
@@ -70,14 +70,19 @@ async function bundleReuse(around: Around, path: string, signal: AbortSignal): P
   })
 }
 
-/** Places to find chunks in, and the patch if it is one. */
+/**
+ * Places to find chunks in, the patch if it is one, and what there is of the inventory.
+ * @param fetch false: nothing is fetched for it yet
+ */
 export async function placesFor(
   around: Around,
   call: PlanCall,
-): Promise<{ readonly reuse: readonly ReuseSource[]; readonly patch?: Patch }> {
+  fetch: boolean,
+): Promise<{ readonly reuse: readonly ReuseSource[]; readonly patch?: Patch; readonly inventory?: KeptInventory }> {
   const reuse = await reuseFrom(around, call)
   const patch = await patchFrom(around, call)
-  return { reuse, ...(patch === undefined ? {} : { patch }) }
+  const inventory = await keptInventory(around, call, patch && call.patch, fetch)
+  return { reuse, ...(patch === undefined ? {} : { patch }), ...(inventory === undefined ? {} : { inventory }) }
 }
 
 /** The offered patch, checked as far as its head goes; one that does not fit is refused and nothing more. */
@@ -95,9 +100,8 @@ async function patchFrom(around: Around, call: PlanCall): Promise<Patch | undefi
       return { device, length: stored.statement.images.find((image) => image.name === name)?.length ?? 0 }
     }
     const from = { boot: await place('boot'), rootfs: await place('rootfs') }
-    const inventory = await patchedInventory(around, stored, call)
     const { source, onRefused } = offered
-    return { source, head, from, onRefused, ...(inventory === undefined ? {} : { inventory }) }
+    return { source, head, from, onRefused }
   } catch (error) {
     if (signal.aborted || !isBistableError(error)) throw error
     offered.onRefused(error)

@@ -19,8 +19,9 @@ import { stateErrors } from '../state/errors.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import { offerHints } from './hints-offer.ts'
 import { after, before } from './hooks.ts'
-import { offerFor, openPatch, type PatchPlace } from './patch-offer.ts'
+import { openPatch, type PatchPlace, spareFor } from './patch-offer.ts'
 import type { BootPort, InstallCall, OfferedPatch } from './ports.ts'
 
 /** What a person or a policy may ask: install, commit, roll back, cancel, verify a slot. */
@@ -95,8 +96,9 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
       await source.close()
       throw error
     })
+    const hints = offerHints(core, from, signal)
     try {
-      const head = await engine.head(source, core.trusted, signal, offerFor(core, from, patch))
+      const head = await engine.head(source, core.trusted, signal, spareFor(core, from, patch, hints))
       const before = core.body.trust.version
       if (head.trusted.current.version < before) {
         // Only after stored roots were lost: keys that a newer root revoked must not count again.
@@ -119,7 +121,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
       }
       const calm = await core.ports.surroundings?.calm(config.agent.policy.download)
       try {
-        const done = await fillAndArm(core, from, { source, head, patch }, options, signal)
+        const done = await fillAndArm(core, from, { source, head, patch, hints }, options, signal)
         const facts = { ...done, code: done.waits?.code }
         if (network) await after(core, 'download', facts)
         await after(core, 'install', facts)
@@ -129,6 +131,7 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
         await calm?.()
       }
     } finally {
+      await hints?.close()
       await patch?.close()
       await source.close()
     }
@@ -154,7 +157,14 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
 async function fillAndArm(
   core: Core,
   from: string,
-  { source, head, patch }: Pick<InstallCall, 'source' | 'head'> & { readonly patch: OfferedPatch | undefined },
+  {
+    source,
+    head,
+    patch,
+    hints,
+  }: Pick<InstallCall, 'source' | 'head' | 'hints'> & {
+    readonly patch: OfferedPatch | undefined
+  },
   options: InstallOptions,
   signal: AbortSignal,
 ): Promise<InstallDone> {
@@ -185,6 +195,7 @@ async function fillAndArm(
     running: core.line.slot,
     cheapSource: isLocal(from),
     signal,
+    hints,
     ...(options.journal === undefined ? {} : { journal: options.journal }),
     ...(options.maxBytes === undefined ? {} : { maxBytes: options.maxBytes }),
     ...(options.reuse === undefined ? {} : { reuse: options.reuse }),

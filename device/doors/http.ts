@@ -1,4 +1,5 @@
 import { KiB } from '../../base/bytes.ts'
+import { onlyRanges, type PlannedRequest, planRequests } from '../../base/requests.ts'
 import type { ByteRange, ByteSource } from '../../base/source.ts'
 import { checkSame, type FileFacts, isWebPage, type Part, readAnswer, requestHeaders } from './answer.ts'
 import { bodyPieces, DEFAULT_RATE, type RateLimits } from './body.ts'
@@ -6,7 +7,6 @@ import { type DoorClock, systemClock } from './clock.ts'
 import { type Connection, connect, type Reach } from './connect.ts'
 import { doorErrors } from './errors.ts'
 import { DEFAULT_PATIENCE, Patience, type PatienceLimits } from './patience.ts'
-import { onlyRanges, type PlannedRequest, planRequests } from './plan.ts'
 import { type Answer, dropped, endsItself, get, parseAddress, shown, Transient } from './request.ts'
 import { WholeBody } from './whole.ts'
 

@@ -42,7 +42,8 @@ export async function install(request: InstallRequest): Promise<InstallResult> {
       boot: await heldChunks(request, images.boot),
       rootfs: await heldChunks(request, images.rootfs),
     }
-    const parts = { head, held, reuse, patch: request.patch }
+    const { patch, inventory, hintBytes } = request
+    const parts = { head, held, reuse, patch, inventory, hintBytes }
     const plan = planInstall({ source: request.source.name, ...parts })
     checkBudget(plan, request.maxBytes)
     const mayFetch = budget(plan, request.maxBytes)
@@ -195,11 +196,14 @@ async function holds(...asked: Parameters<typeof slotFault>): Promise<boolean> {
  * @throws SLOT_TOO_SMALL, INSTALL_BUDGET, INSTALL_CANCELLED, and what reading the slot throws
  */
 export async function previewInstall(
-  request: Pick<InstallRequest, 'source' | 'head' | 'reuse' | 'patch' | 'signal' | 'maxBytes' | 'onProgress'> & {
+  request: Pick<
+    InstallRequest,
+    'source' | 'head' | 'reuse' | 'patch' | 'inventory' | 'hintBytes' | 'signal' | 'maxBytes' | 'onProgress'
+  > & {
     readonly slot: Readonly<Record<ImageName, Pick<SlotDevice, 'name' | 'size' | 'read'>>>
   },
 ): Promise<InstallPlan> {
-  const { head, source } = request
+  const { head, source, patch, inventory, hintBytes } = request
   const images = imagesOf(head)
   for (const image of IMAGE_NAMES) checkFits(images[image], request.slot[image])
   const held = {
@@ -207,7 +211,7 @@ export async function previewInstall(
     rootfs: await heldChunks(request, images.rootfs),
   }
   const reuse = reuseMap(request.reuse ?? [], Object.values(head.indexes))
-  const plan = planInstall({ source: source.name, head, held, reuse, patch: request.patch })
+  const plan = planInstall({ source: source.name, head, held, reuse, patch, inventory, hintBytes })
   checkBudget(plan, request.maxBytes)
   return plan
 }

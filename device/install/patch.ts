@@ -22,8 +22,6 @@ export interface Patch {
   readonly head: DeltaHead
   /** The running slot: what the patch starts from, and how long its images are. */
   readonly from: Readonly<Record<ImageName, { readonly device: Pick<SlotDevice, 'read'>; readonly length: number }>>
-  /** The new release's inventory as stored, verified, where the patch has it. */
-  readonly inventory?: Uint8Array
   /** Told once for each reason why it, or a part of it, is not used. */
   readonly onRefused: (error: Error) => void
 }

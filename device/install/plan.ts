@@ -30,12 +30,14 @@ export interface InstallPlan {
   /** Where the rest is fetched from. */
   readonly source: string
   readonly images: readonly ImagePlan[]
-  /** Bytes of roots, statement and those chunk indexes that no patch has: fetched before anything can be planned. */
+  /** Bytes of roots, statement and those chunk indexes that are read from the bundle: fetched before anything can be planned. */
   readonly head: number
-  /** Bytes of attachments that the device keeps and no patch has. */
+  /** Bytes that the inventory takes yet. */
   readonly attachments: number
   /** Bytes of the patch's head, with indexes and inventory; 0 without one. */
   readonly patch: number
+  /** Bytes of the hints beside the bundle, from which indexes were made. */
+  readonly hints: number
   /** All that comes through the door, in bytes. */
   readonly total: number
 }
@@ -46,7 +48,10 @@ export interface PlanParts {
   /** From `scanSlot`. */
   readonly held: Readonly<Record<ImageName, Uint8Array>>
   readonly reuse: ReuseMap
-  readonly patch?: Pick<Patch, 'head' | 'inventory'> | undefined
+  readonly patch?: Pick<Patch, 'head'> | undefined
+  /** See `InstallRequest`. */
+  readonly inventory?: { readonly bytes: number } | undefined
+  readonly hintBytes?: number | undefined
 }
 
 /** The patch's units that are worth their bytes, for one image. Pure. */
@@ -68,15 +73,15 @@ export function lackingOf({ chunks }: ChunkIndex, held: Uint8Array, image: Image
 }
 
 export function planInstall(parts: PlanParts): InstallPlan {
-  const { source, head, patch } = parts
+  const { source, head, patch, hintBytes: hints = 0 } = parts
   const images = IMAGE_NAMES.map((image) => planImage(image, parts))
   const patchHead = patch?.head.length ?? 0
   const whole = head.statement.attachments.find(({ name }) => name === 'inventory')?.length ?? 0
-  const inventory = patch?.inventory === undefined ? whole : 0
+  const inventory = parts.inventory?.bytes ?? whole
   const first = Math.min(head.offsets.data.boot, ...Object.values(head.offsets.attachments)) - head.spared
   const stored = images.reduce((sum, { fetched, patched }) => sum + fetched.stored + patched.stored, 0)
-  const total = first + inventory + patchHead + stored
-  return { source, images, head: first, attachments: inventory, patch: patchHead, total }
+  const total = first + inventory + patchHead + hints + stored
+  return { source, images, head: first, attachments: inventory, patch: patchHead, hints, total }
 }
 
 function planImage(image: ImageName, parts: PlanParts): ImagePlan {
@@ -126,7 +131,7 @@ export function checkBudget({ total, images }: InstallPlan, maxBytes: number | u
 const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
 
 /** The plan for people, line by line. */
-export function planText({ source, images, head, attachments, patch, total }: InstallPlan): string {
+export function planText({ source, images, head, attachments, patch, hints, total }: InstallPlan): string {
   const lines = images.flatMap(({ image, length, kept, reused, patched, fetched }) => [
     `${image}: ${humanBytes(length)}`,
     ...(kept > 0 ? [`  ${humanBytes(kept).padStart(9)}  in the slot already`] : []),
@@ -142,7 +147,11 @@ export function planText({ source, images, head, attachments, patch, total }: In
   ])
   return [
     ...lines,
-    `statement and indexes: ${head} bytes; inventory: ${attachments} bytes${patch > 0 ? `; head of the patch: ${patch} bytes` : ''}`,
+    [
+      `statement and indexes: ${head} bytes; inventory: ${attachments} bytes`,
+      ...(patch > 0 ? [`head of the patch: ${patch} bytes`] : []),
+      ...(hints > 0 ? [`hints: ${hints} bytes`] : []),
+    ].join('; '),
     `in all ${total} bytes (${humanBytes(total)}) from ${source}`,
   ].join('\n')
 }

@@ -45,6 +45,10 @@ export interface InstallRequest {
   readonly onProgress?: (progress: InstallProgress) => void
   /** Checked by `checkPatch`; used for what is lacking, as far as it takes fewer bytes than chunks. */
   readonly patch?: Patch
+  /** An inventory that is not fetched whole, and the bytes that it takes yet. Undefined: it is. */
+  readonly inventory?: { readonly bytes: number }
+  /** Bytes of hints that were fetched already. */
+  readonly hintBytes?: number
   /** Fail with INSTALL_BUDGET rather than take more bytes through the door; see plan.ts for what counts. */
   readonly maxBytes?: number
   /** What the install decides and does, line by line; see journal.ts. */

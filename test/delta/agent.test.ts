@@ -1,12 +1,15 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import type { AnnouncedDelta } from '../../bundle/freshness.ts'
+import { planFrom } from '../../device/agent/plan-verb.ts'
 import { slotFolder, storeSlot } from '../../device/agent/slot-files.ts'
-import { publish } from '../../publisher/publish.ts'
+import { installFrom } from '../../device/agent/work.ts'
+import { planText } from '../../device/install/plan.ts'
+import { bundleName, publish } from '../../publisher/publish.ts'
 import { Device, NEVER } from '../attacks/device.ts'
 import { PublishSite } from '../attacks/web.ts'
 import { signer } from '../keys/helpers.ts'
@@ -18,18 +21,24 @@ let dir: string
 let site: string
 let first: Made
 let second: Made
+/** The same without patches. */
+let plain: string
 let named: AnnouncedDelta | undefined
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'bistable-delta-agent-'))
-  first = await release(dir, 1, { counter: 5 })
-  second = await release(dir, 2, { counter: 6 })
+  // Enough of an inventory that hints are worth a request.
+  first = await release(dir, 1, { counter: 5, lines: 1500 })
+  second = await release(dir, 2, { counter: 6, lines: 1500 })
   site = join(dir, 'site')
   const request = { to: site, channel: 'stable', signers: [signer(21)], validSeconds: 86_400, deltas: 1 }
   const now = Date.parse('2026-11-21T10:00:00Z')
   await publish({ ...request, bundles: [first.bundle.path], now }, { say: () => undefined })
   named = (await publish({ ...request, bundles: [second.bundle.path], now: now + 1000 }, { say: () => undefined }))
     .deltas?.[0]
+  plain = join(dir, 'plain')
+  for (const { bundle } of [first, second])
+    await publish({ ...request, bundles: [bundle.path], to: plain, deltas: 0, now }, { say: () => undefined })
   return async () => {
     await first.source.close()
     await second.source.close()
@@ -38,11 +47,11 @@ beforeAll(async () => {
 })
 
 /** The publish folder on a server, and a device that runs `first` and installs by itself. */
-async function world(name: string) {
+async function world(name: string, from = site) {
   const web = await PublishSite.open()
   for (const folder of ['channels', 'bundles', 'deltas', 'roots'])
-    for (const file of readdirSync(join(site, folder)))
-      web.files.set(`/${folder}/${file}`, readFileSync(join(site, folder, file)))
+    for (const file of existsSync(join(from, folder)) ? readdirSync(join(from, folder)) : [])
+      web.files.set(`/${folder}/${file}`, readFileSync(join(from, folder, file)))
   const root = join(dir, name)
   mkdirSync(root)
   const device = await Device.make(root, { channel: web.channel, apply: 'install', slotBytes: 4096 * 900 })
@@ -106,5 +115,90 @@ describe('an agent that follows a channel with patches', () => {
       expect(await device.bootState(), name).toMatchObject({ trial: 'b' })
       expect(held().equals(second.bundle.rootfs), name).toBe(true)
     }
+  })
+})
+
+describe('an agent without a patch, and hints beside the bundle', () => {
+  const address = (origin: string) => `${origin}/bundles/${bundleName(second.head)}`
+  /** Bytes of the bundle, and of its hints, that were asked for. */
+  const askedOf = (web: PublishSite, name: RegExp) =>
+    web.asked.flatMap((line) => {
+      const [, from, to] = /bytes=(\d+)-(\d+)/.exec(line) ?? []
+      return name.test(line) && from !== undefined ? [{ from: Number(from), to: Number(to) }] : []
+    })
+  const planOf = (device: Device, from: string, maxBytes?: number) => {
+    const options = { force: false, onProgress: () => undefined, ...(maxBytes === undefined ? {} : { maxBytes }) }
+    return planFrom(device.core, from, options, NEVER)
+  }
+  const indexes = () => second.head.statement.images.reduce((sum, { index }) => sum + index.length, 0)
+
+  it('fetches what is new of chunk indexes and inventory', async () => {
+    const { device, held, web } = await world('hints', plain)
+    const bundle = address(web.origin)
+    const hintsFile = web.files.get(`${new URL(bundle).pathname}.hints`)
+    expect(hintsFile).toBeInstanceOf(Uint8Array)
+    const planned = await planOf(device, bundle)
+    const [inventory] = second.head.statement.attachments
+    const whole = indexes() + (inventory?.length ?? 0)
+    expect(planned.hints + planned.attachments).toBeLessThan(whole / 3)
+    expect(planned.head).toBeLessThan(second.head.offsets.data.boot - whole)
+    expect(planText(planned)).toContain(`; hints: ${planned.hints} bytes`)
+    // What is announced is what counts, to the byte.
+    await expect(planOf(device, bundle, planned.total)).resolves.toEqual(planned)
+    await expect(planOf(device, bundle, planned.total - 1)).rejects.toMatchObject({ code: 'INSTALL_BUDGET' })
+
+    web.asked.splice(0)
+    const options = { force: false, onProgress: () => undefined }
+    await expect(installFrom(device.core, bundle, { ...options, maxBytes: planned.total - 1 }, NEVER)).rejects.toThrow(
+      'would be fetched',
+    )
+    web.asked.splice(0)
+    await installFrom(device.core, bundle, { ...options, maxBytes: planned.total }, NEVER)
+    expect(device.said.join('\n')).not.toContain('HINTS_')
+    expect(await device.bootState()).toMatchObject({ trial: 'b' })
+    expect(held().equals(second.bundle.rootfs)).toBe(true)
+    const kept = (name: string) => readFileSync(join(dir, 'hints/data/bistable/slots/b', name))
+    for (const image of ['boot', 'rootfs'] as const)
+      expect(kept(`${image}.idx`).equals(second.head.indexBytes[image])).toBe(true)
+    expect(sha256(kept('inventory.zst'))).toBe(inventory?.sha256)
+    const start = second.head.offsets.attachments.inventory ?? 0
+    for (const { from, to } of askedOf(web, /\.bundle /))
+      expect(to < start || from >= start + (inventory?.length ?? 0)).toBe(true)
+    expect(askedOf(web, /\.hints /).length).toBeLessThanOrEqual(10)
+  })
+
+  it('installs all the same when they are damaged, cut, of another release, or not there, and says so', async () => {
+    const name = `/bundles/${bundleName(second.head)}.hints`
+    const whole = readFileSync(join(plain, name))
+    const flipped = (at: number): Uint8Array => whole.map((byte, i) => (i === at ? byte ^ 1 : byte))
+    const cases: readonly [name: string, served: Uint8Array | undefined, code: string][] = [
+      ['table', flipped(80), 'HINTS_DIGEST'],
+      ['page', flipped(whole.length - 20), 'HINTS_'],
+      ['cut', whole.subarray(0, 300), 'HINTS_INVALID'],
+      ['other', readFileSync(join(plain, 'bundles', `${bundleName(first.head)}.hints`)), 'HINTS_WRONG_RELEASE'],
+      ['none', undefined, 'TRANSPORT_MISSING'],
+      ['login', Buffer.from('<!doctype html><html>please log in</html>'), 'TRANSPORT_WRONG_ANSWER'],
+    ]
+    for (const [title, served, code] of cases) {
+      const { web, device, held } = await world(`hints-${title}`, plain)
+      if (served === undefined) web.files.delete(name)
+      else web.files.set(name, served)
+      await device.poll()
+      expect(device.said.join('\n'), title).toContain(code)
+      expect(device.said.join('\n'), title).toContain('are fetched without hints')
+      expect(await device.bootState(), title).toMatchObject({ trial: 'b' })
+      expect(held().equals(second.bundle.rootfs), title).toBe(true)
+      const kept = readFileSync(join(dir, `hints-${title}/data/bistable/slots/b/inventory.zst`))
+      expect(sha256(kept), title).toBe(second.head.statement.attachments[0]?.sha256)
+    }
+  })
+
+  it('asks for none where the device has the same indexes and inventory, or has nothing', async () => {
+    const same = await world('hints-same', plain)
+    const planned = await planOf(same.device, `${same.web.origin}/bundles/${bundleName(first.head)}`).catch(
+      (error) => error,
+    )
+    expect(planned).toMatchObject({ hints: 0, attachments: 0 })
+    expect(same.web.asked.filter((line) => line.includes('.hints'))).toEqual([])
   })
 })

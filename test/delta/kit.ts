@@ -70,7 +70,7 @@ export interface Made {
 export async function release(
   dir: string,
   version: 1 | 2,
-  { level = 9, counter = version as number } = {},
+  { level = 9, counter = version as number, lines = 400 } = {},
 ): Promise<Made> {
   const path = join(dir, `rootfs-${version}.img`)
   await writeSquashfs(treeOf(system(version)), path, { blockSize: 65_536, level, time: 1, processors: 1 })
@@ -79,7 +79,7 @@ export async function release(
   const boundaries = await image.contentBoundaries()
   const boot = Buffer.concat([noise(4096 * 30, 'kernel'), noise(4096 * 4, `initrd ${version}`)])
   const number = { epoch: 0, counter }
-  const inventory = Buffer.from(Array.from({ length: 400 }, (_, i) => inventoryLine(i, version)).join(''))
+  const inventory = Buffer.from(Array.from({ length: lines }, (_, i) => inventoryLine(i, version)).join(''))
   const bundle = await makeBundle(dir, `release-${version}`, { boot, rootfs, boundaries, number, inventory })
   const source = await openFileDoor(bundle.path)
   return { bundle, source, head: await openBundle(source, { trusted: bundle.trusted }) }

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import { encodeIndex } from '../../bundle/chunks.ts'
 import {
   indexFrom,
   inventoryFrom,
@@ -14,9 +13,10 @@ import {
 } from '../../bundle/delta/sides.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import { ATTACHMENT_LEVEL } from '../../bundle/release.ts'
-import type { AttachmentEntry, Chunk, ImageEntry } from '../../bundle/types.ts'
+import type { AttachmentEntry, ImageEntry } from '../../bundle/types.ts'
 import { compress, compressAgainst } from '../../bundle/zstd.ts'
 import { randomFrom } from '../device-install/model.ts'
+import { changedEntries, type Entry, encodeEntries, randomEntry } from './indexes.ts'
 
 // Chunk indexes and inventories as patches: exact, small where little changed, and never believed.
 
@@ -26,26 +26,8 @@ const random = randomFrom(seed)
 const below = (n: number): number => Math.floor(random() * n)
 const digest = (text: string): Sha256 => sha256(Buffer.from(text))
 
-type Entry = Pick<Chunk, 'digest' | 'length' | 'encoding' | 'storedLength' | 'storedDigest'>
-function entry(): Entry {
-  const name = digest(String(random()))
-  if (random() < 0.7) {
-    const length = 4096 * (1 + below(16))
-    return { digest: name, length, encoding: 'raw', storedLength: length, storedDigest: name }
-  }
-  return { digest: name, length: 8192, encoding: 'zstd', storedLength: 1 + below(8000), storedDigest: digest(name) }
-}
-
-function encode(entries: readonly Entry[]): Uint8Array {
-  let [offset, storedOffset] = [0, 0]
-  const chunks = entries.map((one) => {
-    const chunk = { ...one, offset, storedOffset }
-    offset += one.length
-    storedOffset += one.storedLength
-    return chunk
-  })
-  return encodeIndex({ imageLength: offset, chunks })
-}
+const entry = (): Entry => randomEntry(random)
+const encode = encodeEntries
 
 const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.from(a).equals(b)
 const signed = (bytes: Uint8Array) =>
@@ -64,12 +46,8 @@ describe('an index from the one before', () => {
   it('whatever chunks came, went, moved or changed: the same bytes, about 40 for each new chunk', () => {
     for (let round = 0; round < 25; round++) {
       const old = Array.from({ length: 1 + below(1500) }, entry)
-      const next = [...old]
       const changes = below(30)
-      for (let n = 0; n < changes; n++)
-        next.splice(below(next.length + 1), below(4), ...Array.from({ length: below(3) }, entry))
-      if (random() < 0.3) next.push(...next.splice(0, below(next.length)))
-      if (next.length === 0) next.push(entry())
+      const next = changedEntries(random, old, changes, entry)
       const [before, after] = [encode(old), encode(next)]
       const side = packSide(after, before, after.length)
       if (side.length === 0) continue

@@ -383,7 +383,15 @@ export class World {
         const images = { kept: 0, reused: 0, fetched: 3 }
         return { images: { boot: images, rootfs: images }, fetched: 3, freshness: 'direct' }
       },
-      plan: async ({ source }) => ({ source: source.name, images: [], head: 0, attachments: 0, patch: 0, total: 3 }),
+      plan: async ({ source }) => ({
+        source: source.name,
+        images: [],
+        head: 0,
+        attachments: 0,
+        patch: 0,
+        hints: 0,
+        total: 3,
+      }),
       slotFault: async () => undefined,
       storedRelease: async (slot) => this.stored[slot],
       fetchSmall: async (url) => {

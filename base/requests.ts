@@ -1,4 +1,4 @@
-import type { ByteRange } from '../../base/source.ts'
+import type { ByteRange } from './source.ts'
 
 /** Which requests fetch a list of ranges. Pure. */
 

@@ -1,0 +1,83 @@
+import { isAddress } from '../../base/address.ts'
+import { KiB } from '../../base/bytes.ts'
+import { isBistableError } from '../../base/errors.ts'
+import type { ByteSource } from '../../base/source.ts'
+import { PIECE_BYTES } from '../../broker/topics.ts'
+import { HINTS_SUFFIX, type HintedRelease, type Hints, readHints } from '../../bundle/hints/format.ts'
+import { exact } from '../doors/exact.ts'
+import { openImpatient } from '../doors/impatient.ts'
+import { limited } from '../policy/limit.ts'
+import { type Core, failureFrom } from './core.ts'
+import type { OfferedHints } from './ports.ts'
+
+/** Hints are asked for where they may spare this: a request more has its price, too. */
+const WORTH = 32 * KiB
+/** A broker sends whole pieces, and all that stands in front of the data is in the first few of a small bundle anyway. */
+const WORTH_PIECES = 8 * PIECE_BYTES
+/** The bundle's own server gave its first bytes just now; one that has no hints and does not say so is not waited for. */
+const PATIENCE_MS = 15_000
+
+/** Where the hints of a bundle are: beside it. Pure. */
+export function hintsAddress(bundle: string): string {
+  const url = new URL(bundle)
+  url.pathname += HINTS_SUFFIX
+  return url.href
+}
+
+/**
+ * The hints beside a bundle, opened when they are asked for. Those that cannot be had are told of and given up: the bundle has
+ * everything in any case. The caller closes them.
+ * @returns undefined for what is no address: there, reading costs nothing
+ */
+export function offerHints(
+  core: Core,
+  from: string,
+  signal: AbortSignal,
+): (OfferedHints & { close(): Promise<void> }) | undefined {
+  if (!isAddress(from) || !URL.canParse(from)) return undefined
+  const address = hintsAddress(from)
+  const { engine, config, clock } = core.ports
+  const worth = /^mqtt/i.test(from) ? WORTH_PIECES : WORTH
+  let source: ByteSource | undefined
+  let found: Promise<{ readonly source: ByteSource; readonly hints: Hints } | undefined> | undefined
+  let bytes = 0
+
+  const onRefused = (error: Error): void => {
+    const { code, message } = failureFrom(error)
+    // A publisher need not have them.
+    const level = code === 'TRANSPORT_MISSING' ? 'info' : 'warning'
+    core.say(`bistable: ${code}: ${message}; chunk indexes and inventory are fetched without hints`, level)
+  }
+  const open = async (release: HintedRelease) => {
+    try {
+      const patient = (stop: AbortSignal) => engine.open(address, stop)
+      const opened = exact(await openImpatient(patient, address, PATIENCE_MS, clock, signal))
+      const { bytesPerSecond } = config.agent.policy.download
+      source = bytesPerSecond === undefined ? opened : limited(opened, bytesPerSecond, clock)
+      const hints = await readHints(source, release, { signal })
+      bytes += hints.length
+      return { source, hints }
+    } catch (error) {
+      if (signal.aborted || !isBistableError(error)) throw error
+      onRefused(error)
+      return undefined
+    }
+  }
+  return {
+    onRefused,
+    of: async (release, spares) => {
+      if (found === undefined && spares < worth) return undefined
+      found ??= open(release)
+      return await found
+    },
+    told: (more) => {
+      bytes += more
+    },
+    get bytes() {
+      return bytes
+    },
+    close: async () => {
+      await source?.close()
+    },
+  }
+}
