@@ -3,7 +3,7 @@ import { type ByteSource, readExactly } from '../base/source.ts'
 import { sha256 } from '../bundle/digest.ts'
 import { encodeHints } from '../bundle/hints/format.ts'
 import { hintsOf } from '../bundle/hints/index-rows.ts'
-import { pagesOf } from '../bundle/hints/pages.ts'
+import { MAX_INVENTORY, pagesOf } from '../bundle/hints/pages.ts'
 import type { BundleHead } from '../bundle/types.ts'
 
 /**
@@ -22,7 +22,7 @@ export async function makeHints(source: ByteSource, head: BundleHead): Promise<U
 async function inventoryPages(source: ByteSource, { statement, offsets }: BundleHead) {
   const entry = statement.attachments.find(({ name }) => name === 'inventory')
   const at = offsets.attachments.inventory
-  if (entry === undefined || at === undefined) return { library: '', pages: [] }
+  if (entry === undefined || at === undefined || entry.unpacked > MAX_INVENTORY) return { library: '', pages: [] }
   return pagesOf(await readExactly(source, at, entry.length), entry)
 }
 

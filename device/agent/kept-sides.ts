@@ -136,22 +136,28 @@ async function hintedInventory(
 ): Promise<KeptInventory | undefined> {
   const found = await hints.of(release, next.length)
   if (found === undefined || entry.unpacked > MAX_INVENTORY) return undefined
-  const content = decompressExactly(old, entry.unpacked)
-  const plan = planInventory(found.hints, content, next)
-  if (plan === undefined || !fetch) return plan && { bytes: plan.bytes, read: async () => undefined }
-  hints.told(plan.bytes)
-  const made = await attempt(hints, () => inventoryByHints(found, content, next, plan, { signal }), signal)
-  return made && { bytes: 0, read: async () => made }
+  return await attempt(
+    hints,
+    async () => {
+      const content = decompressExactly(old, entry.unpacked)
+      const plan = planInventory(found.hints, content, next)
+      if (plan === undefined || !fetch) return plan && { bytes: plan.bytes, read: async () => undefined }
+      hints.told(plan.bytes)
+      const made = await inventoryByHints(found, content, next, plan, { signal })
+      return { bytes: 0, read: async () => made }
+    },
+    signal,
+  )
 }
 
 const inventoryOf = ({ attachments }: Pick<StoredRelease['statement'], 'attachments'>): AttachmentEntry | undefined =>
   attachments.find(({ name }) => name === 'inventory')
 
-async function attempt(
+async function attempt<T>(
   told: Pick<OfferedPatch, 'onRefused'>,
-  make: () => Promise<Uint8Array>,
+  make: () => Promise<T>,
   signal?: AbortSignal,
-): Promise<Uint8Array | undefined> {
+): Promise<T | undefined> {
   try {
     return await make()
   } catch (error) {

@@ -149,6 +149,12 @@ test('cuts: ascending, complete, at boundaries, within bounds', () => {
   )
 })
 
+test('the first block is a chunk of its own: a superblock holds the time of each build', () => {
+  expect([...cutChunks(40_000, [98, 9000, 9100, 40_000])]).toEqual([98, 9000, 40_000])
+  expect([...cutChunks(40_000, [0, 98, 9000])]).toEqual([98, 9000, 40_000])
+  expect([...cutChunks(98, [98])]).toEqual([98])
+})
+
 test('cuts without boundaries, with a gap, and at nothing', () => {
   expect([...cutChunks(300 << 10)]).toEqual([128 << 10, 256 << 10, 300 << 10])
   expect([...cutChunks(128 << 10)]).toEqual([128 << 10])

@@ -5,9 +5,13 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import type { AnnouncedDelta } from '../../bundle/freshness.ts'
+import type { Core } from '../../device/agent/core.ts'
+import { offerHints } from '../../device/agent/hints-offer.ts'
 import { planFrom } from '../../device/agent/plan-verb.ts'
 import { slotFolder, storeSlot } from '../../device/agent/slot-files.ts'
 import { installFrom } from '../../device/agent/work.ts'
+import { systemClock } from '../../device/doors/clock.ts'
+import { doorErrors } from '../../device/doors/errors.ts'
 import { planText } from '../../device/install/plan.ts'
 import { bundleName, publish } from '../../publisher/publish.ts'
 import { Device, NEVER } from '../attacks/device.ts'
@@ -200,5 +204,32 @@ describe('an agent without a patch, and hints beside the bundle', () => {
     )
     expect(planned).toMatchObject({ hints: 0, attachments: 0 })
     expect(same.web.asked.filter((line) => line.includes('.hints'))).toEqual([])
+  })
+
+  it('are opened once, where they may spare enough; over MQTT that is 1 MiB', async () => {
+    const opened: string[] = []
+    const said: [string, string | undefined][] = []
+    const open = async (address: string) => {
+      opened.push(address)
+      throw doorErrors.TRANSPORT_MISSING(`${address} answered 404`)
+    }
+    const core = {
+      ports: { engine: { open }, config: { agent: { policy: { download: {} } } }, clock: systemClock },
+      say: (line: string, level?: string) => void said.push([line, level]),
+    } as unknown as Core
+    for (const [from, little, enough] of [
+      ['https://example.org/bundles/x.bundle?token=1', 32 * 1024 - 1, 32 * 1024],
+      ['mqtts://broker/bundles/x.bundle', 2 ** 20 - 1, 2 ** 20],
+    ] as const) {
+      const hints = offerHints(core, from, NEVER)
+      expect(await hints?.of(second.head, little)).toBeUndefined()
+      expect(opened).toEqual([])
+      expect(await hints?.of(second.head, enough)).toBeUndefined()
+      expect(await hints?.of(second.head, enough)).toBeUndefined()
+      expect(opened.splice(0)).toEqual([from.replace('x.bundle', 'x.bundle.hints')])
+      expect(said.splice(0)).toEqual([[expect.stringContaining('TRANSPORT_MISSING'), 'info']])
+      await hints?.close()
+    }
+    expect(offerHints(core, '/media/stick/x.bundle', NEVER)).toBeUndefined()
   })
 })

@@ -12,7 +12,10 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { fileSource } from '../../bundle/file-source.ts'
 import { parseFreshness } from '../../bundle/freshness.ts'
+import { readHints } from '../../bundle/hints/format.ts'
+import { inspectBundle } from '../../bundle/reader.ts'
 import { decodeEnvelope, encodeEnvelope } from '../../keys/dsse.ts'
 import { trustAnchor, walkRoots } from '../../keys/root.ts'
 import { verifyEnvelope } from '../../keys/threshold.ts'
@@ -21,6 +24,7 @@ import { type PublishRequest, publish } from '../../publisher/publish.ts'
 import { readRoots, rootVersions } from '../../publisher/roots.ts'
 import { readStatement, signFile, signPaths } from '../../publisher/sign.ts'
 import { aloneIn } from '../../publisher/site-lock.ts'
+import { memorySource } from '../bundle/fixture.ts'
 import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
 import { signedRoot, signer } from '../keys/helpers.ts'
 
@@ -160,13 +164,31 @@ describe('publish', () => {
     const copy = readFileSync(join(work, 'one', statement.path))
     expect(copy.equals(readFileSync(bundle(3)))).toBe(true)
     expect(statement.size).toBe(copy.length)
-    expect(readdirSync(join(work, 'one', 'bundles'))).toHaveLength(1)
+    const name = statement.path.slice('bundles/'.length)
+    expect(readdirSync(join(work, 'one', 'bundles'))).toEqual([name, `${name}.hints`])
+  })
+
+  it('puts hints beside the bundle, the same ones each time, and mends damaged ones', async () => {
+    const { path } = await publish(request('hinted'), quiet)
+    const file = join(work, 'hinted', `${path}.hints`)
+    const hints = readFileSync(file)
+    const source = await fileSource(bundle(3))
+    const { head } = await inspectBundle(source)
+    await source.close()
+    const found = await readHints(memorySource(hints), head)
+    expect(found.images.rootfs.count).toBe(head.indexes.rootfs.chunks.length)
+    const { ino } = statSync(file)
+    await publish(request('hinted'), quiet)
+    expect(statSync(file).ino).toBe(ino)
+    writeFileSync(file, 'torn')
+    await publish(request('hinted'), quiet)
+    expect(readFileSync(file).equals(hints)).toBe(true)
   })
 
   it('announces the newest of several, renews the same, never goes back', async () => {
     const first = await publish(request('two', { bundles: [bundle(3), bundle(2)] }), quiet)
     expect(first.number.counter).toBe(3)
-    expect(readdirSync(join(work, 'two', 'bundles'))).toHaveLength(2)
+    expect(readdirSync(join(work, 'two', 'bundles')).filter((name) => name.endsWith('.bundle'))).toHaveLength(2)
     const renewed = await publish(request('two', { now: NOW + 1000 }), quiet)
     expect(renewed.issued).toBe('2026-11-22T10:00:01Z')
     await expect(publish(request('two', { bundles: [bundle(2)] }), quiet)).rejects.toMatchObject({
