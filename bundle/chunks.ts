@@ -184,8 +184,8 @@ function invalid(sentence: string) {
  * Where to cut an image of `length` bytes: yields the end of each chunk, ascending, the last one at `length`.
  *
  * `boundaries` are the ends (or starts) of the image's own blocks, strictly ascending in 0 .. length. Blocks are
- * grouped: a chunk ends behind the first one (the superblock: it holds a time), behind a block of at least 8 KiB, or, from 8 KiB on, behind a block whose length is 3 modulo
- * 4; never beyond 256 KiB unless one block is larger. So where a chunk ends follows from the blocks near it, and the
+ * grouped: a chunk ends behind the first one (a superblock, which holds the time of the build), behind a block of at least
+ * 8 KiB, or, from 8 KiB on, behind a block whose length is 3 modulo 4; never beyond 256 KiB unless one block is larger. So where a chunk ends follows from the blocks near it, and the
  * cuts behind a changed file fall into step again. Without boundaries: every 128 KiB.
  */
 export function* cutChunks(length: number, boundaries?: Iterable<number>): Generator<number> {

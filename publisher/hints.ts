@@ -1,4 +1,4 @@
-import { nodeFiles, writeFileDurably } from '../base/durable.ts'
+import { nodeFiles } from '../base/durable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { sha256 } from '../bundle/digest.ts'
 import { encodeHints } from '../bundle/hints/format.ts'
@@ -26,8 +26,14 @@ async function inventoryPages(source: ByteSource, { statement, offsets }: Bundle
   return pagesOf(await readExactly(source, at, entry.length), entry)
 }
 
-/** Writes hints, unless they are there already. */
-export async function writeHints(path: string, hints: Uint8Array): Promise<void> {
+/**
+ * Writes hints, unless they are there already. The folder is not flushed.
+ * @param by way of this file, which nobody else has; the caller removes it when this fails
+ */
+export async function writeHints(path: string, hints: Uint8Array, by: string): Promise<void> {
   const present = await nodeFiles.read(path, hints.length).catch(() => undefined)
-  if (present === undefined || sha256(present) !== sha256(hints)) await writeFileDurably(path, hints)
+  if (present !== undefined && sha256(present) === sha256(hints)) return
+  await nodeFiles.write(by, hints)
+  await nodeFiles.sync(by)
+  await nodeFiles.rename(by, path)
 }

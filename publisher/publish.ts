@@ -227,13 +227,13 @@ export async function copyBundle(
       throw publisherErrors.PUBLISH_DIRECTED(`${path} is for device ${head.assignment.statement.device} only`)
     const name = bundleName(head)
     // First: who finds the bundle finds them.
-    await writeHints(join(folder, `${name}${HINTS_SUFFIX}`), hints)
+    await writeHints(join(folder, `${name}${HINTS_SUFFIX}`), hints, `${copy}.hints`)
     await rename(copy, join(folder, name))
     await nodeFiles.syncDir(folder)
     edge.say(`bundle ${name}: verified, ${head.size} bytes`)
     return head
   } finally {
-    await rm(copy, { force: true })
+    for (const left of [copy, `${copy}.hints`]) await rm(left, { force: true })
   }
 }
 

@@ -83,7 +83,7 @@ const indexOf = async (image: ImageEntry, release: AuthenticRelease) => {
   const told = (bytes: number): void => {
     rows[name] += bytes
   }
-  return await indexByHints({ source: hintsSource, hints }, image, [old.indexBytes[name]], told)
+  return await indexByHints({ source: hintsSource, hints, grain: 1 }, image, [old.indexBytes[name]], told)
 }
 const head = await openBundle(source, { trusted }, { indexOf })
 const room = (name: ImageName): number => length(name, head) + treeSize(length(name, head))
@@ -112,10 +112,10 @@ const stored = await readExactly(oldSource, was.at, was.entry.length)
 if (patchHead !== undefined) inventoryFrom(patchHead.sides.inventory, { entry: was.entry, stored }, is.entry)
 else if (was.entry.sha256 !== is.entry.sha256) {
   const content = decompressExactly(stored, was.entry.unpacked)
-  const plan = hints && planInventory(hints, content, is.entry)
+  const plan = hints && planInventory({ hints, grain: 1 }, content, is.entry)
   if (plan === undefined || hintsSource === undefined || hints === undefined)
     await readExactly(source, is.at, is.entry.length)
-  else await inventoryByHints({ source: hintsSource, hints }, content, is.entry, plan)
+  else await inventoryByHints({ source: hintsSource, hints, grain: 1 }, content, is.entry, plan)
 }
 crewBack()
 clearInterval(sampling)

@@ -89,7 +89,7 @@ async function hintsBeside(bundle: string): Promise<string> {
   const source = await fileSource(bundle)
   try {
     const path = `${bundle}${HINTS_SUFFIX}`
-    await writeHints(path, await makeHints(source, (await inspectBundle(source)).head))
+    await writeHints(path, await makeHints(source, (await inspectBundle(source)).head), `${path}.new`)
     return path
   } finally {
     await source.close()

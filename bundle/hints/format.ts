@@ -1,4 +1,4 @@
-import { fromHex, hex, type Sha256 } from '../../base/bytes.ts'
+import { fromHex, hex, roundUp, type Sha256 } from '../../base/bytes.ts'
 import { onlyRanges, type PlannedRequest, planRequests } from '../../base/requests.ts'
 import { type ByteRange, type ByteSource, readExactly } from '../../base/source.ts'
 import { indexCount } from '../chunks.ts'
@@ -66,6 +66,14 @@ export interface Hints {
 export interface HintedRelease {
   readonly statement: Pick<ReleaseStatement, 'images' | 'attachments'>
   readonly digest: Sha256
+}
+
+/** Hints that can be read. */
+export interface OpenHints {
+  readonly source: ByteSource
+  readonly hints: Hints
+  /** Bytes that come at once, whatever is asked for; 1 where a request gets what it asks for. */
+  readonly grain: number
 }
 
 /** Bytes of a row: what a short digest leaves out, and lengths. */
@@ -175,29 +183,32 @@ function readPages(table: Buffer, start: number, inventory: number): Page[] {
 }
 
 /** Requests that fetch one kind of thing, at most; and what a request is worth of bytes between that nobody wants. */
-const MOST_REQUESTS = 6
+const MOST_REQUESTS = 12
 const WORTH_REQUEST = 2048
 
 /** What is fetched for some ranges of hints: in few requests, the shortest gaps between the ranges along with them. Pure. */
-export function fewRequests(ranges: readonly ByteRange[]): readonly PlannedRequest[] {
+export function fewRequests(ranges: readonly ByteRange[], grain: number): readonly PlannedRequest[] {
   const gaps = ranges.slice(1).map(({ offset }, i) => offset - end(ranges[i]))
   const widest = gaps.sort((a, b) => b - a)[MOST_REQUESTS - 1] ?? 0
-  return planRequests(ranges, Math.max(WORTH_REQUEST, widest))
+  return planRequests(ranges, Math.max(WORTH_REQUEST, grain, widest))
 }
 
-/** Bytes of requests. */
-export const requested = (requests: readonly PlannedRequest[]): number =>
-  requests.reduce((sum, { length }) => sum + length, 0)
+/** Bytes of requests; by whole grains, what comes for them at most. Pure. */
+export const requested = (requests: readonly PlannedRequest[], grain = 1): number =>
+  requests.reduce(
+    (sum, { offset, length }) => sum + roundUp(offset + length, grain) - Math.floor(offset / grain) * grain,
+    0,
+  )
 
 /** The bytes of ranges, one behind the other; the caller bounds them. */
 export async function readFew(
-  source: ByteSource,
+  { source, grain }: OpenHints,
   ranges: readonly ByteRange[],
   options: { readonly signal?: AbortSignal },
 ): Promise<Buffer> {
   const out = Buffer.alloc(ranges.reduce((sum, { length }) => sum + length, 0))
   let at = 0
-  for (const request of fewRequests(ranges))
+  for (const request of fewRequests(ranges, grain))
     for await (const piece of onlyRanges(request, source.read(request.offset, request.length, options))) {
       out.set(piece, at)
       at += piece.length

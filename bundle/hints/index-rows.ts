@@ -1,9 +1,9 @@
-import type { ByteRange, ByteSource } from '../../base/source.ts'
+import type { ByteRange } from '../../base/source.ts'
 import { ENTRY, indexCount, indexHead } from '../chunks.ts'
 import { sha256 } from '../digest.ts'
 import type { ImageEntry } from '../types.ts'
 import { hintsErrors } from './errors.ts'
-import { fewRequests, type Hints, type HintsParts, readFew, requested, rowLength, SHORT } from './format.ts'
+import { fewRequests, type HintsParts, type OpenHints, readFew, requested, rowLength, SHORT } from './format.ts'
 
 /** A chunk index from what old ones have of it and the rows of hints that they lack. */
 
@@ -48,13 +48,13 @@ export function hintsOf(bytes: Uint8Array): HintsParts['images']['rootfs'] {
  * @throws HINTS_DIGEST, and those of the source
  */
 export async function indexByHints(
-  { source, hints }: { readonly source: ByteSource; readonly hints: Hints },
+  open: OpenHints,
   image: ImageEntry,
   olds: readonly Uint8Array[],
   told: (bytes: number) => void,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<Uint8Array> {
-  const { count, width, packed, row, shorts, at } = hints.images[image.name]
+  const { count, width, packed, row, shorts, at } = open.hints.images[image.name]
   const index = Buffer.alloc(image.index.length)
   index.set(indexHead(count, image.length))
   const known = new KnownEntries(olds, width)
@@ -65,8 +65,8 @@ export async function indexByHints(
     else index.set(old, index.length - (count - i) * ENTRY)
   }
   const ranges = missing.map((i): ByteRange => ({ offset: at + i * row, length: row }))
-  told(requested(fewRequests(ranges)))
-  const rows = await readFew(source, ranges, options)
+  told(requested(fewRequests(ranges, open.grain)))
+  const rows = await readFew(open, ranges, options)
   for (const [n, i] of missing.entries()) {
     const short = shorts.subarray(i * width, (i + 1) * width)
     unpackRow(rows.subarray(n * row, (n + 1) * row), short, packed, entryAt(index, i))

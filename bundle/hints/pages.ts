@@ -1,12 +1,11 @@
 import { MiB } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import type { ByteSource } from '../../base/source.ts'
 import { sha256 } from '../digest.ts'
 import { ATTACHMENT_LEVEL } from '../release.ts'
 import type { AttachmentEntry } from '../types.ts'
 import { compress, decompressExactly, zstdVersion } from '../zstd.ts'
 import { hintsErrors } from './errors.ts'
-import { fewRequests, type Hints, type HintsParts, type Page, readFew, requested, tableFits } from './format.ts'
+import { fewRequests, type HintsParts, type OpenHints, type Page, readFew, requested, tableFits } from './format.ts'
 
 /** An inventory from what an old one has of it and the pages of hints that it lacks. */
 
@@ -74,7 +73,11 @@ export interface InventoryPlan {
 }
 
 /** Undefined when hints are of no use for it. @param old unpacked, verified */
-export function planInventory(hints: Hints, old: Uint8Array, next: AttachmentEntry): InventoryPlan | undefined {
+export function planInventory(
+  { hints, grain }: Pick<OpenHints, 'hints' | 'grain'>,
+  old: Uint8Array,
+  next: AttachmentEntry,
+): InventoryPlan | undefined {
   if (hints.pages.length === 0 || hints.library !== zstdVersion || next.unpacked > MAX_INVENTORY) return undefined
   const known = new Map<string, number>()
   let start = 0
@@ -83,8 +86,8 @@ export function planInventory(hints: Hints, old: Uint8Array, next: AttachmentEnt
     start = end
   }
   const kept = hints.pages.map(({ short, unpacked }) => known.get(`${short} ${unpacked}`))
-  const bytes = requested(fewRequests(rangesOf(hints.pages, kept)))
-  return bytes < next.length ? { bytes, kept } : undefined
+  const requests = fewRequests(rangesOf(hints.pages, kept), grain)
+  return requested(requests, grain) < next.length ? { bytes: requested(requests), kept } : undefined
 }
 
 const rangesOf = (pages: readonly Page[], kept: InventoryPlan['kept']) =>
@@ -95,17 +98,17 @@ const rangesOf = (pages: readonly Page[], kept: InventoryPlan['kept']) =>
  * @throws HINTS_INVALID, HINTS_DIGEST, and those of the source
  */
 export async function inventoryByHints(
-  { source, hints }: { readonly source: ByteSource; readonly hints: Hints },
+  open: OpenHints,
   old: Uint8Array,
   next: AttachmentEntry,
   { kept }: InventoryPlan,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<Uint8Array> {
-  const fetched = await readFew(source, rangesOf(hints.pages, kept), options)
+  const fetched = await readFew(open, rangesOf(open.hints.pages, kept), options)
   // The lengths of the pages add up to this: checked when they were read.
   const content = Buffer.alloc(next.unpacked)
   let [at, from] = [0, 0]
-  for (const [i, { unpacked, stored }] of hints.pages.entries()) {
+  for (const [i, { unpacked, stored }] of open.hints.pages.entries()) {
     const start = kept[i]
     if (start !== undefined) content.set(old.subarray(start, start + unpacked), at)
     else {

@@ -3,7 +3,7 @@ import { KiB } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { PIECE_BYTES } from '../../broker/topics.ts'
-import { HINTS_SUFFIX, type HintedRelease, type Hints, readHints } from '../../bundle/hints/format.ts'
+import { HINTS_SUFFIX, type HintedRelease, type OpenHints, readHints } from '../../bundle/hints/format.ts'
 import { exact } from '../doors/exact.ts'
 import { openImpatient } from '../doors/impatient.ts'
 import { limited } from '../policy/limit.ts'
@@ -12,7 +12,7 @@ import type { OfferedHints } from './ports.ts'
 
 /** Hints are asked for where they may spare this: a request more has its price, too. */
 const WORTH = 32 * KiB
-/** A broker sends whole pieces, and all that stands in front of the data is in the first few of a small bundle anyway. */
+/** A broker sends whole pieces, and some of those in front of the data are needed in any case. */
 const WORTH_PIECES = 8 * PIECE_BYTES
 /** The bundle's own server gave its first bytes just now; one that has no hints and does not say so is not waited for. */
 const PATIENCE_MS = 15_000
@@ -37,9 +37,9 @@ export function offerHints(
   if (!isAddress(from) || !URL.canParse(from)) return undefined
   const address = hintsAddress(from)
   const { engine, config, clock } = core.ports
-  const worth = /^mqtt/i.test(from) ? WORTH_PIECES : WORTH
+  const [worth, grain] = /^mqtt/i.test(from) ? [WORTH_PIECES, PIECE_BYTES] : [WORTH, 1]
   let source: ByteSource | undefined
-  let found: Promise<{ readonly source: ByteSource; readonly hints: Hints } | undefined> | undefined
+  let found: Promise<OpenHints | undefined> | undefined
   let bytes = 0
 
   const onRefused = (error: Error): void => {
@@ -48,7 +48,7 @@ export function offerHints(
     const level = code === 'TRANSPORT_MISSING' ? 'info' : 'warning'
     core.say(`bistable: ${code}: ${message}; chunk indexes and inventory are fetched without hints`, level)
   }
-  const open = async (release: HintedRelease) => {
+  const open = async (release: HintedRelease): Promise<OpenHints | undefined> => {
     try {
       const patient = (stop: AbortSignal) => engine.open(address, stop)
       const opened = exact(await openImpatient(patient, address, PATIENCE_MS, clock, signal))
@@ -56,7 +56,7 @@ export function offerHints(
       source = bytesPerSecond === undefined ? opened : limited(opened, bytesPerSecond, clock)
       const hints = await readHints(source, release, { signal })
       bytes += hints.length
-      return { source, hints }
+      return { source, hints, grain }
     } catch (error) {
       if (signal.aborted || !isBistableError(error)) throw error
       onRefused(error)

@@ -140,7 +140,7 @@ async function hintedInventory(
     hints,
     async () => {
       const content = decompressExactly(old, entry.unpacked)
-      const plan = planInventory(found.hints, content, next)
+      const plan = planInventory(found, content, next)
       if (plan === undefined || !fetch) return plan && { bytes: plan.bytes, read: async () => undefined }
       hints.told(plan.bytes)
       const made = await inventoryByHints(found, content, next, plan, { signal })

@@ -7,7 +7,7 @@ import type { BootState, Slot } from '../../bootloader/state.ts'
 import type { Policy } from '../../bundle/agent-policy.ts'
 import type { DeltaHead } from '../../bundle/delta/head.ts'
 import type { HealthPlan } from '../../bundle/health-plan.ts'
-import type { HintedRelease, Hints } from '../../bundle/hints/format.ts'
+import type { HintedRelease, OpenHints } from '../../bundle/hints/format.ts'
 import type { BundleHead, ReleaseStatement } from '../../bundle/types.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import type { Unlocking } from '../addons/unlock.ts'
@@ -130,10 +130,7 @@ export interface OfferedHints {
    * not be worth a request.
    * @param spares bytes that are fetched without them
    */
-  of(
-    release: HintedRelease,
-    spares: number,
-  ): Promise<{ readonly source: ByteSource; readonly hints: Hints } | undefined>
+  of(release: HintedRelease, spares: number): Promise<OpenHints | undefined>
   /** Told before more of them is fetched. */
   readonly told: (bytes: number) => void
   /** Told why they, or a part of them, are not used. */

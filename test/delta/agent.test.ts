@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
+import { PIECE_BYTES } from '../../broker/topics.ts'
 import { sha256 } from '../../bundle/digest.ts'
 import type { AnnouncedDelta } from '../../bundle/freshness.ts'
+import { readHints } from '../../bundle/hints/format.ts'
 import type { Core } from '../../device/agent/core.ts'
 import { offerHints } from '../../device/agent/hints-offer.ts'
 import { planFrom } from '../../device/agent/plan-verb.ts'
@@ -16,6 +18,7 @@ import { planText } from '../../device/install/plan.ts'
 import { bundleName, publish } from '../../publisher/publish.ts'
 import { Device, NEVER } from '../attacks/device.ts'
 import { PublishSite } from '../attacks/web.ts'
+import { memorySource } from '../bundle/fixture.ts'
 import { signer } from '../keys/helpers.ts'
 import { type Made, release } from './kit.ts'
 
@@ -32,8 +35,8 @@ let named: AnnouncedDelta | undefined
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'bistable-delta-agent-'))
   // Enough of an inventory that hints are worth a request.
-  first = await release(dir, 1, { counter: 5, lines: 1500 })
-  second = await release(dir, 2, { counter: 6, lines: 1500 })
+  first = await release(dir, 1, { counter: 5, lines: 1500, every: 400 })
+  second = await release(dir, 2, { counter: 6, lines: 1500, every: 400 })
   site = join(dir, 'site')
   const request = { to: site, channel: 'stable', signers: [signer(21)], validSeconds: 86_400, deltas: 1 }
   const now = Date.parse('2026-11-21T10:00:00Z')
@@ -168,16 +171,17 @@ describe('an agent without a patch, and hints beside the bundle', () => {
     const start = second.head.offsets.attachments.inventory ?? 0
     for (const { from, to } of askedOf(web, /\.bundle /))
       expect(to < start || from >= start + (inventory?.length ?? 0)).toBe(true)
-    expect(askedOf(web, /\.hints /).length).toBeLessThanOrEqual(10)
+    expect(askedOf(web, /\.hints /).length).toBeLessThanOrEqual(12)
   })
 
   it('installs all the same when they are damaged, cut, of another release, or not there, and says so', async () => {
     const name = `/bundles/${bundleName(second.head)}.hints`
     const whole = readFileSync(join(plain, name))
+    const { pages } = await readHints(memorySource(whole), second.head)
     const flipped = (at: number): Uint8Array => whole.map((byte, i) => (i === at ? byte ^ 1 : byte))
     const cases: readonly [name: string, served: Uint8Array | undefined, code: string][] = [
       ['table', flipped(80), 'HINTS_DIGEST'],
-      ['page', flipped(whole.length - 20), 'HINTS_'],
+      ['pages', whole.map((byte, i) => (i < (pages[0]?.at ?? 0) ? byte : byte ^ 1)), 'HINTS_INVALID'],
       ['cut', whole.subarray(0, 300), 'HINTS_INVALID'],
       ['other', readFileSync(join(plain, 'bundles', `${bundleName(first.head)}.hints`)), 'HINTS_WRONG_RELEASE'],
       ['none', undefined, 'TRANSPORT_MISSING'],
@@ -206,7 +210,7 @@ describe('an agent without a patch, and hints beside the bundle', () => {
     expect(same.web.asked.filter((line) => line.includes('.hints'))).toEqual([])
   })
 
-  it('are opened once, where they may spare enough; over MQTT that is 1 MiB', async () => {
+  it('are opened once, where they may spare enough; over MQTT that is 8 pieces', async () => {
     const opened: string[] = []
     const said: [string, string | undefined][] = []
     const open = async (address: string) => {
@@ -219,7 +223,7 @@ describe('an agent without a patch, and hints beside the bundle', () => {
     } as unknown as Core
     for (const [from, little, enough] of [
       ['https://example.org/bundles/x.bundle?token=1', 32 * 1024 - 1, 32 * 1024],
-      ['mqtts://broker/bundles/x.bundle', 2 ** 20 - 1, 2 ** 20],
+      ['mqtts://broker/bundles/x.bundle', 8 * PIECE_BYTES - 1, 8 * PIECE_BYTES],
     ] as const) {
       const hints = offerHints(core, from, NEVER)
       expect(await hints?.of(second.head, little)).toBeUndefined()

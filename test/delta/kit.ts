@@ -55,9 +55,9 @@ export function system(version: 1 | 2): Item[] {
   return items
 }
 
-/** Lines that do not compress, one in forty of them another in each release. */
-function inventoryLine(i: number, version: 1 | 2): string {
-  const digest = sha256(Buffer.from(`${i} ${i % 40 === 3 ? version : 0}`))
+/** Lines that do not compress, one in so many of them another in each release. */
+function inventoryLine(i: number, version: 1 | 2, every: number): string {
+  const digest = sha256(Buffer.from(`${i} ${i % every === 3 ? version : 0}`))
   return `${JSON.stringify({ path: `/share/${i}`, type: 'file', mode: 420, uid: 0, gid: 0, size: i, digest })}\n`
 }
 
@@ -70,7 +70,7 @@ export interface Made {
 export async function release(
   dir: string,
   version: 1 | 2,
-  { level = 9, counter = version as number, lines = 400 } = {},
+  { level = 9, counter = version as number, lines = 400, every = 40 } = {},
 ): Promise<Made> {
   const path = join(dir, `rootfs-${version}.img`)
   await writeSquashfs(treeOf(system(version)), path, { blockSize: 65_536, level, time: 1, processors: 1 })
@@ -79,7 +79,7 @@ export async function release(
   const boundaries = await image.contentBoundaries()
   const boot = Buffer.concat([noise(4096 * 30, 'kernel'), noise(4096 * 4, `initrd ${version}`)])
   const number = { epoch: 0, counter }
-  const inventory = Buffer.from(Array.from({ length: lines }, (_, i) => inventoryLine(i, version)).join(''))
+  const inventory = Buffer.from(Array.from({ length: lines }, (_, i) => inventoryLine(i, version, every)).join(''))
   const bundle = await makeBundle(dir, `release-${version}`, { boot, rootfs, boundaries, number, inventory })
   const source = await openFileDoor(bundle.path)
   return { bundle, source, head: await openBundle(source, { trusted: bundle.trusted }) }
