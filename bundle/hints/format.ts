@@ -183,7 +183,7 @@ function readPages(table: Buffer, start: number, inventory: number): Page[] {
 }
 
 /** Requests that fetch one kind of thing, at most; and what a request is worth of bytes between that nobody wants. */
-const MOST_REQUESTS = 12
+const MOST_REQUESTS = 6
 const WORTH_REQUEST = 2048
 
 /** What is fetched for some ranges of hints: in few requests, the shortest gaps between the ranges along with them. Pure. */

@@ -98,7 +98,7 @@ describe('an index by hints', () => {
       const olds = random() < 0.3 ? [encodeEntries(many(5, mixed)), encodeEntries(old)] : [encodeEntries(old)]
       const { index, requests } = await take(of, 'rootfs', olds)
       expect(same(index, of.index.rootfs)).toBe(true)
-      expect(requests).toBeLessThanOrEqual(12)
+      expect(requests).toBeLessThanOrEqual(6)
       // With nothing at all it is still much shorter than the index.
       const all = await take(of, 'rootfs', [])
       expect(same(all.index, of.index.rootfs)).toBe(true)
@@ -282,7 +282,7 @@ describe('an inventory by hints', () => {
   })
 })
 
-it('requests: never more than twelve, and nothing between that is worth one', () => {
+it('requests: never more than six, and nothing between that is worth one', () => {
   for (let round = 0; round < 50; round++) {
     const ranges: ByteRange[] = []
     let at = 0
@@ -292,7 +292,7 @@ it('requests: never more than twelve, and nothing between that is worth one', ()
       at += ranges.at(-1)?.length ?? 0
     }
     const requests = fewRequests(ranges, 1)
-    expect(requests.length).toBeLessThanOrEqual(12)
+    expect(requests.length).toBeLessThanOrEqual(6)
     expect(requests.flatMap((request) => request.ranges)).toEqual(ranges)
     expect(requested(requests)).toBe(requests.reduce((sum, { length }) => sum + length, 0))
     for (const [i, { offset }] of requests.slice(1).entries()) {
