@@ -111,7 +111,8 @@ export async function keptInventory(
   const [entry, next] = [stored && inventoryOf(stored.statement), inventoryOf(head.statement)]
   if (entry === undefined || next === undefined) return undefined
   const read = async (): Promise<Uint8Array | undefined> => {
-    const bytes = await files.read(join(folder, INVENTORY), entry.length)
+    // One that cannot be read is no reason to fail: the bundle has the new one.
+    const bytes = await files.read(join(folder, INVENTORY), entry.length).catch(() => undefined)
     return bytes !== undefined && sha256(bytes) === entry.sha256 ? bytes : undefined
   }
   const old = await read()
