@@ -249,8 +249,10 @@ describe('publish', () => {
     for (const end of ended) if (end.status === 'rejected') expect(end.reason).toMatchObject({ code: 'PUBLISH_LOWER' })
     const channel = decodeEnvelope(readFileSync(join(work, to, 'channels', 'stable.json')))
     expect(parseFreshness(channel.payload).number.counter).toBe(4)
-    const copies = readdirSync(join(work, to, 'bundles'))
+    const files = readdirSync(join(work, to, 'bundles'))
+    const copies = files.filter((name) => name.endsWith('.bundle'))
     expect(copies).toHaveLength(3)
+    expect(files).toEqual(copies.flatMap((name) => [name, `${name}.hints`]))
     for (const name of copies) {
       const counter = Number(/^demo-0\.(\d)-/.exec(name)?.[1])
       expect(readFileSync(join(work, to, 'bundles', name)).equals(readFileSync(bundle(counter)))).toBe(true)
