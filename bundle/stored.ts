@@ -19,7 +19,8 @@ export function unpackChunk(chunk: Chunk, stored: Uint8Array, digest?: string): 
   return unpackChecked(chunk, stored)
 }
 
-function unpackChecked(chunk: Chunk, stored: Uint8Array): Uint8Array {
+/** As `unpackChunk`, for stored bytes that were checked. */
+export function unpackChecked(chunk: Chunk, stored: Uint8Array): Uint8Array {
   if (chunk.encoding === 'raw') return stored
   const content = decompressExactly(stored, chunk.length)
   if (sha256(content) !== chunk.digest)
@@ -117,14 +118,21 @@ function* chunksOf({ first, count, bytes, digests }: StoredRun, chunks: readonly
   }
 }
 
+/** Are all stored bytes of a run those of their chunks? */
+export function holdsRun(run: StoredRun, chunks: readonly Chunk[]): boolean {
+  const { first, count, digests } = run
+  if (digests !== undefined) return areStoredDigests(chunks, first, count, digests)
+  for (const [chunk, stored] of chunksOf(run, chunks)) if (sha256(stored) !== chunk.storedDigest) return false
+  return true
+}
+
 /**
  * Refuses a run with stored bytes that are not those of their chunks.
  * @throws BUNDLE_DIGEST
  */
 export function checkRun(run: StoredRun, chunks: readonly Chunk[]): void {
-  const { first, count, digests } = run
-  if (digests !== undefined && areStoredDigests(chunks, first, count, digests)) return
-  // One by one: these were not hashed yet, or the wrong one is to be named.
+  if (holdsRun(run, chunks)) return
+  // The wrong one is to be named.
   for (const [chunk, stored] of chunksOf({ ...run, digests: undefined }, chunks)) checkStored(chunk, stored)
 }
 

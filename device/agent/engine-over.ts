@@ -16,6 +16,7 @@ import { openFileDoor } from '../doors/file.ts'
 import type { HttpDoorOptions } from '../doors/http.ts'
 import { openMqttDoor } from '../doors/mqtt.ts'
 import type { PatienceLimits } from '../doors/patience.ts'
+import { readAhead } from '../doors/read-ahead.ts'
 import { fetchRetained } from '../doors/retained.ts'
 import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
@@ -171,14 +172,20 @@ function crew(): { close(): Promise<void> } {
   return { close: async () => giveBack() }
 }
 
-/** A file gives its bytes as fast as they can be hashed. */
+/** A file gives its bytes as fast as they can be hashed, and from the first one on, while its signatures are checked. */
 async function openWithCrew(path: string): Promise<ByteSource> {
-  const held = crew()
+  const giveBack = useHashCrew()
+  const stop = readAhead(path)
+  const end = (): void => {
+    giveBack()
+    // Not waited for: a read that the kernel does not end must not keep the answer back.
+    void stop()
+  }
   try {
     const source = await openFileDoor(path)
-    return { ...source, close: () => source.close().finally(held.close) }
+    return { ...source, close: () => source.close().finally(end) }
   } catch (error) {
-    await held.close()
+    end()
     throw error
   }
 }

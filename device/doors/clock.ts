@@ -43,3 +43,46 @@ export async function within<T>(clock: DoorClock, ms: number, work: Promise<T>, 
     timer.abort(SETTLED)
   }
 }
+
+/** Waits for one thing after the other, each at most so long, with one timer for them all. */
+export interface Patience {
+  /** As `within`. One at a time. */
+  wait<T>(work: Promise<T>): Promise<T>
+  /** Ends the timer. */
+  end(): void
+}
+
+/** @param onTimeout as of `within` */
+export function patience(clock: DoorClock, ms: number, onTimeout: () => Error): Patience {
+  const timer = new AbortController()
+  let since: number | undefined
+  let fail: (error: Error) => void = () => undefined
+  let watching = false
+
+  async function watch(): Promise<void> {
+    for (;;) {
+      const left = since === undefined ? ms : since + ms - clock.now()
+      if (left <= 0) return fail(onTimeout())
+      await clock.sleep(left, timer.signal)
+    }
+  }
+
+  return {
+    async wait(work) {
+      since = clock.now()
+      if (!watching) {
+        watching = true
+        watch().catch(() => undefined)
+      }
+      try {
+        return await new Promise((resolve, reject) => {
+          fail = reject
+          work.then(resolve, reject)
+        })
+      } finally {
+        since = undefined
+      }
+    },
+    end: () => timer.abort(SETTLED),
+  }
+}

@@ -1,7 +1,7 @@
 import { type BistableError, isBistableError, systemCode } from '../../base/errors.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { fileSource } from '../../bundle/file-source.ts'
-import { type DoorClock, systemClock, within } from './clock.ts'
+import { type DoorClock, patience, systemClock } from './clock.ts'
 import { doorErrors } from './errors.ts'
 
 /** A piece of 1 MiB that takes longer than this will not come: the kernel gives up on a stick after 30 s a command. */
@@ -35,18 +35,20 @@ export async function openFileDoor(path: string, options: FileDoorOptions = {}):
       if (offset + length > source.size)
         throw doorErrors.TRANSPORT_SHORT(`${path} has ${source.size} bytes, ${offset + length} are needed`)
       const pieces = source.read(offset, length, options)[Symbol.asyncIterator]()
+      const patient = patience(clock, stallMs, () => {
+        stalled = true
+        return doorErrors.TRANSPORT_STALLED(`${path} gave nothing for ${stallMs} ms`)
+      })
       try {
         for (;;) {
-          const piece = await within(clock, stallMs, pieces.next(), () => {
-            stalled = true
-            return doorErrors.TRANSPORT_STALLED(`${path} gave nothing for ${stallMs} ms`)
-          })
+          const piece = await patient.wait(pieces.next())
           if (piece.done === true) return
           yield piece.value
         }
       } catch (error) {
         throw doorError(path, error)
       } finally {
+        patient.end()
         // A read that the kernel does not end cannot be waited for; its file stays open until it does.
         if (!stalled) await pieces.return?.()
       }

@@ -14,8 +14,25 @@ const STEP = 32 * MiB
 /** All that one call reads goes into the same memory, again and again. */
 const SCRATCH = 128 * KiB
 
-/** @returns stops it; resolves when no read is under way any more. Never fails. */
+/** What is being read, and for how many. */
+const running = new Map<string, { users: number; readonly stop: () => Promise<void> }>()
+
+/**
+ * Where the same file is read ahead already, nothing more is begun.
+ * @returns stops it, unless somebody else wants it still; resolves when no read is under way any more. Never fails. Call it once
+ */
 export function readAhead(path: string): () => Promise<void> {
+  const one = running.get(path) ?? { users: 0, stop: begin(path) }
+  running.set(path, one)
+  one.users++
+  return async () => {
+    if (--one.users > 0) return
+    running.delete(path)
+    await one.stop()
+  }
+}
+
+function begin(path: string): () => Promise<void> {
   let stopped = false
   const work = async (): Promise<void> => {
     // Non-blocking: a FIFO must not hold a thread for ever.

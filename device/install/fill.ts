@@ -1,7 +1,7 @@
 import { MiB } from '../../base/bytes.ts'
 import { type ByteSource, readRanges } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { checkRun, contentsOf, type StoredRun, splitRuns, storedRanges } from '../../bundle/stored.ts'
+import { holdsRun, type StoredRun, splitRuns, storedRanges, unpackChecked, unpackChunk } from '../../bundle/stored.ts'
 import type { Chunk, ChunkIndex, ImageName } from '../../bundle/types.ts'
 import type { SlotWriter } from '../slots/writer.ts'
 import type { ChunkJournal } from './journal.ts'
@@ -73,26 +73,17 @@ export async function fillSlot(job: FillJob): Promise<void> {
   const lacking = chunks.filter((chunk, i) => job.held[i] === 0 && local(i, chunk) === undefined)
   const failed = new Set<number>()
   const coming = new Coming(job, lacking)
-  /** How many of those that are lacking were taken. */
-  let taken = 0
   try {
-    for (let i = 0; i < chunks.length; ) {
+    for (const [i, chunk] of chunks.entries()) {
       throwIfCancelled(job.signal)
-      const chunk = chunks[i] as Chunk
-      if (chunk === lacking[taken]) {
-        // Together with those behind it that are lacking too: nothing else is written between them.
-        let most = 1
-        while (lacking[taken + most] !== undefined && chunks[i + most] === lacking[taken + most]) most++
-        const count = await takeNext(job, coming, most)
-        for (const end = i + count; i < end; i++) job.journal.add(i, 'fetch')
-        taken += count
+      if (job.held[i] === 1) {
+        job.journal.add(i, 'keep')
         continue
       }
-      if (job.held[i] === 1) job.journal.add(i, 'keep')
-      else {
-        const found = local(i, chunk)
-        const bytes = await found?.bytes()
-        if (found === undefined || bytes === undefined) failed.add(i)
+      const found = local(i, chunk)
+      if (found !== undefined) {
+        const bytes = await found.bytes()
+        if (bytes === undefined) failed.add(i)
         else {
           const written = job.writer.write(chunk.offset, bytes)
           if (written !== undefined) await written
@@ -100,8 +91,11 @@ export async function fillSlot(job: FillJob): Promise<void> {
           job.journal.add(i, found.how)
           job.onChunk()
         }
+      } else {
+        const taken = takeNext(job, coming, chunk)
+        if (taken !== undefined) await taken
+        job.journal.add(i, 'fetch')
       }
-      i++
     }
   } finally {
     job.journal.end()
@@ -113,7 +107,7 @@ export async function fillSlot(job: FillJob): Promise<void> {
   const again = new Coming(job, wanted)
   try {
     for (const i of failed) {
-      await takeNext(job, again, 1)
+      await takeNext(job, again, chunks[i] as Chunk)
       job.journal.add(i, 'refetch')
     }
   } finally {
@@ -157,12 +151,15 @@ async function claimedBytes(
   return sha256(bytes) === chunk.digest ? bytes : undefined
 }
 
-/** Chunks that come through the door, in the order they were asked for, checked. */
+/** Chunks that come through the door, in the order they were asked for. */
 class Coming {
   readonly #chunks: readonly Chunk[]
   readonly #runs: AsyncGenerator<StoredRun>
   #run: StoredRun | undefined
-  /** Something in this run is not what was signed: what stands before it is still taken. */
+  /** Of the run: chunks and bytes that were taken. */
+  #taken = 0
+  #at = 0
+  /** Not all of this run is what was signed: each chunk of it is checked by itself, for those in front are good. */
   #doubtful = false
 
   constructor(job: FillJob, chunks: readonly Chunk[]) {
@@ -172,37 +169,28 @@ class Coming {
     this.#runs = splitRuns(readRanges(job.source, ranges, options), chunks)
   }
 
-  get chunks(): readonly Chunk[] {
-    return this.#chunks
+  /** Waits only when nothing that has come is left; the bytes, checked, are valid until it waits again. */
+  next(): Uint8Array | Promise<Uint8Array> {
+    const run = this.#run
+    return run === undefined || this.#taken === run.count ? this.#more() : this.#take(run)
   }
 
-  /** The next chunks, at most so many; their bytes are valid until the next are asked for. */
-  async take(most: number): Promise<StoredRun> {
-    const run = this.#run ?? (await this.#more())
-    const count = Math.min(run.count, this.#doubtful ? 1 : most)
-    this.#run = undefined
-    if (count === run.count && !this.#doubtful) return run
-    let length = 0
-    for (let i = 0; i < count; i++) length += this.#chunks[run.first + i]?.storedLength ?? 0
-    const { first, bytes } = run
-    const part = { first, count, bytes: bytes.subarray(0, length), digests: undefined }
-    if (count < run.count)
-      this.#run = { first: first + count, count: run.count - count, bytes: bytes.subarray(length), digests: undefined }
-    if (this.#doubtful) checkRun(part, this.#chunks)
-    return part
+  #take({ first, bytes }: StoredRun): Uint8Array {
+    const chunk = this.#chunks[first + this.#taken++] as Chunk
+    const stored = bytes.subarray(this.#at, this.#at + chunk.storedLength)
+    this.#at += chunk.storedLength
+    return this.#doubtful ? unpackChunk(chunk, stored) : unpackChecked(chunk, stored)
   }
 
-  async #more(): Promise<StoredRun> {
+  async #more(): Promise<Uint8Array> {
     const { value, done } = await this.#runs.next()
     // `splitRuns` refuses a stream that is too short.
     if (done === true) throw new RangeError('a chunk was not asked for')
-    try {
-      checkRun(value, this.#chunks)
-      this.#doubtful = false
-    } catch {
-      this.#doubtful = true
-    }
-    return value
+    this.#run = value
+    this.#taken = 0
+    this.#at = 0
+    this.#doubtful = !holdsRun(value, this.#chunks)
+    return this.#take(value)
   }
 
   async end(): Promise<void> {
@@ -210,16 +198,22 @@ class Coming {
   }
 }
 
-/** @returns how many chunks were taken and written */
-async function takeNext(job: FillJob, coming: Coming, most: number): Promise<number> {
-  const run = await coming.take(most)
-  job.counts.stored += run.bytes.length
-  for (const { offset, bytes } of contentsOf(run, coming.chunks)) {
-    const written = job.writer.write(offset, bytes)
-    if (written !== undefined) await written
-    job.counts.fetched += bytes.length
+/** Writes the next chunk that comes. Waits only when it has to. */
+function takeNext(job: FillJob, coming: Coming, chunk: Chunk): Promise<void> | undefined {
+  const bytes = coming.next()
+  if (bytes instanceof Promise) return bytes.then((come) => put(job, chunk, come))
+  return put(job, chunk, bytes)
+}
+
+function put(job: FillJob, chunk: Chunk, bytes: Uint8Array): Promise<void> | undefined {
+  job.counts.stored += chunk.storedLength
+  const done = (): void => {
+    job.counts.fetched += chunk.length
+    job.onChunk()
+    throwIfCancelled(job.signal)
   }
-  job.onChunk()
-  throwIfCancelled(job.signal)
-  return run.count
+  const written = job.writer.write(chunk.offset, bytes)
+  if (written !== undefined) return written.then(done)
+  done()
+  return undefined
 }
