@@ -1,10 +1,9 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseInventory } from '../../bundle/inventory.ts'
 import { changeablePlaces } from '../../bundle/mounts.ts'
 import type { InventoryEntry } from '../../bundle/types.ts'
 import { unpackAttachment } from '../../bundle/verify.ts'
-import { type Drift, type DriftEntry, findDrift } from '../drift/drift.ts'
+import { type Drift, type DriftEntry, findDrift, showable } from '../drift/drift.ts'
 import { driftErrors } from '../drift/errors.ts'
 import { diffLines, MAX_DIFF_BYTES } from '../drift/lines.ts'
 import { liveInventory } from '../drift/live.ts'
@@ -53,15 +52,11 @@ async function releaseInventory(core: Core): Promise<AsyncIterable<InventoryEntr
 }
 
 async function linesOf(core: Core, entries: readonly DriftEntry[], root: string): Promise<Record<string, string>> {
-  const small = ({ size = 0, type }: InventoryEntry) => type === 'file' && size <= MAX_DIFF_BYTES
-  const paths = entries
-    .filter(({ kind, release, device }) => kind === 'changed' && release && device && small(release) && small(device))
-    .map(({ path }) => path)
-    .slice(0, MAX_SHOWN)
+  const paths = showable(entries, MAX_DIFF_BYTES).slice(0, MAX_SHOWN)
   const released = await core.ports.engine.etc?.released(core.line.slot, paths, MAX_DIFF_BYTES)
   const lines: Record<string, string> = {}
   for (const [path, before] of released ?? []) {
-    const now = await readFile(`${root}${path}`).catch(() => undefined)
+    const now = await core.ports.files.read(`${root}${path}`, MAX_DIFF_BYTES).catch(() => undefined)
     const text = now && diffLines(before, now)
     if (text !== undefined && text !== '') lines[path] = text
   }

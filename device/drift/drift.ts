@@ -40,6 +40,19 @@ export interface DriftRequest {
   readonly xattrs: boolean
 }
 
+/**
+ * Paths of changed files whose lines may be shown: not those of which only some people may read one side. What is shown is
+ * copied into tickets, and a table of passwords should not be. Pure.
+ * @param limit bytes of a file
+ */
+export function showable(entries: readonly DriftEntry[], limit: number): readonly string[] {
+  const fits = (side: InventoryEntry | undefined) =>
+    side?.type === 'file' && (side.size ?? 0) <= limit && (side.mode & 0o004) !== 0
+  return entries
+    .filter(({ kind, release, device }) => kind === 'changed' && fits(release) && fits(device))
+    .map(({ path }) => path)
+}
+
 /** Both sides are read as streams; memory grows with what differs, up to 10,000 paths. */
 export async function findDrift(request: DriftRequest): Promise<Drift> {
   const { folders, device: running } = request

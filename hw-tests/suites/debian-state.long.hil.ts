@@ -36,13 +36,17 @@ hil('an add-on by systemd-sysext, and what differs from the release', async ({ d
   expect(await dut.bistable('unlock --for 1h')).toMatchObject({ error: 'UNLOCK_PRODUCTION' })
 
   await dut.run(LIVED_IN)
-  const drift = await dut.bistable('drift', INSTALL)
+  const drift = await dut.bistable('drift --diff', INSTALL)
   const entries = drift.body['entries'] as { path: string; kind: string; owned?: boolean }[]
   const found = new Map(entries.map(({ path, kind }) => [path, kind]))
   expect(found.get('/etc/mine.conf')).toBe('added')
   for (const path of ['/etc/app/app.conf', '/etc/issue', '/opt/app/app.conf', '/etc/shadow', '/etc/passwd'])
     expect([path, found.get(path)]).toEqual([path, 'changed'])
   expect(entries.filter(({ path }) => path.startsWith('/usr/'))).toEqual([])
+  const diffs = drift.body['diffs'] as Record<string, string>
+  expect(diffs['/opt/app/app.conf']).toMatch(/^-level = 1\n\+level = 7$/m)
+  expect(diffs['/etc/shadow']).toBeUndefined()
+  expect(diffs['/etc/app/app.conf']).toMatch(/^-greeting = hello\n\+greeting = moin$/m)
 
   // What the next release would make of it, and a rule for what is in doubt.
   const next = server.offer('/next', { from: kit.bundle('next').path })

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { driftText, findDrift } from '../../device/drift/drift.ts'
+import { driftText, findDrift, showable } from '../../device/drift/drift.ts'
 import { diffLines } from '../../device/drift/lines.ts'
 import { liveInventory } from '../../device/drift/live.ts'
 import { attrTools } from '../../device/etc/xattrs.ts'
@@ -86,6 +86,23 @@ describe('drift', () => {
     const text = (lines: string) => Buffer.from(lines)
     expect(diffLines(text('a\nb\nc\n'), text('a\nB\nc\nd\n'))).toBe('@ line 2\n-b\n+B\n@ line 4\n+d')
     expect(diffLines(text('a\0'), text('b'))).toBeUndefined()
+  })
+
+  it('shows no lines of what only some people may read, on either side', () => {
+    const file = (path: string, mode: number, size = 9) => ({ path, type: 'file' as const, mode, uid: 0, gid: 0, size })
+    const changed = (path: string, before: number, after: number, size?: number) => {
+      const [release, device] = [file(path, before), file(path, after, size)]
+      return { path, kind: 'changed' as const, aspects: ['content' as const], owned: false, release, device }
+    }
+    const entries = [
+      changed('/etc/issue', 0o644, 0o664),
+      changed('/etc/shadow', 0o640, 0o640),
+      changed('/etc/opened', 0o600, 0o644),
+      changed('/etc/closed', 0o644, 0o600),
+      changed('/etc/large', 0o644, 0o644, 11),
+      { ...changed('/etc/new', 0o644, 0o644), kind: 'added' as const },
+    ]
+    expect(showable(entries, 10)).toEqual(['/etc/issue'])
   })
 
   it('DRIFT_UNREADABLE names the path; DRIFT_TOO_LARGE is told before memory fills', async () => {

@@ -108,3 +108,46 @@ test.skipIf(!ready)('a transient /etc is made anew at every boot, but for what t
     vm.remove()
   }
 })
+
+const MARKED = `#!/bin/sh
+exec >/dev/console 2>&1
+echo "report: begin"
+while read -r line; do echo "report: $line"; done </etc/marker
+echo "changed by the device" >/etc/marker
+echo "report: end"
+/bin/busybox sync
+/bin/busybox poweroff -f
+`
+
+test.skipIf(!ready)(
+  'no room for an /etc, or a place that the image has not: a trial ends with that reason, and the old system is as it was',
+  async () => {
+    const vm = await makeVm({ mounts: [{ path: '/opt/none', policy: 'data' }] }, 16)
+    try {
+      const files = { 'sbin/init': MARKED, 'etc/marker': 'of the image\n' }
+      const old = vm.fill('a', files)
+      const runs = async (line: string) => {
+        const console = await vm.boot('a', old, {})
+        expect(reported(console)).toEqual(['begin', line, 'end'])
+        // The old release has no such place either; it comes up all the same, and says so.
+        expect(console).toContain('note declared path /opt/none is not in the image')
+      }
+      const ends = async (slot: ReturnType<typeof vm.fill>, text: string) => {
+        const console = await vm.boot('b', slot, { boot: 'try', release: '0.2' })
+        expect(console).not.toContain('report: begin')
+        expect(vm.reason().failure).toEqual({
+          slot: 'b',
+          stage: expect.any(String),
+          text: expect.stringContaining(text),
+        })
+      }
+      await runs('of the image')
+      await ends(vm.fill('b', { ...files, 'etc/large': new Uint8Array(24 << 20) }), '/etc cannot be made: no space?')
+      await runs('changed by the device')
+      await ends(vm.fill('b', files), 'declared path /opt/none is not in the image')
+      await runs('changed by the device')
+    } finally {
+      vm.remove()
+    }
+  },
+)
