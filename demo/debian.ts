@@ -64,6 +64,7 @@ export async function debianPackages(packages: readonly string[], say: (line: st
     say(`apt-get downloads ${packages.join(', ')}`)
     const work = `${out}.work`
     const tree = join(work, 'tree')
+    await rm(work, { recursive: true, force: true })
     await mkdir(tree, { recursive: true })
     // mmdebstrap's own apt configuration: its lists are fresh, whatever this machine has.
     const download = `cd ${work} && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq -o APT::Sandbox::User=root download`

@@ -75,6 +75,9 @@ drop_undo() {
 
 # --- copies: file systems without snapshots -----------------------------------------------------------------------------
 
+# The kernel makes variables of words on its command line.
+unset own_cp
+
 # Sets own_cp: GNU's cp of the image, where it has one. busybox's has no hand for extended attributes, and an overlay keeps
 # in them what was deleted.
 find_own_cp() {

@@ -9,12 +9,12 @@ here=$(dirname "$0")
 rm -f "$root/etc/resolv.conf"
 echo appliance >"$root/etc/hostname"
 
-# The root is mounted already, and stays read-only; so is all else.
+# The root is mounted already, and stays read-only.
 echo '/dev/mapper/bistable-root / squashfs ro 0 0' >"$root/etc/fstab"
 # One terminal, which needs no password here.
 sed -i '/getty/d' "$root/etc/inittab"
 echo 'T0:2345:respawn:/sbin/agetty --autologin root --keep-baud 115200 ttyS0 vt100' >>"$root/etc/inittab"
-# By name, not by where the card is.
+# The card is eth0, wherever it is.
 ln -s /dev/null "$root/etc/udev/rules.d/80-net-setup-link.rules"
 
 install -m 755 "$here/app" "$root/etc/init.d/app"
