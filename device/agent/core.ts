@@ -60,7 +60,8 @@ export class Core {
     const running = {
       number: line.release,
       securityFloor: line.floor,
-      committed: line.boot !== 'try' && line.boot !== 'menu',
+      // A boot that found no boot state knows of no commit: what came up last may have been on trial.
+      committed: line.boot === 'committed' || (line.boot === 'fallback' && line.why !== 'state-unreadable'),
     }
     const store = await openRecords(ports.data, running, ports.files, options)
     const problems = [...store.problems]

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { appendFile, type FileHandle, open, readdir, stat } from 'node:fs/promises'
+import { appendFile, type FileHandle, open, readdir, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { KiB } from '../../base/bytes.ts'
@@ -157,6 +157,9 @@ export function realProcesses(root: string): Processes {
         // A group of its own: a check that hangs is ended with everything it started.
         const env = { ...process.env, PATH: process.env['PATH'] ?? DEFAULT_PATH, ...more }
         const child = spawn(place(program), args, { detached: true, stdio: ['ignore', 'pipe', 'pipe'], env })
+        // The agent's place in the queue of those that are ended when memory is short is its own.
+        if (root === '' && child.pid !== undefined)
+          void writeFile(`/proc/${child.pid}/oom_score_adj`, '0').catch(() => undefined)
         let said = Buffer.alloc(0)
         let timedOut = false
         const end = () => {

@@ -30,6 +30,7 @@ const MAX_REQUEST_BYTES = 16 * KiB
 const MAX_CONNECTIONS = 32
 /** Time for another process, that found the same dead socket at the same moment, to show itself. */
 const SETTLE_MS = 50
+const WHO_MS = 5000
 
 /**
  * Takes the lock and serves.
@@ -102,8 +103,12 @@ async function refuseIfHeld(path: string): Promise<void> {
   if (holder !== undefined) throw deviceErrors.AGENT_BUSY(`process ${holder.pid} is at work`)
 }
 
+/** @throws AGENT_BUSY when somebody is there and does not say who: it ends at this moment, or has no time to answer */
 async function whoHolds(path: string): Promise<{ readonly name: string; readonly pid: number } | undefined> {
-  const answer = await ask(path, 'who', {}, () => undefined, AbortSignal.timeout(5000))
+  const answer = await ask(path, 'who', {}, () => undefined, AbortSignal.timeout(WHO_MS)).catch((error: unknown) => {
+    if (!isBistableError(error, 'AGENT_ANSWER') && !isBistableError(error, 'AGENT_CANCELLED')) throw error
+    throw deviceErrors.AGENT_BUSY(`the process at ${path} does not say who it is: ${error.message}`)
+  })
   return answer === NOBODY ? undefined : (answer as { name: string; pid: number })
 }
 

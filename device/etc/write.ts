@@ -144,8 +144,8 @@ async function replace(staged: string, { folder, flush }: EtcTarget): Promise<vo
   })
   await rename(staged, folder)
   await flush()
-  // In place by now: the next merge removes what this one could not.
-  await discard(old).catch(() => undefined)
+  // In place by now: the next merge removes what this one could not. The initramfs has no means to take flags off.
+  for (const left of [old, join(dirname(folder), 'stuck')]) await discard(left).catch(() => undefined)
 }
 
 /**

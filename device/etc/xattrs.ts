@@ -20,7 +20,10 @@ export interface XattrTool {
 export const xattrsBy = (run: RunBounded): XattrTool => ({
   async read(folder) {
     const options = ['-R', '-P', '-h', '-d', '-m', '-', '-e', 'base64'] as const
-    const listed = await run(['getfattr', ...options, '--', '.'], '', TOOL_MS, { cwd: folder, maxOut: MAX_LISTING })
+    const list = () => run(['getfattr', ...options, '--', '.'], '', TOOL_MS, { cwd: folder, maxOut: MAX_LISTING })
+    const first = await list()
+    // A file that goes while it lists is a failure to getfattr, and everything else it said is there: once more is enough.
+    const listed = first.exit === 1 && first.out !== '' ? await list() : first
     return listed.exit === 0 ? parseDump(listed.out) : undefined
   },
   async write(folder, values) {

@@ -121,6 +121,19 @@ describe('processes and health checks', () => {
     expect((await processes.run([join(dir, 'none')], 1000)).said).toContain('ENOENT')
   })
 
+  it('are not kept from being ended when memory is short, as the agent is', async () => {
+    const own = '/proc/self/oom_score_adj'
+    const before = readFileSync(own, 'utf8')
+    // Upwards, which needs no root: what counts is that it is not handed on.
+    writeFileSync(own, '500')
+    try {
+      const waits = script(folder(), 'waits', 'until grep -qx 0 /proc/self/oom_score_adj; do sleep 0.02; done')
+      expect(await processes.run([waits], 30_000)).toMatchObject({ exit: 0 })
+    } finally {
+      writeFileSync(own, before)
+    }
+  })
+
   it('runs required and wanted checks by glob, in order, executables only', async () => {
     const dir = folder()
     for (const sub of ['req', 'want']) mkdirSync(join(dir, sub))
@@ -262,6 +275,19 @@ describe('the control socket', () => {
     const taken = await serveControl(at, async () => 'mine')
     expect(await ask(at.control, 'x', {}, quiet, never)).toBe('mine')
     await taken[Symbol.asyncDispose]()
+  })
+
+  it('is held by one that ends in the middle of saying who it is: the agent waits, and gives no try up for it', async () => {
+    const at = paths()
+    mkdirSync(at.run, { recursive: true })
+    for (const last of ['', 'HTTP/1.1 200 OK\r\n\r\n']) {
+      const ending = createServer(
+        (socket) => void socket.on('error', () => undefined).once('data', () => socket.end(last)),
+      )
+      await new Promise<void>((resolve) => ending.listen(at.control, resolve))
+      expect(await codeOfAsync(() => serveControl(at, async () => undefined))).toBe('AGENT_BUSY')
+      await new Promise((resolve) => ending.close(resolve))
+    }
   })
 
   it('bounds what an answer may be', async () => {

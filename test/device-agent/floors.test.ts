@@ -31,6 +31,21 @@ describe('floors', () => {
     expect(floors()).toBe('5/4')
   })
 
+  it('do not rise in a boot that found no boot state: what came up last may have been on trial', async () => {
+    const world = new World({ counter: 2 })
+    await world.publish({ counter: 3, securityFloor: 3, health: () => ({ exit: 1 }) })
+    await world.powerOn()
+    await world.powerOn(10)
+    world.boot = undefined
+    await world.powerOn(10)
+    expect(world.boots).toEqual(['a', 'b?', 'b'])
+    expect(world.core?.body).toMatchObject({ installFloor: { counter: 2 }, securityFloor: { counter: 0 } })
+    // With the floor above the old release, neither slot would start after this.
+    await world.run()
+    expect(world.boots.at(-1)).toBe('a')
+    expect(world.core?.body).toMatchObject({ securityFloor: { counter: 0 } })
+  })
+
   it('a spare that the security floor has passed is no spare any more; one at the floor stays', async () => {
     for (const [floor, spare] of [
       [2, true],

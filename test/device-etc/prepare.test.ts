@@ -11,7 +11,7 @@ import { discard } from '../../device/etc/discard.ts'
 import { type EtcSurroundings, prepareEtc } from '../../device/etc/prepare.ts'
 import { etcVerbText } from '../../device/etc/text-report.ts'
 import { folderTree } from '../../device/etc/trees.ts'
-import { attrTools, formatDump, parseDump } from '../../device/etc/xattrs.ts'
+import { attrTools, formatDump, parseDump, xattrsBy } from '../../device/etc/xattrs.ts'
 import { makeTree, scratch, type Tree } from './trees.ts'
 
 /** From two SquashFS images and a running /etc to the folder of the slot that is armed. */
@@ -245,6 +245,16 @@ describe('the /etc of the next slot', () => {
       expect([readFileSync(at('motd'), 'utf8'), existsSync(at('resolv.conf'))]).toEqual(['two', false])
       expect(readdirSync(around.folders)).toEqual(['b'])
     }
+  })
+
+  it('lists attributes once more when a file went away in the middle', async () => {
+    const answers = [
+      { exit: 1, out: '# file: a\nuser.x=0sMQ==\n', said: 'getfattr: ./gone: No such file or directory' },
+      { exit: 0, out: '# file: a\nuser.x=0sMQ==\n\n# file: b\nuser.y=0sMg==\n', said: '' },
+    ]
+    const read = xattrsBy(async () => answers.shift() ?? { exit: 1, out: '', said: '' }).read
+    expect([...((await read('/etc')) ?? [])].map(([path]) => path)).toEqual(['a', 'b'])
+    expect(await read('/etc')).toBeUndefined()
   })
 
   it('says which files it cannot carry because their names are no text', async () => {
