@@ -57,6 +57,11 @@ export const deviceErrors = defineErrors({
     meaning: 'An operation made no progress within its time limit.',
     next: 'Check the network or the medium; the next attempt goes on from what is there.',
   },
+  START_TROUBLE: {
+    family: 'storage',
+    meaning: 'The initramfs brought the system up without something that the data partition could not give.',
+    next: 'Read what it says; make room on the data partition or check it, and reboot.',
+  },
   AGENT_STUCK: {
     family: 'device',
     meaning: 'An operation that was stopped did not end, so the agent ends and is started again.',

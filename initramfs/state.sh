@@ -29,7 +29,13 @@ find_state() {
 # $1: one sentence. A trial ends with it; anything else comes up, so that somebody can mend it.
 trouble() {
   [ "$boot" != try ] || fail "$1"
+  tell "$1"
+}
+
+# $1: one sentence, which the agent shows, too: what this start had to do without.
+tell() {
   say "note $1"
+  echo "$1" >>"$RUN/bistable/notes"
 }
 
 # $1: file, then its lines. There with the new content or with the old.

@@ -68,16 +68,15 @@ export class Core {
     const trusted = await loadTrust(store, ports.anchor, problems)
     const core = new Core(ports, line, store, trusted)
     core.#noted = await ports.note?.read()
-    const settings = (ports.config.problems ?? []).map((said) => `CONFIG_INVALID: ${said}`)
-    for (const problem of [...problems, ...settings]) ports.say(`bistable: ${problem}`)
+    for (const problem of [...problems, ...core.#given.map(({ code, message }) => `${code}: ${message}`)])
+      ports.say(`bistable: ${problem}`)
     if (options.readOnly === true) return core
     const before = core.body
     if (problems.length > 0)
       await core.#note({ what: 'agent', ok: false, code: 'RECORD_INVALID', message: problems.join('; ') })
     // Also when the same was noted before: what is damaged is written anew.
     if (core.body === before && store.needsSave) await core.#saveOrSay(core.body)
-    if (settings.length > 0)
-      await core.#note({ what: 'agent', ok: false, code: 'CONFIG_INVALID', message: settings.join('; ') })
+    for (const failure of core.#given) await core.#note({ what: 'agent', ok: false, ...failure })
     return core
   }
 
@@ -91,7 +90,14 @@ export class Core {
     return this.#trusted
   }
   get problems(): readonly string[] {
-    return [...this.#store.problems, ...(this.ports.config.problems ?? [])]
+    return [...this.#store.problems, ...this.#given.map(({ code, message }) => `${code}: ${message}`)]
+  }
+  /** What was wrong before the agent came up: with the settings of the device, and with this start. */
+  get #given(): readonly Failure[] {
+    const { config, startNotes = [] } = this.ports
+    const of = (code: string, said: readonly string[]) =>
+      said.length === 0 ? [] : [{ code, message: said.join('; ') }]
+    return [...of('CONFIG_INVALID', config.problems ?? []), ...of('START_TROUBLE', startNotes)]
   }
   get busyWith(): { readonly what: string; readonly since: string } | undefined {
     return this.activity.busyWith

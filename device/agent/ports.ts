@@ -205,6 +205,8 @@ export interface Ports {
   readonly state?: Pick<StateOfDevice, 'facts' | 'snapshots' | 'verdict' | 'allowRollBack' | 'committed' | 'prune'>
   readonly processes: Processes
   readonly config: DeviceConfig
+  /** What this start had to do without, in the initramfs's words. */
+  readonly startNotes?: readonly string[]
   /** health.json of the image; undefined: there is none. */
   readonly healthPlan?: HealthPlan
   /** Undefined where nothing is put over /usr. */

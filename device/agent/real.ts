@@ -74,6 +74,7 @@ export async function realPorts(
     sticks: kernelSticks(nodeSys(paths.root), processes, paths.run),
     surroundings: realSurroundings(paths.root, processes),
     config,
+    startNotes: (await text(join(paths.run, 'notes')).catch(() => '')).split('\n').filter(Boolean).slice(0, MAX_NOTES),
     healthPlan: await readHealthPlan(paths, files),
     ...overUsr(paths, files, processes, await exists(paths.systemd)),
     probes: realProbes(brokers, channelOnBroker(config.agent)),
@@ -90,6 +91,8 @@ export async function realPorts(
     say,
   }
 }
+
+const MAX_NOTES = 16
 
 /** From this version on V8 has the collection that it makes when memory is short, for the asking. */
 const LAST_RESORT_V8 = 12

@@ -75,3 +75,29 @@ test('with /data in memory nothing is installed: the try would be ended and forg
   expect([world.boots, world.fetches, world.boot]).toEqual([['a'], 0, expect.objectContaining({ trial: undefined })])
   expect(world.core?.body.outcomes.filter(({ code }) => code === 'STATE_IN_MEMORY')).toHaveLength(1)
 })
+
+test('what this start had to do without, and settings that do not count, stand in status and in the history', async () => {
+  const world = new World()
+  const ports = world.ports.bind(world)
+  world.ports = async (...args) => {
+    const made = await ports(...args)
+    return {
+      ...made,
+      startNotes: ['/var cannot be seeded: no space?', '/etc is in memory until the next start'],
+      config: { ...made.config, problems: ['/etc/bistable/agent.json: not JSON; it does not count'] },
+    }
+  }
+  await world.powerOn(1, async (core) => {
+    const { problems } = await statusOf(core)
+    expect(problems).toEqual([
+      'CONFIG_INVALID: /etc/bistable/agent.json: not JSON; it does not count',
+      'START_TROUBLE: /var cannot be seeded: no space?; /etc is in memory until the next start',
+    ])
+  })
+  expect(world.core?.body.outcomes.filter(({ code }) => code === 'START_TROUBLE')).toMatchObject([
+    { what: 'agent', message: '/var cannot be seeded: no space?; /etc is in memory until the next start' },
+  ])
+  expect(world.lines).toContain(
+    'bistable: START_TROUBLE: /var cannot be seeded: no space?; /etc is in memory until the next start',
+  )
+})

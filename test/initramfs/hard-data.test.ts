@@ -138,12 +138,12 @@ clean
     const places = device('places', { places: 'data /opt/app\n' })
     const text = `start a 0.1 committed; stop; rm -rf $DATA/bind $DATA/var; ${FILL}
 start a 0.1 committed
-cat $ROOT/opt/app/x $ROOT/var/lib/a`
+cat $ROOT/opt/app/x $ROOT/var/lib/a; grep -c . $RUN/bistable/notes`
     const { code, said } = play(places, 256, text)
     expect([code, said]).toEqual([
       0,
       expect.stringMatching(
-        /note the device has no \/var\nnote \/var is in memory until the next start\n(note the data places .*\n)?note \/opt\/app cannot be mounted as data: .*\na\na\n$/,
+        /note the device has no \/var\nnote \/var is in memory until the next start\nnote the data places .*\nnote \/opt\/app cannot be mounted as data: .*\na\na\n4\n$/,
       ),
     ])
   })
@@ -180,7 +180,8 @@ describe.skipIf(!loops)('an ext4 in which the kernel met errors', () => {
   test('is checked before it is used, and serves all the same when e2fsck leaves some for a person', () => {
     const image = join(dir, 'ext4.img')
     const data = join(dir, 'ext4')
-    for (const folder of [data, join(dir, 'ext4-tmp'), join(dir, 'ext4-bin')]) mkdirSync(folder)
+    for (const folder of [data, join(dir, 'ext4-tmp'), join(dir, 'ext4-run/bistable')])
+      mkdirSync(folder, { recursive: true })
     run('mke2fs', ['-q', '-t', 'ext4', image, '16m'])
     const wrong = () => {
       for (const field of ['error_count 3', 'state 3']) run('debugfs', ['-w', '-R', `ssv ${field}`, image])
@@ -195,7 +196,8 @@ describe.skipIf(!loops)('an ext4 in which the kernel met errors', () => {
     const start = (e2fsck: string) => {
       const loop = run('losetup', ['-f', '--show', image]).trim()
       try {
-        const script = `DATA='${data}' data_partition=${loop} boot=committed
+        const script = `DATA='${data}' data_partition=${loop} boot=committed RUN='${dir}/ext4-run'
+. ${STATE_FUNCTIONS}
 say() { echo "$*"; }
 e2fsck() { echo "e2fsck $*"; ${e2fsck}; }
 ${functions}
