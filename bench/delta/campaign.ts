@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { chmod, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { measure, tool } from '../measure.ts'
 import { type Goal, goal, type Report, type Row } from '../report.ts'
@@ -222,6 +222,14 @@ async function quick(workshop: Workshop, both: Both): Promise<Found> {
     const side = { ...sideIn(folder, name), tree: both[name].tree }
     const tar = join(folder, `${name}.tar`)
     await tool('tar', ['--sort=name', '--numeric-owner', '--xattrs', '-cf', tar, '-C', side.tree, '.'])
+    // The kernel stands in the boot image alone.
+    const [version] = await readdir(join(side.tree, 'usr/lib/modules'))
+    const kernel = join('boot', `vmlinuz-${version}`)
+    await mkdir(join(folder, 'boot'), { recursive: true })
+    const boot = join(dirname(both[name].squashfs), 'boot.img')
+    await tool('mcopy', ['-o', '-i', boot, '::/vmlinuz', join(folder, kernel)])
+    const plain = ['--owner=0', '--group=0', '--mode=0644', '--mtime=@0']
+    await tool('tar', [...plain, '-rf', tar, '-C', folder, `./${kernel}`])
     await makeRelease(workshop, folder, tar, side, { counter, level: QUICK.level })
     return side
   }
