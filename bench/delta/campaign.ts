@@ -157,7 +157,7 @@ class Steps {
       const side = sideIn(folder, name)
       if (await recut(workshop, side)) {
         workshop.say(`delta: ${this.#pair.name}: ${name}.bundle has other chunks now`)
-        await this.#forget([OURS.chunks, OURS.patch])
+        await this.#forget(Object.values(OURS))
       }
       sides.push(side)
     }

@@ -113,6 +113,8 @@ async function repack(folder: string, name: string, tar: string, change?: Change
   await change?.(tree)
   const script = 'find "$1"/usr/lib/modules -name "*.ko*" | grep -Ev "$2" | xargs -r rm -f'
   if (slim) await tool('sh', ['-c', script, '-', tree, KEEP])
+  // As those of Debian 12 are, and as the initramfs is made of.
+  await tool('sh', ['-c', 'find "$1"/usr/lib/modules -name "*.ko.xz" | xargs -r unxz', '-', tree])
   for (const version of await readdir(join(tree, 'usr/lib/modules'))) await tool('depmod', ['-b', tree, version])
   const made = join(folder, `${name}.partial.tar`)
   await tool('tar', ['--sort=name', '--numeric-owner', '--xattrs', '-cf', made, '-C', tree, '.'])
