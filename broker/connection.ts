@@ -222,8 +222,10 @@ async function openSocket({ url, tls, connectMs, clock }: ConnectionOptions): Pr
   const secure = url.protocol === 'mqtts:'
   const port = url.port === '' ? (secure ? 8883 : 1883) : Number(url.port)
   // A name in the certificate is asked for also when it is an address: Node compares it with the certificate's.
+  // Said here, so that NODE_TLS_REJECT_UNAUTHORIZED in the environment is no insecure switch.
+  const strict = { ...tls, rejectUnauthorized: true, minVersion: 'TLSv1.2' } as const
   const socket = secure
-    ? connectTls({ host, port, ...(isName(host) ? { servername: host } : {}), ...tls })
+    ? connectTls({ host, port, ...(isName(host) ? { servername: host } : {}), ...strict })
     : connectTcp({ host, port })
   socket.setNoDelay(true)
   const overdue = afterwards(clock, connectMs, () => socket.destroy(new Error(`no connection within ${connectMs} ms`)))

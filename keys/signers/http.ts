@@ -23,6 +23,12 @@ export async function askService(request: HttpRequest, signal: AbortSignal): Pro
   // Requests carry credentials.
   if (url.protocol !== 'https:' && !isLoopback(url.hostname))
     throw keyErrors.SIGNER_FAILED(`${url.origin} is not https: credentials are not sent there`)
+  // fetch would obey, and give them to whoever answers.
+  if (url.protocol === 'https:' && process.env['NODE_TLS_REJECT_UNAUTHORIZED'] === '0')
+    throw keyErrors.SIGNER_FAILED(
+      `NODE_TLS_REJECT_UNAUTHORIZED is 0, so nobody could tell who ${url.host} is: credentials are not sent`,
+      { next: 'Unset it; name an authority of your own with NODE_EXTRA_CA_CERTS.' },
+    )
   try {
     const answer = await fetch(url, {
       method,

@@ -83,12 +83,20 @@ describe.skipIf(noMosquitto())('Mosquitto as shipped', () => {
 
     const other = authority(scratch())
     const wrong = { ...other.issue('d1') }
-    for (const [what, tls] of [
+    const refusals = [
       ['no certificate', async () => ({ ca: at.certificates.ca })],
       ['one by another authority', async () => ({ ca: at.certificates.ca, ...wrong })],
       ['a broker by another authority', async () => ({ ca: other.ca, ...at.certificates.issue('d1') })],
       ['the authorities of the system', async () => at.certificates.issue('d1')],
-    ] as const) {
+    ] as const
+    // Nor is there a switch in the environment that makes it careless.
+    const before = process.env['NODE_TLS_REJECT_UNAUTHORIZED']
+    onTestFinished(() => {
+      if (before === undefined) delete process.env['NODE_TLS_REJECT_UNAUTHORIZED']
+      else process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = before
+    })
+    for (const [n, [what, tls]] of [...refusals, ...refusals].entries()) {
+      if (n === refusals.length) process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = '0'
       const asking = brokers('d1', { tls })
       const code = await codeOfAsync(() =>
         fetchRetained(asking, `${at.address}/channels/stable.json`, 100, { answerMs: 1000 }),

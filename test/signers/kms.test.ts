@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { pae } from '../../keys/dsse.ts'
 import { verifySignature } from '../../keys/ed25519.ts'
 import { awsPlace, awsSignRequest, signV4 } from '../../keys/signers/aws.ts'
@@ -142,6 +142,18 @@ describe.each(services)('$name, against a stand-in', (service) => {
 
   it('gets no credentials over a connection that anyone can read', async () => {
     expect(await codeOfAsync(() => sign(service.edge('http://kms.example')))).toBe('SIGNER_FAILED')
+  })
+
+  it('gets no credentials where the environment says to believe any certificate', async () => {
+    const before = process.env['NODE_TLS_REJECT_UNAUTHORIZED']
+    process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = '0'
+    onTestFinished(() => {
+      if (before === undefined) delete process.env['NODE_TLS_REJECT_UNAUTHORIZED']
+      else process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = before
+    })
+    const refusal = await sign(service.edge('https://127.0.0.1:1')).catch((error) => error)
+    expect(refusal).toMatchObject({ code: 'SIGNER_FAILED' })
+    expect(refusal.message).toContain('NODE_TLS_REJECT_UNAUTHORIZED')
   })
 
   it('that is not there is a refusal', async () => {

@@ -10,6 +10,7 @@ import { encodeFloor } from '../../../bootloader/floor.ts'
 import { encodeCopy } from '../../../bootloader/grub-env.ts'
 import { arm, freshState } from '../../../bootloader/machine.ts'
 import { encodeReason } from '../../../bootloader/reason.ts'
+import { encodeAddon } from '../../../bundle/addon.ts'
 import { encodeAssignment } from '../../../bundle/assignment.ts'
 import { encodeIndex } from '../../../bundle/chunks.ts'
 import { sha256 } from '../../../bundle/digest.ts'
@@ -90,6 +91,20 @@ export const assignments = give(
     ...times,
     notBefore: '2026-11-21T01:00:00Z',
     allowDowngrade: true,
+  }),
+)
+export const addons = give(
+  encodeAddon({
+    type: 'addon',
+    product: 'demo',
+    name: 'fix-1',
+    kind: 'fix',
+    summary: 'mends it',
+    bases: [SHA],
+    fixes: ['CVE-2026-1'],
+    image: { length: 8192, root: SHA },
+    rootVersion: 1,
+    ...times,
   }),
 )
 export const bundles: Seeds = async () => [await memoryBundle(images, [await signedRoot({}, [1, 2])])]
@@ -220,6 +235,40 @@ export const systems = give({
   agent: { channel: 'http://x/channels/stable.json', pollSeconds: 100, apply: 'manual' },
   watchdog: '/dev/watchdog',
 })
+export const keyUris = give(
+  'release-1.key',
+  `command:${'58'.repeat(31)}66:sign --with x`,
+  'pkcs11:token=a%20b;object=release;id=%01%ff?module-path=/usr/lib/x.so&pin-source=file:/pin',
+  'aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234',
+  'gcp-kms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1',
+)
+/** A relocatable ELF file of 64 bits with nothing but the section that counts, and a signature behind it. */
+export const modules: Seeds = async () => {
+  const info = Buffer.from('license=GPL\0vermagic=6.1.0-42-amd64 SMP mod_unload \0intree=Y\0')
+  const names = Buffer.from('\0.modinfo\0.shstrtab\0')
+  const head = Buffer.alloc(64)
+  head.write('\x7fELF\x02\x01\x01', 'latin1')
+  head.writeUInt16LE(62, 18)
+  head.writeBigUInt64LE(BigInt(64 + info.length + names.length), 40)
+  for (const [at, value] of [
+    [58, 64],
+    [60, 3],
+    [62, 2],
+  ] as const)
+    head.writeUInt16LE(value, at)
+  const section = (name: number, offset: number, length: number) => {
+    const out = Buffer.alloc(64)
+    out.writeUInt32LE(name, 0)
+    out.writeUInt32LE(1, 4)
+    out.writeBigUInt64LE(BigInt(offset), 24)
+    out.writeBigUInt64LE(BigInt(length), 32)
+    return out
+  }
+  const sections = [section(0, 0, 0), section(1, 64, info.length), section(10, 64 + info.length, names.length)]
+  const plain = Buffer.concat([head, info, names, ...sections])
+  const signature = Buffer.concat([Buffer.alloc(20, 's'), Buffer.from([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 20])])
+  return [plain, Buffer.concat([plain, signature, Buffer.from('~Module signature appended~\n')])]
+}
 export const programs: Seeds = async () => [readFileSync('/bin/true')]
 
 /** A small image, by the tool that a build uses. */

@@ -6,6 +6,7 @@ import { decodeFloor, encodeFloor } from '../../../bootloader/floor.ts'
 import { chooseCopy, decodeCopy } from '../../../bootloader/grub-env.ts'
 import { onBoot } from '../../../bootloader/machine.ts'
 import { decodeReason, encodeReason } from '../../../bootloader/reason.ts'
+import { encodeAddon, parseAddon } from '../../../bundle/addon.ts'
 import { encodeAssignment, parseAssignment } from '../../../bundle/assignment.ts'
 import { decodeIndex, encodeIndex } from '../../../bundle/chunks.ts'
 import { encodeFreshness, parseFreshness } from '../../../bundle/freshness.ts'
@@ -24,9 +25,12 @@ import { decodeRecord, encodeRecord } from '../../../device/records/record.ts'
 import { readElf } from '../../../initramfs/elf.ts'
 import { decodeEnvelope, encodeEnvelope } from '../../../keys/dsse.ts'
 import { encodeRoot, parseRoot } from '../../../keys/root.ts'
+import { parseKeyUri } from '../../../keys/signers/uri.ts'
+import { readModule } from '../../../publisher/lint/module-file.ts'
 import { parseConfig, parseIndex, parseManifest, parseSaved } from '../../../publisher/oci/documents.ts'
 import { parsePax } from '../../../publisher/tar/pax.ts'
 import { fuzzLayer } from './layer.ts'
+import * as patches from './patches.ts'
 import * as seeds from './seeds.ts'
 import { fuzzSigned, sourceOf } from './signed.ts'
 
@@ -71,6 +75,7 @@ export const TARGETS: readonly Target[] = [
   { name: 'release', seeds: seeds.releases, run: statement(parseRelease, encodeRelease) },
   { name: 'freshness', seeds: seeds.freshness, run: statement(parseFreshness, encodeFreshness) },
   { name: 'assignment', seeds: seeds.assignments, run: statement(parseAssignment, encodeAssignment) },
+  { name: 'addon', seeds: seeds.addons, run: statement(parseAddon, encodeAddon) },
   { name: 'bundle', seeds: seeds.bundles, run: (bytes) => inspectBundle(sourceOf(bytes)) },
   { name: 'signed-bundle', seeds: seeds.signedBundles, run: fuzzSigned },
   { name: 'chunk-index', seeds: seeds.indexes, run: (bytes) => same(encodeIndex(decodeIndex(bytes)), bytes) },
@@ -210,6 +215,23 @@ export const TARGETS: readonly Target[] = [
     },
   },
   { name: 'elf', seeds: seeds.programs, run: (bytes) => readElf(bytes, 'busybox') },
+  {
+    name: 'kernel-module',
+    seeds: seeds.modules,
+    run: (bytes) => {
+      try {
+        readModule(bytes)
+      } catch (error) {
+        // Its own word for a file that is none.
+        if (!(error instanceof RangeError)) throw error
+      }
+    },
+  },
+  { name: 'key-uri', seeds: seeds.keyUris, run: (bytes) => parseKeyUri(text(bytes)) },
+  { name: 'delta-head', seeds: patches.deltaHeads, run: patches.fuzzDeltaHead },
+  { name: 'delta-unit', seeds: patches.deltaUnits, run: patches.fuzzDeltaUnit },
+  { name: 'delta-side', seeds: patches.deltaSides, run: patches.fuzzDeltaSide },
+  { name: 'delta-old-image', seeds: seeds.squashfs, run: patches.fuzzOldImage },
 ]
 
 export type Outcome =
