@@ -87,6 +87,11 @@ export const publisherErrors = defineErrors({
     meaning: 'Another publisher is at work in the publish folder and does not come to an end.',
     next: 'Find the other one (it may wait for a PIN or a token) and let it end, then publish again.',
   },
+  PUBLISH_ROOTS: {
+    family: 'policy',
+    meaning: 'The channel already announces a newer root than those given: devices would not hear of it any more.',
+    next: 'Give the folder with all root statements as --roots.',
+  },
   PUBLISH_CLOCK: {
     family: 'environment',
     meaning:

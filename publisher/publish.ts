@@ -169,13 +169,18 @@ export function freshness(
 
 /**
  * Refuses to point a channel back. The same release again renews its expiry. Pure.
- * @throws PUBLISH_PRODUCT, PUBLISH_LOWER
+ * @throws PUBLISH_PRODUCT, PUBLISH_LOWER, PUBLISH_ROOTS
  */
 export function checkSuccessor(present: FreshnessStatement, next: BundleHead, channel: string): void {
   const { product, number } = next.statement
   if (present.product !== product || present.channel !== channel)
     throw publisherErrors.PUBLISH_PRODUCT(
       `the channel file is of ${present.product}/${present.channel}, the bundle goes to ${product}/${channel}`,
+    )
+  const { version } = next.trusted.current
+  if (version < present.rootVersion)
+    throw publisherErrors.PUBLISH_ROOTS(
+      `the channel announces root ${present.rootVersion}, the newest root given is ${version}`,
     )
   const order = compareNumbers(number, present.number)
   if (order < 0 || (order === 0 && next.digest !== present.release))

@@ -196,14 +196,16 @@ export async function checkChannel(core: Core, address: string | undefined, oute
 
 /** @throws CHANNEL_UNSET, CHANNEL_WRONG, FRESHNESS_INVALID, and as `fetchSigned` */
 async function fetchStatement(core: Core, url: URL, outer: AbortSignal): Promise<FreshnessStatement> {
-  const found = await fetchSigned(core, url, url, MAX_CHANNEL_BYTES, outer, (bytes) => {
+  const verify = (bytes: Uint8Array): FreshnessStatement => {
     const envelope = decodeEnvelope(bytes, { maxBytes: MAX_CHANNEL_BYTES })
     verifyEnvelope(envelope, 'fleet', core.trusted)
     if (envelope.payloadType !== FRESHNESS_PAYLOAD_TYPE) {
       throw deviceErrors.CHANNEL_WRONG(`the file is a statement of type ${envelope.payloadType}`)
     }
     return parseFreshness(envelope.payload)
-  })
+  }
+  const newest = ({ rootVersion }: FreshnessStatement): number => rootVersion
+  const found = await fetchSigned(core, url, url, MAX_CHANNEL_BYTES, outer, verify, newest)
   if (found === undefined) throw deviceErrors.CHANNEL_UNSET(`there is no channel file at ${shown(url)}`)
   return found
 }

@@ -15,8 +15,9 @@ const MAX_NEW_ROOTS = 32
 const FETCH_MS = 60_000
 
 /**
- * Fetches a file and reads it with `verify`, which verifies before it parses. When the signatures do not hold, newer
- * roots are looked for beside `channels/` and it is asked again.
+ * Fetches a file and reads it with `verify`, which verifies before it parses. When the signatures do not hold, or when
+ * the file says that there are newer roots, these are looked for beside `channels/` and it is asked again.
+ * @param newest the newest root version that the file names
  * @returns undefined when the server has no such file
  * @throws TRANSPORT_*, AGENT_STALLED, RECORD_ROOTS, and as `verify`
  */
@@ -27,6 +28,7 @@ export async function fetchSigned<T>(
   maxBytes: number,
   outer: AbortSignal,
   verify: (bytes: Uint8Array) => T,
+  newest: (value: T) => number = () => 0,
 ): Promise<T | undefined> {
   const { clock } = core.ports
   const limit = new AbortController()
@@ -50,8 +52,9 @@ export async function fetchSigned<T>(
     core.activity.beat()
     const bytes = await core.ports.engine.fetchSmall(url, maxBytes, signal)
     if (bytes === undefined) return undefined
+    let value: T
     try {
-      return check(bytes)
+      value = check(bytes)
     } catch (error) {
       if (!isBistableError(error) || !/^(SIGNATURE_|RECORD_ROOTS$)/.test(error.code)) throw error
       const newer = await followRoots(core, channel, signal)
@@ -59,6 +62,13 @@ export async function fetchSigned<T>(
       await core.learnRoots(newer)
       return check(bytes)
     }
+    const announced = newest(value)
+    if (announced <= core.trusted.current.version) return value
+    const newer = await announcedRoots(core, channel, announced, signal)
+    if (newer === undefined) return value
+    await core.learnRoots(newer)
+    // By the newest keys: they may have replaced those that signed it.
+    return check(bytes)
   }
   try {
     // Not left to the door alone: whatever hangs, the next check comes.
@@ -67,6 +77,25 @@ export async function fetchSigned<T>(
     if (outer.aborted) throw outer.reason
     if (limit.signal.aborted) throw limit.signal.reason
     throw error
+  }
+}
+
+/**
+ * Roots that a verified file announces: they may revoke a key with which nothing was signed that this device asks for, and
+ * whose next release must not be the first to tell. A folder without them, or with others, keeps no news back.
+ */
+async function announcedRoots(
+  core: Core,
+  channel: URL,
+  announced: number,
+  signal: AbortSignal,
+): Promise<TrustedRoots | undefined> {
+  try {
+    return await followRoots(core, channel, signal)
+  } catch (error) {
+    if (!isBistableError(error) || signal.aborted) throw error
+    core.say(`bistable: root version ${announced} is announced and cannot be followed: ${error.code}: ${error.message}`)
+    return undefined
   }
 }
 

@@ -6,7 +6,7 @@ import { pollPause, retryPause } from '../../device/policy/spread.ts'
 import { EMPTY_BODY } from '../../device/records/record.ts'
 import { SHA } from '../bundle/fixture.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
-import { signedRoot } from '../keys/helpers.ts'
+import { key, signedRoot } from '../keys/helpers.ts'
 import { World } from './world.ts'
 
 const statement: FreshnessStatement = {
@@ -144,6 +144,53 @@ describe('the channel, asked by the agent', () => {
     await world.powerOn(60)
     expect(world.core?.trusted.current.version).toBe(2)
     expect(world.core?.body.outcomes.at(-1)).toMatchObject({ what: 'check', ok: false, code: 'SIGNATURE_THRESHOLD' })
+  })
+
+  it('A31 follows roots that the channel announces: what a revoked release key signs next is refused', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, apply: 'manual' }
+    // Only the release key is new: the channel verifies as before.
+    const next = { version: 2, root: [1], threshold: 1, release: [12] }
+    world.web.set('http://updates/roots/2.json', await signedRoot(next, [1]))
+    await world.publish({ counter: 3 }, {})
+    await world.powerOn(60)
+    expect(world.core?.trusted.current.version).toBe(1)
+    await world.publish({ counter: 3 }, { rootVersion: 2 })
+    await world.powerOn(60)
+    expect(world.core?.trusted.current.version).toBe(2)
+    expect(world.core?.trusted.current.roles.release.keys).toEqual([key(12)])
+    expect(world.core?.body.outcomes.at(-1)).toMatchObject({ what: 'check', ok: true })
+  })
+
+  it('takes no word of a file whose own key the roots that it announces have revoked', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, apply: 'manual' }
+    const next = { version: 2, root: [1], threshold: 1, fleet: [22] }
+    world.web.set('http://updates/roots/2.json', await signedRoot(next, [1]))
+    await world.publish({ counter: 3 }, { rootVersion: 2 }, [21])
+    await world.powerOn(60)
+    expect(world.core?.trusted.current.version).toBe(2)
+    expect(world.core?.body.outcomes.at(-1)).toMatchObject({ what: 'check', ok: false, code: 'SIGNATURE_THRESHOLD' })
+    expect(world.core?.body.freshness).toBeUndefined()
+  })
+
+  it('roots that are announced and not there, or not roots, keep no news back', async () => {
+    for (const found of [
+      undefined,
+      Buffer.from('<html>not found</html>'),
+      await signedRoot({ version: 2, root: [4], threshold: 1 }, [4]),
+    ]) {
+      const world = new World()
+      world.agentConfig = { ...world.agentConfig, apply: 'manual' }
+      if (found !== undefined) world.web.set('http://updates/roots/2.json', found)
+      await world.publish({ counter: 3 }, { rootVersion: 2 })
+      await world.powerOn(60)
+      expect(world.core?.trusted.current.version).toBe(1)
+      expect(world.core?.body.outcomes.at(-1)).toMatchObject({ what: 'check', ok: true })
+      expect(world.lines.join('\n').includes('root version 2 is announced and cannot be followed')).toBe(
+        found !== undefined,
+      )
+    }
   })
 
   it('does not follow a root that the trusted one did not sign', async () => {

@@ -298,6 +298,14 @@ describe('publish', () => {
     expect(order.at(-1)).toBe('last')
   })
 
+  it('a channel that has announced a root announces no older one: devices would not hear of a revocation', async () => {
+    const roots = [await signedRoot({}, [1, 2]), await signedRoot({ version: 2, release: [11, 13] }, [1, 2])]
+    expect((await publish(request('revoked', { trusted: walkRoots(roots) }), quiet)).rootVersion).toBe(2)
+    // The same again, to renew it, with what the bundle itself carries.
+    await expect(publish(request('revoked'), quiet)).rejects.toMatchObject({ code: 'PUBLISH_ROOTS' })
+    expect((await publish(request('revoked', { trusted: walkRoots(roots) }), quiet)).rootVersion).toBe(2)
+  })
+
   it('never issues before the channel file that stands there: devices would take it for an old one', async () => {
     const first = await publish(request('clock'), quiet)
     const bytes = readFileSync(join(work, 'clock', 'channels', 'stable.json'))
@@ -342,6 +350,10 @@ describe('publish', () => {
       device = walkRoots([readFileSync(join(work, 'rotated', 'roots', `${version}.json`))], device)
     const channel = decodeEnvelope(readFileSync(join(work, 'rotated', 'channels', 'stable.json')))
     expect(verifyEnvelope(channel, 'fleet', device)).toHaveLength(1)
+    // The chain of the bundle alone ends at root 1: the channel does not go back there.
+    await expect(publish(request('rotated', { signers: [signer(21)] }), quiet)).rejects.toMatchObject({
+      code: 'PUBLISH_CHANNEL_INVALID',
+    })
     // Another root 3 stops the publishing before the channel changes.
     writeFileSync(join(work, 'rotated', 'roots', '3.json'), await signedRoot({ version: 3, fleet: [24] }, [1, 2]))
     await expect(
