@@ -3,15 +3,22 @@ import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
 import type { ByteRange, ByteSource } from '../../base/source.ts'
 import { sha256 } from '../../bundle/digest.ts'
-import { encodeHints, fewRequests, type HintedRelease, readHints, requested } from '../../bundle/hints/format.ts'
-import { hintsOf, indexByHints, shortWidth } from '../../bundle/hints/index-rows.ts'
+import { fewRequests, readHints, requested } from '../../bundle/hints/format.ts'
+import { indexByHints, shortWidth } from '../../bundle/hints/index-rows.ts'
 import { inventoryByHints, pageEnds, pagesOf, planInventory } from '../../bundle/hints/pages.ts'
-import { ATTACHMENT_LEVEL } from '../../bundle/release.ts'
 import type { AttachmentEntry, ImageEntry, ImageName } from '../../bundle/types.ts'
-import { compress, zstdVersion } from '../../bundle/zstd.ts'
+import { zstdVersion } from '../../bundle/zstd.ts'
 import { memorySource } from '../bundle/fixture.ts'
 import { randomFrom } from '../device-install/model.ts'
-import { changedEntries, type Entry, encodeEntries, randomEntry } from './indexes.ts'
+import {
+  changedEntries,
+  type Entry,
+  encodeEntries,
+  type Hinted,
+  hinted,
+  randomEntry,
+  storedInventory,
+} from './indexes.ts'
 
 // Hints beside a bundle: chunk index and inventory come out exact, few bytes and few requests are fetched, and no table is believed.
 
@@ -20,36 +27,9 @@ console.log(`hints: BISTABLE_SEED=${seed}`)
 const random = randomFrom(seed)
 const below = (n: number): number => Math.floor(random() * n)
 const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.from(a).equals(b)
-const DIGEST = sha256(Buffer.from('a release'))
 const raw = (): Entry => randomEntry(random, 1)
 const mixed = (): Entry => randomEntry(random)
 const many = (n: number, make = raw): Entry[] => Array.from({ length: n }, make)
-
-interface Made {
-  readonly release: HintedRelease
-  readonly bytes: Uint8Array
-  readonly index: Readonly<Record<ImageName, Uint8Array>>
-  readonly stored: Uint8Array
-}
-
-function entryOf(text: string, level = ATTACHMENT_LEVEL): { entry: AttachmentEntry; stored: Uint8Array } {
-  const stored = compress(Buffer.from(text), level)
-  const facts = { length: stored.length, sha256: sha256(stored), unpacked: Buffer.byteLength(text) }
-  return { stored, entry: { name: 'inventory', ...facts } }
-}
-
-/** As a publisher makes them, of two indexes and an inventory. */
-function made(boot: Uint8Array, rootfs: Uint8Array, text = '{"path":"/","type":"dir"}\n'): Made {
-  const { entry, stored } = entryOf(text)
-  const image = (name: ImageName, index: Uint8Array): ImageEntry => ({
-    ...{ name, length: Number(Buffer.from(index).readBigUInt64LE(16)), root: DIGEST, data: { length: 1 } },
-    index: { length: index.length, sha256: sha256(index) },
-  })
-  const statement = { images: [image('boot', boot), image('rootfs', rootfs)], attachments: [entry] }
-  const images = { boot: hintsOf(boot), rootfs: hintsOf(rootfs) }
-  const bytes = encodeHints({ release: DIGEST, images, ...pagesOf(stored, entry) })
-  return { release: { statement, digest: DIGEST }, bytes, index: { boot, rootfs }, stored }
-}
 
 /** A source that notes what is read of it. */
 function noted(bytes: Uint8Array): { source: ByteSource; reads: ByteRange[] } {
@@ -63,7 +43,7 @@ function noted(bytes: Uint8Array): { source: ByteSource; reads: ByteRange[] } {
 }
 
 /** The index of an image by hints: what it took, or the code of the refusal. */
-async function take(of: Made, name: ImageName, olds: readonly Uint8Array[], bytes = of.bytes) {
+async function take(of: Hinted, name: ImageName, olds: readonly Uint8Array[], bytes = of.bytes) {
   const { source, reads } = noted(bytes)
   let told = 0
   const hints = await readHints(source, of.release)
@@ -93,7 +73,7 @@ describe('an index by hints', () => {
       const fresh = round % 2 === 0 ? raw : mixed
       const old = many(1 + below(1500), fresh)
       const next = changedEntries(random, old, below(30), fresh)
-      const of = made(encodeEntries(many(3, mixed)), encodeEntries(next))
+      const of = hinted(encodeEntries(many(3, mixed)), encodeEntries(next))
       // What the device keeps may be of several releases, in any order.
       const olds = random() < 0.3 ? [encodeEntries(many(5, mixed)), encodeEntries(old)] : [encodeEntries(old)]
       const { index, requests } = await take(of, 'rootfs', olds)
@@ -112,7 +92,7 @@ describe('an index by hints', () => {
     const next = [...old]
     next.splice(10, 1, raw())
     next.splice(2990, 1, raw())
-    const of = made(encodeEntries(many(2, mixed)), encodeEntries(next))
+    const of = hinted(encodeEntries(many(2, mixed)), encodeEntries(next))
     const { index, fetched, requests, hints } = await take(of, 'rootfs', [encodeEntries(old)])
     expect(same(index, of.index.rootfs)).toBe(true)
     expect([requests, fetched]).toEqual([2, 2 * 30])
@@ -124,7 +104,7 @@ describe('an index by hints', () => {
     const alike: Entry = { ...two, digest: `${one.digest.slice(0, 8)}${two.digest.slice(8)}` as Sha256 }
     const twin = { ...alike, storedDigest: alike.digest }
     const old = encodeEntries([one, twin, ...many(20)])
-    const of = made(encodeEntries([mixed()]), encodeEntries([one, one, twin]))
+    const of = hinted(encodeEntries([mixed()]), encodeEntries([one, one, twin]))
     const { index, fetched } = await take(of, 'rootfs', [old])
     expect(same(index, of.index.rootfs)).toBe(true)
     expect(fetched).toBe(3 * 31)
@@ -140,7 +120,11 @@ describe('an index by hints', () => {
 describe('hints that lie', () => {
   it('flipped anywhere, cut, grown, of another release: a typed refusal or the signed index, never another', async () => {
     const old = many(60, mixed)
-    const of = made(encodeEntries(many(4, mixed)), encodeEntries(changedEntries(random, old, 6, mixed)), text(40, [1]))
+    const of = hinted(
+      encodeEntries(many(4, mixed)),
+      encodeEntries(changedEntries(random, old, 6, mixed)),
+      text(40, [1]),
+    )
     const olds = [encodeEntries(old)]
     const hostile: Uint8Array[] = [
       new Uint8Array(0),
@@ -164,7 +148,7 @@ describe('hints that lie', () => {
   })
 
   it('a head that promises too much is refused before anything is read for it', async () => {
-    const of = made(encodeEntries([mixed()]), encodeEntries(many(9)))
+    const of = hinted(encodeEntries([mixed()]), encodeEntries(many(9)))
     const changed = (change: (bytes: Buffer) => void): Uint8Array => {
       const copy = Buffer.from(of.bytes)
       change(copy)
@@ -202,7 +186,7 @@ describe('an inventory by hints', () => {
   const images = [encodeEntries([mixed()]), encodeEntries(many(9))] as const
   const old = text(3000)
   async function plan(next: string, spoil: (bytes: Buffer) => void = () => undefined, library?: string) {
-    const of = made(...images, next)
+    const of = hinted(...images, next)
     const bytes = Buffer.from(of.bytes)
     spoil(bytes)
     const { source, reads } = noted(bytes)
@@ -228,7 +212,7 @@ describe('an inventory by hints', () => {
 
   it('is not planned where hints are of no use: another library, no pages, everything new', async () => {
     expect((await plan(text(3000, [5]), undefined, '0.0.1')).plan).toBeUndefined()
-    const strange = entryOf(text(100), 3)
+    const strange = storedInventory(text(100), 3)
     expect(pagesOf(strange.stored, strange.entry).pages).toEqual([])
     const huge = { ...strange.entry, unpacked: 17 * 1024 * 1024 }
     expect(pagesOf(strange.stored, huge).pages).toEqual([])

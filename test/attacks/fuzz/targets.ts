@@ -29,6 +29,7 @@ import { parseKeyUri } from '../../../keys/signers/uri.ts'
 import { readModule } from '../../../publisher/lint/module-file.ts'
 import { parseConfig, parseIndex, parseManifest, parseSaved } from '../../../publisher/oci/documents.ts'
 import { parsePax } from '../../../publisher/tar/pax.ts'
+import { fuzzHints, hintsSeeds } from './hints.ts'
 import { fuzzLayer } from './layer.ts'
 import * as patches from './patches.ts'
 import * as seeds from './seeds.ts'
@@ -79,6 +80,7 @@ export const TARGETS: readonly Target[] = [
   { name: 'bundle', seeds: seeds.bundles, run: (bytes) => inspectBundle(sourceOf(bytes)) },
   { name: 'signed-bundle', seeds: seeds.signedBundles, run: fuzzSigned },
   { name: 'chunk-index', seeds: seeds.indexes, run: (bytes) => same(encodeIndex(decodeIndex(bytes)), bytes) },
+  { name: 'hints', seeds: hintsSeeds, run: fuzzHints },
   {
     name: 'bundle-header',
     seeds: seeds.headers,
