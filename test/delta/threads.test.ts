@@ -84,7 +84,8 @@ describe('rebuilding in threads', () => {
   it('a thread that fails: the patch is given up by name, and nothing is left waiting', async () => {
     const { got, refused } = await take(99, 2)
     expect(refused).toEqual(['DELTA_THREAD'])
-    expect([...got.values()].filter((chunk) => chunk !== undefined)).toEqual([])
+    // The superblock, chunk 0, is never compressed.
+    expect([...got].filter(([n, chunk]) => n > 0 && chunk !== undefined)).toEqual([])
   })
 
   it('compresses what changed and nothing else, at most 2 MiB and a block at a time, and takes answers in any order', async () => {
