@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
 import type { System } from '../../bundle/system.ts'
 import type { Paths } from '../config.ts'
@@ -35,7 +37,12 @@ export function withEtc(
       if (exit !== 0) throw etcErrors.ETC_WRITE_FAILED(`sync ended with ${exit ?? 'a signal'}: ${said}`)
     }
     const { etc: running, etcFolders: folders, etcRules: rules, etcReport: report } = paths
-    const around = { running, folders, rules, report, owned: system.owned, files, xattrs: attrTools, flush }
+    const inMemory = () =>
+      stat(join(paths.run, 'etc')).then(
+        () => true,
+        () => false,
+      )
+    const around = { running, folders, rules, report, owned: system.owned, files, xattrs: attrTools, flush, inMemory }
     return new EtcOfDevice(around, slotsOfDevice(given), paths.data, files)
   }
   const etc: EtcWork = {

@@ -30,6 +30,8 @@ export interface EtcSurroundings {
   readonly xattrs: XattrTool
   /** Makes everything written outlive a power cut. */
   readonly flush: () => Promise<void>
+  /** True when the running /etc was made in memory for this start: what the device made of it is not in it. */
+  readonly inMemory?: () => Promise<boolean>
 }
 
 /** The running slot's image, and the one to be merged with. */
@@ -104,7 +106,7 @@ export function reportOf(findings: readonly EtcFinding[], mode: EtcMode, xattrs:
 /**
  * The slot's /etc, merged and in place; the running one is only read. Undefined where the device has no /etc per slot, and
  * where the initramfs makes it at every boot.
- * @throws as `planEtc`; ETC_REFUSED when nothing decides about a path, ETC_WRITE_FAILED
+ * @throws as `planEtc`; ETC_REFUSED when nothing decides about a path, ETC_UNREADABLE when /etc is in memory, ETC_WRITE_FAILED
  */
 export async function prepareEtc(
   around: EtcSurroundings,
@@ -121,15 +123,22 @@ export async function prepareEtc(
     const more = report.refused > named.length ? ` and ${report.refused - named.length} more` : ''
     throw etcErrors.ETC_REFUSED(`${named.join(', ')}${more}`, { details: { paths: refused.map(({ path }) => path) } })
   }
-  if (report.mode !== 'transient')
-    await writeEtc(plan, {
-      folder: join(around.folders, target.slot),
-      marker: `${formatNumber(target.number)} ${target.root}`,
-      sources: { local: trees.local, image: trees.image },
-      xattrs: around.xattrs,
-      flush: around.flush,
-      signal,
-    })
+  if (report.mode === 'transient') return report
+  if ((await around.inMemory?.()) === true)
+    throw etcErrors.ETC_UNREADABLE(
+      `${around.running} is in memory since this start; what this device changed is elsewhere`,
+      {
+        next: 'Make room on the data partition and reboot; then install again.',
+      },
+    )
+  await writeEtc(plan, {
+    folder: join(around.folders, target.slot),
+    marker: `${formatNumber(target.number)} ${target.root}`,
+    sources: { local: trees.local, image: trees.image },
+    xattrs: around.xattrs,
+    flush: around.flush,
+    signal,
+  })
   return report
 }
 

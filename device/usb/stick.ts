@@ -5,6 +5,7 @@ import { assignedNow, judgeCarried } from '../agent/assignment.ts'
 import { addOutcome } from '../agent/body.ts'
 import { decideUpdate } from '../agent/channel.ts'
 import { type Core, failureFrom } from '../agent/core.ts'
+import { before } from '../agent/hooks.ts'
 import { checkAllowed, installFrom, type Progress } from '../agent/work.ts'
 import { systemClock, within } from '../doors/clock.ts'
 import { deviceErrors } from '../errors.ts'
@@ -82,7 +83,11 @@ export async function useStick(
   await note(core, failed, message)
   await hook.settled()
   if (failed !== undefined) throw failed
-  if (options.apply === 'reboot' && account.done !== undefined) await core.apply({ kind: 'reboot-asked' })
+  if (options.apply === 'reboot' && account.done !== undefined) {
+    // As before every reboot that tries a release.
+    await before(core, 'reboot', account.done, signal)
+    await core.apply({ kind: 'reboot-asked' })
+  }
   const release = account.done === undefined ? null : formatNumber(account.done.number)
   return { stick: stick.name, message, release, files: account.files, notes: account.notes }
 }

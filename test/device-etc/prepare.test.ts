@@ -12,6 +12,7 @@ import { type EtcSurroundings, prepareEtc } from '../../device/etc/prepare.ts'
 import { etcVerbText } from '../../device/etc/text-report.ts'
 import { folderTree } from '../../device/etc/trees.ts'
 import { attrTools, formatDump, parseDump, xattrsBy } from '../../device/etc/xattrs.ts'
+import { codeOfAsync } from '../codes.ts'
 import { makeTree, scratch, type Tree } from './trees.ts'
 
 /** From two SquashFS images and a running /etc to the folder of the slot that is armed. */
@@ -255,6 +256,20 @@ describe('the /etc of the next slot', () => {
     const read = xattrsBy(async () => answers.shift() ?? { exit: 1, out: '', said: '' }).read
     expect([...((await read('/etc')) ?? [])].map(([path]) => path)).toEqual(['a', 'b'])
     expect(await read('/etc')).toBeUndefined()
+  })
+
+  it('is not made of an /etc that stands in memory for one start: the changes of the device are not in it', async () => {
+    const one = await lab({ motd: 'one' }, { motd: 'one' }, { motd: 'two' }, { inMemory: async () => true })
+    expect(await codeOfAsync(one.prepare)).toBe('ETC_UNREADABLE')
+    expect(existsSync(one.around.folders)).toBe(false)
+    // Made anew at every start, it has no changes.
+    const two = await lab(
+      { motd: 'one' },
+      { motd: 'one', 'bistable/etc.json': '{"mode":"transient"}' },
+      { motd: 'two' },
+      { inMemory: async () => true },
+    )
+    expect((await two.prepare()).mode).toBe('transient')
   })
 
   it('says which files it cannot carry because their names are no text', async () => {

@@ -13,6 +13,7 @@ import { Device, type DevicePlan, NEVER } from '../attacks/device.ts'
 import { forge } from '../attacks/forge.ts'
 import { attempt, WHOLE } from '../attacks/refused.ts'
 import { noise, scratch } from '../bundle/tools.ts'
+import { codeOfAsync } from '../codes.ts'
 import { tampered } from '../helpers/tampered.ts'
 import { signedRoot } from '../keys/helpers.ts'
 import { FolderSticks } from './sticks.ts'
@@ -124,6 +125,21 @@ describe('a stick', () => {
     expect(told.some((words) => words.startsWith('installing'))).toBe(true)
     expect(told.at(-1)).toBe('armed 100 OK')
     expect(device.ran.at(-1)).toEqual(['reboot'])
+  })
+
+  it('does not reboot where a hook before the reboot says no; the release stays armed', async () => {
+    const { device, sticks, use, good } = await world({ usb: { apply: 'reboot' } })
+    sticks.put('release.bundle', good)
+    const { processes } = device.core.ports
+    const run = processes.run.bind(processes)
+    Object.assign(processes, {
+      glob: async (pattern: string) => (pattern === '/etc/bistable/hooks.d/pre-reboot/*' ? ['/not-now'] : []),
+      run: async (...call: Parameters<typeof run>) =>
+        call[0][0] === '/not-now' ? { exit: 1, timedOut: false, said: 'a film is running' } : run(...call),
+    })
+    expect(await codeOfAsync(use)).toBe('HOOK_REFUSED')
+    expect(device.ran).not.toContainEqual(['reboot'])
+    expect(await device.bootState()).toMatchObject({ trial: 'b' })
   })
 })
 

@@ -29,6 +29,7 @@ function device(name: string, { transient = false, places = '' } = {}): Device {
   for (const release of ['a', 'b'])
     for (const [path, text] of Object.entries({
       'etc/motd': release,
+      'etc/passwd': 'root:x:0:0::/:/bin/sh',
       'etc/machine-id': `of image ${release}`,
       'var/lib/app/seed': release,
       [`var/lib/${release}`]: release,
@@ -131,6 +132,20 @@ start a committed
 of the device
 clean
 `,
+    })
+  })
+
+  test('an /etc that has lost its mark, and nothing else, is kept', () => {
+    const text = `start a 0.1 committed; echo mine >$ROOT/etc/motd; stop
+for how in 'rm' ': >' 'echo 0.7 x >'; do
+  eval "$how $DATA/etc/a/.bistable-release"; start a 0.1 committed; cat $ROOT/etc/motd $DATA/etc/a/.bistable-release; stop
+done`
+    const mark = `0.1 ${'f'.repeat(64)}`
+    const kept = `start a committed\nnote /etc of slot a had lost the mark of its release; it is kept\nmine\n${mark}\n`
+    // That of another release is another one's.
+    expect(play(device('mark'), 256, text)).toEqual({
+      code: 0,
+      said: `start a committed\n${kept}${kept}start a committed\na\n${mark}\n`,
     })
   })
 
