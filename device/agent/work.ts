@@ -324,7 +324,11 @@ export async function commitNow(core: Core): Promise<string> {
 export async function cancelNow(core: Core): Promise<string> {
   if (core.activity.stop(deviceErrors.AGENT_CANCELLED('cancelled on request')))
     return 'the running work is being stopped'
-  if (core.body.state.name !== 'armed') throw deviceErrors.AGENT_IDLE(`the state is ${core.body.state.name}`)
+  const { name } = core.body.state
+  // An install that failed before its first byte leaves armed what was armed before it.
+  const { trial, left } = await core.bootState()
+  if (name !== 'armed' && (trial !== otherSlot(core.line.slot) || left === 0))
+    throw deviceErrors.AGENT_IDLE(`the state is ${name}`)
   await core.claimInactive()
   await core.apply({ kind: 'disarmed' })
   return 'the armed release is not tried; the next boot stays here'

@@ -274,6 +274,31 @@ describe('what a person does', () => {
     expect(world.core?.body.blocked).toEqual([])
   })
 
+  it('cancel takes back what is armed also when another install has failed before its first byte', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, apply: 'install', pollSeconds: 3600 }
+    world.engine = () => {
+      const plain = world.plainEngine()
+      const install: typeof plain.install = async (call) => {
+        if (call.head.statement.number.counter === 4) throw new Error('no room for it')
+        return plain.install(call)
+      }
+      return { ...plain, install }
+    }
+    await world.publish({ counter: 3 })
+    await world.powerOn(100, async (core) => {
+      const state = (): string => core.body.state.name
+      while (state() !== 'armed') await core.ports.clock.sleep(1000)
+      await world.publish({ counter: 4 })
+      core.activity.wake()
+      while (state() === 'armed') await core.ports.clock.sleep(1000)
+      expect([state(), world.boot?.trial]).toEqual(['idle', 'b'])
+      await cancelNow(core)
+      expect(await codeOfAsync(() => cancelNow(core))).toBe('AGENT_IDLE')
+    })
+    expect([world.boot?.trial, world.lines.filter((line) => line.startsWith('during:'))]).toEqual([undefined, []])
+  })
+
   it('rollback tries the old release again, commits it, and does not come back by itself', async () => {
     const world = new World()
     await world.publish({ counter: 3 })
