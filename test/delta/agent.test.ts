@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { PIECE_BYTES } from '../../broker/topics.ts'
 import { sha256 } from '../../bundle/digest.ts'
@@ -20,6 +20,7 @@ import { Device, NEVER } from '../attacks/device.ts'
 import { PublishSite } from '../attacks/web.ts'
 import { memorySource } from '../bundle/fixture.ts'
 import { signer } from '../keys/helpers.ts'
+import { embedded, publisher } from '../mqtt/tools.ts'
 import { type Made, release } from './kit.ts'
 
 // The whole way: published with a patch, found in the channel by a device that runs the release before, fetched over HTTP.
@@ -201,7 +202,26 @@ describe('an agent without a patch, and hints beside the bundle', () => {
     }
   })
 
-  it('asks for none where the device has the same indexes and inventory, or has nothing', async () => {
+  it('come through a broker, too', async () => {
+    const folder = join(dir, 'large')
+    mkdirSync(folder)
+    const large = await release(folder, 2, { counter: 7, lines: 7500 })
+    onTestFinished(() => large.source.close())
+    const request = { to: folder, channel: 'stable', signers: [signer(21)], validSeconds: 86_400 }
+    const now = Date.parse('2026-11-21T10:00:00Z')
+    await publish({ ...request, bundles: [large.bundle.path], now }, { say: () => undefined })
+    const broker = await embedded()
+    await publisher(folder, broker.url)
+    const { device } = await world('hints-mqtt', plain)
+    onTestFinished(() => device.ports.brokers?.close())
+    const planned = await planOf(device, `mqtt://127.0.0.1:${broker.port}/bundles/${bundleName(large.head)}`)
+    expect(device.said.join('\n')).not.toContain('without hints')
+    expect(planned.hints).toBeGreaterThan(0)
+    const start = large.head.offsets.attachments.inventory ?? 0
+    expect(planned.head).toBeLessThan(start - indexes() / 2)
+  })
+
+  it('are not asked for where the device has the same indexes and inventory', async () => {
     const same = await world('hints-same', plain)
     const planned = await planOf(same.device, `${same.web.origin}/bundles/${bundleName(first.head)}`).catch(
       (error) => error,
