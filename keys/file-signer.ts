@@ -60,7 +60,7 @@ export interface KeyFileInfo {
 /**
  * Makes a new key and writes it to a new file, durably, mode 0600. An existing file is never replaced.
  * @param random gives the seed, salt and nonce
- * @throws KEY_FILE_EXISTS, KEY_PASSPHRASE_MISSING, FILE_*
+ * @throws KEY_FILE_EXISTS, KEY_FILE_EXPOSED, KEY_PASSPHRASE_MISSING, FILE_*
  */
 export async function createKeyFile(
   path: string,
@@ -175,9 +175,7 @@ async function readKeyFile(path: string): Promise<KeyFile> {
   try {
     // Non-blocking: a FIFO in the place of a file must not stop the reader for ever.
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-    const { mode } = await handle.stat()
-    if ((mode & 0o077) !== 0)
-      throw keyErrors.KEY_FILE_EXPOSED(`${path} has mode ${(mode & 0o777).toString(8).padStart(4, '0')}, wanted 0600`)
+    await requirePrivate(handle, path)
     const buffer = new Uint8Array(MAX_KEY_FILE_BYTES + 1)
     const { bytesRead } = await handle.read(buffer, 0, buffer.length)
     return parseKeyFile(buffer.subarray(0, bytesRead), path)
@@ -188,6 +186,13 @@ async function readKeyFile(path: string): Promise<KeyFile> {
   } finally {
     await handle?.close()
   }
+}
+
+/** @throws KEY_FILE_EXPOSED */
+async function requirePrivate(handle: FileHandle, path: string, extras?: { readonly next: string }): Promise<void> {
+  const mode = (await handle.stat()).mode & 0o777
+  if ((mode & 0o077) !== 0)
+    throw keyErrors.KEY_FILE_EXPOSED(`${path} has mode ${mode.toString(8).padStart(4, '0')}, wanted 0600`, extras)
 }
 
 function parseKeyFile(bytes: Uint8Array, path: string): KeyFile {
@@ -208,12 +213,15 @@ async function writeSecret(path: string, bytes: Uint8Array): Promise<void> {
   let handle: FileHandle | undefined
   try {
     handle = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)
+    // Some file systems (FAT) have no modes of their own: before the key is in it, not when it is used.
+    await requirePrivate(handle, path, { next: 'Mount that file system with umask=077, or make the key on another.' })
     await handle.writeFile(bytes)
     await handle.sync()
   } catch (cause) {
     if (systemCode(cause) === 'EEXIST') throw keyErrors.KEY_FILE_EXISTS(`${path} is there already`, { cause })
     // Our own torn file goes, or it would stand in the way of the next try.
     if (handle !== undefined) await nodeFiles.remove(path)
+    if (isBistableError(cause)) throw cause
     throw fileErrors.FILE_FAILED(`cannot write ${path}: ${systemCode(cause) ?? cause}`, { cause })
   } finally {
     await handle?.close()
