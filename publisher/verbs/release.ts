@@ -82,6 +82,8 @@ export const publishVerb: Verb = {
     if (call.positionals.length === 0) throw cliErrors.USAGE('wanted at least one BUNDLE')
     const channel = stringOption(call, 'channel') ?? 'stable'
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(channel)) throw cliErrors.USAGE(`'${channel}' is no channel name`)
+    const validSeconds = validDays(call) * 86_400
+    const deltas = deltaCount(call)
     const trusted = await trustedFrom(call)
     const request = {
       bundles: call.positionals,
@@ -89,8 +91,7 @@ export const publishVerb: Verb = {
       channel,
       signers: await signersFrom(call),
       now: Date.now(),
-      validSeconds: validDays(call) * 86_400,
-      deltas: deltaCount(call),
+      ...{ validSeconds, deltas },
       ...(trusted === undefined ? {} : { trusted }),
     }
     const say = (line: string): void => (call.json ? undefined : call.terminal.out(line))

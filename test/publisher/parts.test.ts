@@ -253,6 +253,7 @@ describe('command line', () => {
       ['--counter', '1', '--block', '5K'],
       ['--counter', '1', '--security-floor', '1'],
       ['--counter', '1', '--node', 'x'],
+      ['--counter', '1', '--processors', '1000000'],
     ])
       expect([more, (await cli(...build, ...more)).code]).toEqual([more, 2])
     for (const argv of [
@@ -261,6 +262,9 @@ describe('command line', () => {
       ['serve'],
       ['disk', 'x', '--root', 'y'],
       ['lint', 'a', 'b'],
+      // Times that no calendar has.
+      ['publish', 'x', '--to', 'y', '--key', 'k', '--days', '999999999'],
+      ['assign', '--device', 'd', '--bundle', 'b', '--to', 't', '--key', 'k', '--hours', '99999999999'],
     ])
       expect([argv, (await cli(...argv)).code]).toEqual([argv, 2])
     expect((await cli('disk', 'x', '--root', 'y', '--output', work)).err[0]).toContain('OUTPUT_EXISTS')
