@@ -34,7 +34,8 @@ export const serveVerb: Verb = {
       value: 'N',
       help: `TCP port of the broker inside; 0 takes a free one (${MQTT_PORT})`,
     },
-    broker: { type: 'string', value: 'URL', help: 'mqtts://BROKER[/PREFIX]: use this broker, start none' },
+    broker: { type: 'string', value: 'URL', help: 'mqtts://[USER@]BROKER[/PREFIX]: use this broker, start none' },
+    'password-file': { type: 'string', value: 'FILE', help: "the user's password there: the first line of FILE" },
     ca: { type: 'string', value: 'FILE', help: "PEM file: the authority of the broker's certificate" },
     cert: { type: 'string', value: 'FILE', help: 'PEM file: our certificate for the broker' },
     key: { type: 'string', value: 'FILE', help: 'PEM file: its key' },
@@ -112,7 +113,8 @@ function checkOptions(call: Invocation): void {
   ] as const)
     if (both(a, b)) throw cliErrors.USAGE(`--${a} and --${b} do not go together`)
   if (given('cert') !== given('key')) throw cliErrors.USAGE('--cert and --key go together')
-  if (!given('broker') && (given('ca') || given('cert'))) throw cliErrors.USAGE('--ca and --cert are for a --broker')
+  if (!given('broker') && (given('ca') || given('cert') || given('password-file')))
+    throw cliErrors.USAGE('--ca, --cert and --password-file are for a --broker')
 }
 
 /** @returns undefined when MQTT is not wanted, or when nobody asked for it and its port is taken */
@@ -129,6 +131,7 @@ async function startMqtt(call: Invocation, folder: string, host: string, say: (l
     const url = URL.canParse(given) ? new URL(given) : undefined
     if (url === undefined || rootOf(url) === undefined)
       throw cliErrors.USAGE('--broker wants mqtt://BROKER or mqtts://BROKER, with a plain path at most')
+    await takePassword(call, url)
     const tls = await tlsFrom(call)
     const publisher = await MqttPublisher.start({ ...common, broker: url, tls: async () => tls })
     return { publisher, broker: undefined, address: `${url.protocol}//${url.host}${url.pathname.replace(/\/$/, '')}` }
@@ -147,6 +150,22 @@ async function startMqtt(call: Invocation, folder: string, host: string, say: (l
     call.terminal.err(`${error.message}: HTTP only; choose another with --mqtt-port`)
     return undefined
   }
+}
+
+/** Arguments can be seen by every process of the machine, for as long as this one serves. */
+async function takePassword(call: Invocation, url: URL): Promise<void> {
+  const path = stringOption(call, 'password-file')
+  if (path === undefined) {
+    if (url.password !== '')
+      call.terminal.err('the password in --broker can be seen by every process here: better give it by --password-file')
+    return
+  }
+  if (url.username === '' || url.password !== '')
+    throw cliErrors.USAGE('--password-file wants a --broker with a user name and no password: mqtts://USER@BROKER')
+  const [line = ''] = Buffer.from(await readRequired(path, 4 * KiB))
+    .toString('utf8')
+    .split(/\r?\n/, 1)
+  url.password = encodeURIComponent(line)
 }
 
 async function tlsFrom(call: Invocation): Promise<BrokerTls> {

@@ -1,5 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -93,9 +93,31 @@ describe('bistable serve', () => {
       ['--broker', 'mqtt://x', '--no-mqtt'],
       ['--cert', 'x'],
       ['--ca', 'x'],
+      ['--password-file', 'x'],
+      ['--broker', 'mqtt://x', '--password-file', 'x'],
+      ['--broker', 'mqtt://u:p@x', '--password-file', 'x'],
     ]) {
       expect((await here(folder, '--port', '0', ...wrong)).code, wrong.join(' ')).toBe(2)
     }
+  })
+
+  it.skipIf(noMosquitto())('takes its password from a file, and says so when it stands in the arguments', async () => {
+    const work = scratch()
+    const listed = join(work, 'listed')
+    const password = 'p@ss/w:\u00f6rd %41'
+    for (const [n, [name, word]] of [['bistable-publisher', password] as const, ['d1', 'two'] as const].entries())
+      execFileSync('mosquitto_passwd', ['-b', ...(n === 0 ? ['-c'] : []), listed, name, word])
+    const broker = await mosquitto(['allow_anonymous false', `password_file ${listed}`], work)
+    const folder = publishFolder(scratch(), { 'bundles/x.bundle': file })
+    writeFileSync(join(work, 'word'), `${password}\n`)
+    const at = (user: string) => `mqtt://${user}@127.0.0.1:${broker.port}`
+    serve(folder, '--port', '0', '--broker', at('bistable-publisher'), '--password-file', join(work, 'word'))
+    const door = await openMqttDoor(brokers('d1'), `${at('d1:two')}/bundles/x.bundle`, { askAgainMs: 300 })
+    expect(Buffer.compare(await readExactly(door, 0, file.length), file)).toBe(0)
+    await door.close()
+    const { lines } = serve(folder, '--port', '0', '--broker', at('bistable-publisher:wrong'))
+    await until(() => lines.some((line) => line.includes('can be seen by every process')))
+    expect(lines.join()).not.toContain('wrong')
   })
 
   it.skipIf(noMosquitto())(
