@@ -150,7 +150,7 @@ let users = 0
 
 /** The thread runs from the first use until as many have given it back; giving back twice is harmless. */
 export function useHashCrew(processors: number = availableParallelism()): () => void {
-  if (users++ === 0) crew = start(processors)
+  if (users++ === 0) crew = startOrNot(processors)
   let used = true
   return () => {
     if (!used) return
@@ -158,6 +158,15 @@ export function useHashCrew(processors: number = availableParallelism()): () => 
     if (--users > 0) return
     crew?.close()
     crew = undefined
+  }
+}
+
+/** Without memory or a thread to be had there is none, and the caller hashes alone. */
+function startOrNot(processors: number): HashCrew | undefined {
+  try {
+    return start(processors)
+  } catch {
+    return undefined
   }
 }
 

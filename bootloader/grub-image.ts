@@ -13,10 +13,12 @@ export type GrubPlatform = (typeof GRUB_PLATFORMS)[number]
 
 export interface GrubImageOptions {
   /**
-   * Seconds that a menu waits for a person before the device starts by itself, 1 .. 60. 0, the default and right for
-   * production: no menu and no delay unless Shift is held, because noise on a serial line can press any other key.
+   * Seconds that a menu waits for a person before the device starts by itself, 1 .. 60. 0, the default: no menu and no
+   * delay unless Shift is held, because noise on a serial line can press any other key.
    */
   readonly menuSeconds?: number
+  /** For production: no menu, whatever key is held. A menu leads to GRUB's command line and to a root shell. */
+  readonly closed?: boolean
   /** x86_64-efi without it. */
   readonly platform?: GrubPlatform
   /** GRUB's modules for that platform; without it where grub-mkimage looks itself (/usr/lib/grub/PLATFORM). */
@@ -52,10 +54,12 @@ const OF_PLATFORM = {
  * grub-efi-arm64-bin or grub-pc-bin).
  */
 export async function grubImage(outPath: string, options: GrubImageOptions = {}): Promise<void> {
-  const { menuSeconds = 0, platform = 'x86_64-efi', modules } = options
+  const { menuSeconds = 0, closed = false, platform = 'x86_64-efi', modules } = options
   const serial = options.serial ?? platform === 'i386-pc'
   if (!Number.isInteger(menuSeconds) || menuSeconds < 0 || menuSeconds > 60)
     throw new RangeError(`menuSeconds must be 0 .. 60, not ${menuSeconds}`)
+  if (closed && menuSeconds > 0) throw new RangeError('a closed image has no menu that waits')
+  const settings = [`bs_menu_seconds=${menuSeconds}`, `bs_serial=${serial ? 1 : 0}`, ...(closed ? ['bs_closed=1'] : [])]
   const scratch = await mkdtemp(join(tmpdir(), 'bistable-grub-'))
   try {
     const memdisk = join(scratch, 'memdisk.tar')
@@ -63,7 +67,7 @@ export async function grubImage(outPath: string, options: GrubImageOptions = {})
       memdisk,
       await tarOf([
         ['grub.cfg', await readFile(GRUB_CFG)],
-        ['options.cfg', Buffer.from(`set bs_menu_seconds=${menuSeconds}\nset bs_serial=${serial ? 1 : 0}\n`)],
+        ['options.cfg', Buffer.from(settings.map((one) => `set ${one}\n`).join(''))],
       ]),
     )
     // The prefix after the memory disk, whose option sets a prefix of its own (/boot/grub).

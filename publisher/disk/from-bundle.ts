@@ -26,6 +26,7 @@ export type DiskBootloader =
   | {
       readonly kind: 'grub'
       readonly menuSeconds?: number
+      readonly closed?: boolean
       readonly platform?: GrubPlatform
       /** GRUB's modules for that platform, where they are not where the system keeps them. */
       readonly modules?: string

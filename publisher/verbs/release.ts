@@ -136,6 +136,7 @@ export const diskVerb: Verb = {
     'grub-modules': { type: 'string', value: 'FOLDER', help: "GRUB's modules for that machine (/usr/lib/grub/…)" },
     'uboot-memory': { type: 'string', value: 'ADDRESS', help: "with uboot: free memory, the board's scriptaddr" },
     'menu-seconds': { type: 'string', value: 'N', help: 'boot menu that waits for a person, 1 to 60 (none)' },
+    closed: { type: 'boolean', help: 'with grub: no boot menu, not even with Shift held' },
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
@@ -182,6 +183,9 @@ function diskBootloader(call: Invocation): DiskBootloader {
   const menuSeconds = numberOption(call, 'menu-seconds', 0, 0)
   const arch = stringOption(call, 'arch')
   const memory = stringOption(call, 'uboot-memory')
+  const closed = call.options['closed'] === true
+  if (closed && (menuSeconds > 0 || kind !== 'grub'))
+    throw cliErrors.USAGE('--closed goes with GRUB and without --menu-seconds')
   if (menuSeconds > 60) throw cliErrors.USAGE(`--menu-seconds is at most 60, found ${menuSeconds}`)
   const modules = stringOption(call, 'grub-modules')
   const firmware = stringOption(call, 'firmware')
@@ -190,7 +194,7 @@ function diskBootloader(call: Invocation): DiskBootloader {
     const platform = GRUB_MACHINES[`${arch ?? 'x86_64'} ${firmware ?? 'uefi'}`]
     if (platform === undefined)
       throw cliErrors.USAGE(`GRUB is made for x86_64 (uefi, bios) and arm64 (uefi), found '${arch}' and '${firmware}'`)
-    return { kind, menuSeconds, platform, ...(modules === undefined ? {} : { modules: resolve(modules) }) }
+    return { kind, menuSeconds, closed, platform, ...(modules === undefined ? {} : { modules: resolve(modules) }) }
   }
   if (firmware !== undefined || modules !== undefined)
     throw cliErrors.USAGE('--firmware and --grub-modules go with --bootloader grub')

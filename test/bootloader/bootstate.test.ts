@@ -161,15 +161,18 @@ describe('a write', () => {
 
 describe('the EFI image', () => {
   test.skipIf(!have('grub-mkimage'))('is the same bytes every time, and differs by its options', async () => {
-    const paths = ['1.efi', '2.efi', 'menu.efi'].map((name) => join(dir, name))
-    const [one = '', two = '', menu = ''] = paths
+    const paths = ['1.efi', '2.efi', 'menu.efi', 'closed.efi'].map((name) => join(dir, name))
+    const [one = '', two = '', menu = '', closed = ''] = paths
     await grubImage(one)
     await grubImage(two)
     await grubImage(menu, { menuSeconds: 5 })
+    await grubImage(closed, { closed: true })
+    await expect(grubImage(closed, { closed: true, menuSeconds: 5 })).rejects.toThrow('a closed image has no menu')
     expect(readFileSync(one).equals(readFileSync(two))).toBe(true)
     expect(readFileSync(one).equals(readFileSync(menu))).toBe(false)
     expect(readFileSync(one).subarray(0, 2).toString()).toBe('MZ')
     expect(readFileSync(one).includes('set bs_menu_seconds=0')).toBe(true)
+    expect([one, closed].map((path) => readFileSync(path).includes('set bs_closed=1'))).toEqual([false, true])
   })
 
   test('core.img goes where boot.img looks for it; what is no image of GRUB is refused', () => {

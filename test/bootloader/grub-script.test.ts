@@ -1,5 +1,15 @@
+import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -314,4 +324,27 @@ describe.skipIf(!ready)('grub.cfg decides as the machine does', () => {
     expect(got?.fields, got?.text).toEqual({ slot, boot, why, left: String(left), release: '0.1' })
     rmSync(path)
   })
+})
+
+test.skipIf(!ready)('C13 a closed image shows no menu, whatever key is held', () => {
+  const text = readFileSync(new URL('../../bootloader/grub.cfg', import.meta.url), 'utf8')
+  const found = /^function bs_ask_menu \{.*?^\}$/ms.exec(text)?.[0] ?? ''
+  // Shift is held; grub-emu has no keyboard to ask.
+  const held = found.replace('keystatus --shift', 'true').replace('"$grub_platform" != emu', '1 = 1')
+  expect(held).not.toBe(found)
+  const config = join(dir, 'menu')
+  mkdirSync(config)
+  const asks = ['0 0', '0 1', '5 0'].map((words) => {
+    const [seconds, closed] = words.split(' ')
+    return `set bs_menu_seconds=${seconds}\nset bs_closed=${closed}\nbs_ask_menu\necho "menu=$bs_menu;"\n`
+  })
+  writeFileSync(join(config, 'grub.cfg'), `${held}\n${asks.join('')}exit\n`)
+  writeFileSync(join(config, 'device.map'), '')
+  const done = spawnSync('grub-emu', ['-m', join(config, 'device.map'), '-d', config], {
+    encoding: 'latin1',
+    input: '',
+    timeout: 60_000,
+    env: { ...process.env, TERM: 'dumb', COLUMNS: '500' },
+  })
+  expect(done.stdout.match(/menu=\d+;/g)).toEqual(['menu=30;', 'menu=0;', 'menu=5;'])
 })

@@ -273,6 +273,8 @@ describe('command line', () => {
       ['--arch', 'arm64', '--firmware', 'bios'],
       ['--firmware', 'coreboot'],
       ['--uboot-memory', '0x1000'],
+      ['--closed', '--menu-seconds', '5'],
+      ['--bootloader', 'uboot', '--closed'],
       ['--bootloader', 'lilo'],
       ['--bootloader', 'uboot', '--firmware', 'uefi'],
       ['--bootloader', 'uboot', '--grub-modules', '/x'],
