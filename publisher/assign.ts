@@ -7,6 +7,7 @@ import type { BundleHead } from '../bundle/types.ts'
 import { encodeEnvelope, MAX_ENVELOPE_BYTES } from '../keys/dsse.ts'
 import type { Signer, TrustedRoots } from '../keys/types.ts'
 import { publisherErrors } from './errors.ts'
+import { sweepLeftovers } from './leftovers.ts'
 import { bundleName, copyBundle, isoTime, type PublishEdge, signAsFleet } from './publish.ts'
 import { aloneIn } from './site-lock.ts'
 
@@ -39,6 +40,7 @@ export async function assign(request: AssignRequest, edge: PublishEdge): Promise
   const folder = join(request.to, 'assignments')
   await nodeFiles.makeDir(join(request.to, 'bundles'))
   await nodeFiles.makeDir(folder)
+  await sweepLeftovers(join(request.to, 'bundles'))
   const head = await copyBundle(request.bundle, join(request.to, 'bundles'), request.trusted, edge)
   const statement: AssignmentStatement = {
     type: 'assignment',

@@ -26,6 +26,7 @@ import type { Envelope, Signer, TrustedRoots } from '../keys/types.ts'
 import { publishDeltas } from './delta/published.ts'
 import { publisherErrors } from './errors.ts'
 import { makeHints, writeHints } from './hints.ts'
+import { sweepLeftovers } from './leftovers.ts'
 import { checkProvenance } from './provenance.ts'
 import { publishRoots } from './roots.ts'
 import { aloneIn } from './site-lock.ts'
@@ -67,6 +68,7 @@ export async function publish(request: PublishRequest, edge: PublishEdge): Promi
   const folder = join(request.to, 'bundles')
   await nodeFiles.makeDir(folder)
   await nodeFiles.makeDir(join(request.to, 'channels'))
+  await sweepLeftovers(folder)
   let newest: BundleHead | undefined
   for (const path of request.bundles) {
     const head = await copyBundle(path, folder, request.trusted, edge)

@@ -10,6 +10,7 @@ import { fileSource } from '../../bundle/file-source.ts'
 import { type AnnouncedDelta, MAX_DELTAS } from '../../bundle/freshness.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
 import type { BundleHead, ReleaseNumber } from '../../bundle/types.ts'
+import { sweepLeftovers } from '../leftovers.ts'
 import { type DeltaEdge, makeDelta } from './make.ts'
 
 /** The patches of a publish folder: `deltas/PRODUCT-FROM-TO-DIGEST-DIGEST.delta`, from the last releases to the newest. */
@@ -34,6 +35,7 @@ export async function publishDeltas(
 ): Promise<readonly AnnouncedDelta[]> {
   if (count === 0) return []
   await nodeFiles.makeDir(join(to, 'deltas'))
+  await sweepLeftovers(join(to, 'deltas'))
   const named: AnnouncedDelta[] = []
   for (const { name } of earlierBundles(await readdir(join(to, 'bundles')), head).slice(
     0,

@@ -7,6 +7,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -258,6 +259,22 @@ describe('publish', () => {
       expect(readFileSync(join(work, to, 'bundles', name)).equals(readFileSync(bundle(counter)))).toBe(true)
     }
     expect(readdirSync(join(work, to, 'channels'))).toEqual(['stable.json'])
+  })
+
+  it('takes away what publishers that were killed left behind a day ago, and nothing else', async () => {
+    const folder = join(work, 'left', 'bundles')
+    mkdirSync(folder, { recursive: true })
+    const id = '123-0123456789abcdef'
+    const ours = [`.${id}.new`, `.${id}.new.hints`, `.a-1.2.delta.${id}.partial`, `.a-1.2.delta.${id}.partial.units`]
+    const others = ['.hidden', '.new', `x.${id}.new`, `.fresh.${id}.partial`, 'demo-0.1-0123456789ab.bundle']
+    for (const name of [...ours, ...others]) {
+      writeFileSync(join(folder, name), 'x')
+      const days = name.includes('fresh') ? 0.5 : 1.5
+      utimesSync(join(folder, name), Date.now() / 1000, Date.now() / 1000 - days * 86_400)
+    }
+    const statement = await publish(request('left'), quiet)
+    const name = statement.path.replace('bundles/', '')
+    expect(readdirSync(folder).sort()).toEqual([...others, name, `${name}.hints`].sort())
   })
 
   it('waits for another publisher, says so, and gives up in the end: PUBLISH_BUSY', async () => {
