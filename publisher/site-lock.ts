@@ -1,6 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { systemReason } from '../base/errors.ts'
+import { systemCode, systemReason } from '../base/errors.ts'
 import { fileErrors } from '../base/file-errors.ts'
 import { publisherErrors } from './errors.ts'
 import { runTool } from './tools.ts'
@@ -26,17 +26,24 @@ export async function aloneIn<T>(
   waitMs = WAIT_MS,
 ): Promise<T> {
   const path = join(folder, LOCK)
-  let file: FileHandle
-  try {
-    file = await open(path, 'a', 0o644)
-  } catch (cause) {
-    throw fileErrors.FILE_FAILED(`cannot open ${path}: ${systemReason(cause)}`, { cause })
-  }
+  const file = await openLock(path)
   try {
     await take(file, path, edge, waitMs)
     return await work()
   } finally {
     await file.close()
+  }
+}
+
+/** For reading where another user made it: a lock wants no more. */
+async function openLock(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, 'a').catch(async (cause) => {
+      if (systemCode(cause) !== 'EACCES') throw cause
+      return await open(path, 'r')
+    })
+  } catch (cause) {
+    throw fileErrors.FILE_FAILED(`cannot open ${path}: ${systemReason(cause)}`, { cause })
   }
 }
 

@@ -67,13 +67,16 @@ export async function runTool(
   const out = tail(child.stdout)
   const err = tail(child.stderr)
   const ended = new Promise<string>((resolve, reject) => {
+    let stopped: Error | undefined
     child.on('error', (error) => {
       // AbortError says nothing of the child being missing.
       if (systemCode(error) === 'ENOENT')
         reject(publisherErrors.TOOL_MISSING(`'${tool}' is not installed (Debian package: ${PACKAGES[tool]})`))
-      else reject(error)
+      else if (child.pid === undefined) reject(error)
+      // Told to stop, it still runs: whoever cleans up behind it must not be too early.
+      else stopped = error
     })
-    child.on('close', (code, signal) => resolve(signal ?? String(code)))
+    child.on('close', (code, signal) => (stopped === undefined ? resolve(signal ?? String(code)) : reject(stopped)))
   })
   // Both run at once: a program that dies early must not leave us writing to nobody.
   const fed = feed(child.stdin, options.input)

@@ -70,14 +70,15 @@ async function skopeo(args: readonly string[], reference: string, options: Fetch
     last = (last + text).slice(-KEEP)
   })
   const end = await new Promise<string>((resolve, reject) => {
-    child.on('error', (cause) =>
-      reject(
-        systemCode(cause) === 'ENOENT'
-          ? ociErrors.IMAGE_SKOPEO_MISSING(`'${reference}' needs skopeo, which is not installed`, { cause })
-          : cause,
-      ),
-    )
-    child.on('close', (code, signal) => resolve(signal ?? String(code)))
+    let stopped: Error | undefined
+    child.on('error', (cause) => {
+      if (systemCode(cause) === 'ENOENT')
+        reject(ociErrors.IMAGE_SKOPEO_MISSING(`'${reference}' needs skopeo, which is not installed`, { cause }))
+      else if (child.pid === undefined) reject(cause)
+      // Told to stop, it may still write into the folder that is removed next.
+      else stopped = cause
+    })
+    child.on('close', (code, signal) => (stopped === undefined ? resolve(signal ?? String(code)) : reject(stopped)))
   })
   if (end !== '0')
     throw ociErrors.IMAGE_REGISTRY_FAILED(

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import {
   appendFileSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -12,7 +13,7 @@ import {
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { compress } from 'zstd-napi'
 import { openImage } from '../../publisher/oci/open.ts'
 import { haveTool, run } from './host.ts'
@@ -355,6 +356,28 @@ describe('B9 digests and addresses', () => {
 describe('registries', () => {
   it('a program that is not there is named', async () => {
     expect(await refusal('docker://localhost/x', { searchPath: '/nonexistent' })).toMatch(/^IMAGE_SKOPEO_MISSING:/)
+  })
+
+  it('a copy that is stopped has ended when its folder is removed', async () => {
+    const [bin, tempDir] = [scratch(), scratch()]
+    // Like any program it has something to end with, here in the folder that it was given.
+    const script = `#!/bin/sh
+for to; do :; done
+to=\${to#oci:}; to=\${to%:fetched}
+trap 'sleep 0.3; mkdir -p "$to/late"; : >"${bin}/ended"; exit 1' TERM
+: >"${bin}/runs"
+while :; do sleep 0.02; done
+`
+    writeFileSync(join(bin, 'skopeo'), script, { mode: 0o755 })
+    const stop = new AbortController()
+    const path = `${bin}:${process.env['PATH']}`
+    const fetching = openImage('docker://localhost/x', { searchPath: path, tempDir, signal: stop.signal })
+    fetching.catch(() => undefined)
+    await vi.waitFor(() => expect(existsSync(join(bin, 'runs'))).toBe(true), 60_000)
+    stop.abort()
+    await expect(fetching).rejects.toMatchObject({ name: 'AbortError' })
+    expect(existsSync(join(bin, 'ended'))).toBe(true)
+    expect(readdirSync(tempDir)).toEqual([])
   })
 
   it.skipIf(!haveTool('docker-registry') || !haveTool('skopeo'))(

@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { MiB } from '../../base/bytes.ts'
 import { runCli } from '../../base/cli.ts'
 import { openSquashfs, type Squashfs } from '../../bundle/squashfs/image.ts'
@@ -64,6 +64,20 @@ describe('external programs', () => {
     await expect(runTool('mksquashfs', ['-', join(work, 'never'), '-tar'], options)).rejects.toMatchObject({
       name: 'AbortError',
     })
+  })
+
+  it('one that is told to stop has ended when its caller goes on', async () => {
+    const bin = join(work, 'bin')
+    mkdirSync(bin)
+    const script = `trap 'sleep 0.3; : >"${bin}/ended"; exit 1' TERM\n: >"${bin}/runs"\nwhile :; do sleep 0.02; done\n`
+    writeFileSync(join(bin, 'mksquashfs'), `#!/bin/sh\n${script}`, { mode: 0o755 })
+    const stop = new AbortController()
+    const running = runTool('mksquashfs', [], { signal: stop.signal, path: `${bin}:/usr/bin:/bin` })
+    running.catch(() => undefined)
+    await vi.waitFor(() => expect(existsSync(join(bin, 'runs'))).toBe(true), 60_000)
+    stop.abort()
+    await expect(running).rejects.toMatchObject({ name: 'AbortError' })
+    expect(existsSync(join(bin, 'ended'))).toBe(true)
   })
 })
 
