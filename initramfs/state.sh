@@ -23,7 +23,8 @@ find_state() {
   if [ ! -d "$STATE" ] && [ -d "$STATE.new" ]; then mv "$STATE.new" "$STATE" && sync || return 1; fi
   [ ! -d "$STATE.new" ] || btrfs -q subvolume delete "$STATE.new" || return 1
   [ -d "$STATE" ] || btrfs -q subvolume create "$STATE" || return 1
-  mkdir -p "$SNAPSHOTS" "$SEEDING"
+  # Without room for one of them nothing new is seeded or kept; what is there serves.
+  mkdir -p "$SNAPSHOTS" "$SEEDING" || trouble "folders of the state cannot be made: no space?"
 }
 
 # $1: one sentence. A trial ends with it; anything else comes up, so that somebody can mend it.

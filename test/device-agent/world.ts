@@ -109,6 +109,7 @@ export class World {
   /** The clock stands while this is so. */
   held = false
   #timers: { at: number; wake: () => void }[] = []
+  #booted: { readonly cmdline: string; readonly release: Release } | undefined
 
   constructor(installed: Release = { counter: 2 }) {
     this.slots = { a: installed, b: 'partial' }
@@ -176,7 +177,17 @@ export class World {
     }
     const floor = release.securityFloor ?? 0
     const cmdline = `bistable.floor=0.${floor} bistable.slot=${slot} bistable.release=0.${release.counter} bistable.boot=${decision.boot} bistable.left=${decision.left} bistable.why=${decision.why}`
+    this.#booted = { cmdline, release }
     await this.#agent(await this.ports(cmdline, release), seconds, during)
+  }
+
+  /** The agent alone was ended, and init starts it again: the same boot goes on. */
+  async restart(seconds = 1000, during: (core: Core) => Promise<void> = async () => undefined): Promise<void> {
+    if (this.#booted === undefined) throw new Error('nothing was booted yet')
+    this.dead = false
+    this.rebootAsked = false
+    this.#timers = []
+    await this.#agent(await this.ports(this.#booted.cmdline, this.#booted.release), seconds, during)
   }
 
   /** Boots until nothing more is asked for, at most `most` times. */
