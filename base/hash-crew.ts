@@ -60,12 +60,14 @@ function takeUnits(control: Int32Array, memory: Uint8Array, digests: Buffer, has
     // Who still finds this ticket has read this job's words: it is closed before they change.
     if (Atomics.compareExchange(control, 0, now, now + 1) !== now) continue
     const base = control[4] as number
+    // latin1 through a string is the fastest way out of the one-shot hash, and one string for all of them faster still.
+    let found = ''
     for (let i = unit * per; i < end; i++) {
       const from = base + (control[5 + i] as number)
       const to = base + (control[6 + i] as number)
-      // latin1 through a string is the fastest way out of the one-shot hash.
-      digests.write(hash('sha256', memory.subarray(from, to), 'binary'), i * 32, 32, 'latin1')
+      found += hash('sha256', memory.subarray(from, to), 'binary')
     }
+    digests.write(found, unit * per * 32, found.length, 'latin1')
     Atomics.add(control, 1, 1)
     Atomics.notify(control, 1)
   }

@@ -74,7 +74,7 @@ async function end(child: ChildProcess): Promise<void> {
 }
 
 /** A device that runs slot a, for `BISTABLE_ROOT`. */
-async function newDevice(workshop: Workshop, slots: Slots): Promise<string> {
+export async function newDevice(workshop: Workshop, slots: Slots): Promise<string> {
   const root = join(workshop.folder, 'device')
   await rm(root, { recursive: true, force: true })
   for (const path of ['usr/lib/bistable', 'etc/bistable', 'proc', 'data/bistable', 'run/bistable'])

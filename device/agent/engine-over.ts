@@ -1,5 +1,5 @@
 import { isAddress } from '../../base/address.ts'
-import { humanBytes, KiB } from '../../base/bytes.ts'
+import { humanBytes, KiB, MiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { useHashCrew } from '../../base/hash-crew.ts'
@@ -183,7 +183,15 @@ async function openWithCrew(path: string): Promise<ByteSource> {
   }
   try {
     const source = await openFileDoor(path)
-    return { ...source, close: () => source.close().finally(end) }
+    return {
+      ...source,
+      read: (offset, length, options) => {
+        // From here on it is read as fast as it is wanted: twice would only cost.
+        if (length > MiB) void stop()
+        return source.read(offset, length, options)
+      },
+      close: () => source.close().finally(end),
+    }
   } catch (error) {
     end()
     throw error

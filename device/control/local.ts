@@ -17,7 +17,6 @@ import { readPlaces } from '../agent/places.ts'
 import type { Ports } from '../agent/ports.ts'
 import { exists, realPorts, realProcesses } from '../agent/real.ts'
 import { type Status, statusOf } from '../agent/status.ts'
-import { prepareTrust } from '../agent/trust.ts'
 import type { Paths } from '../config.ts'
 import { readAhead } from '../doors/read-ahead.ts'
 import { deviceErrors } from '../errors.ts'
@@ -66,7 +65,7 @@ async function takeOver(
   onMessage: (message: Message) => void,
   signal: AbortSignal,
 ): Promise<unknown> {
-  // While the lock settles.
+  // While the lock is taken.
   const ports = realPorts(paths, (line) => onMessage({ line }), { daemon: false })
   const work = async (core: Core) => {
     const done = new AbortController()
@@ -146,18 +145,18 @@ async function underLock<T>(
   const lock = await serveControl(
     paths,
     async (...call) => operate(await core, ...call),
-    async () => prepareTrust((await making).anchor),
     (send) => opened?.activity.subscribe(send),
   )
-  const ports = await making
+  let ports: Ports | undefined
   try {
+    ports = await making
     opened = await Core.open(ports)
     if (mend) await opened.reconcile()
     await keepReserve(nodeFiles, join(paths.data, RESERVE_FILE))
     ready(opened)
     return await work(opened)
   } finally {
-    await ports.brokers?.close()
+    await ports?.brokers?.close()
     await lock[Symbol.asyncDispose]()
   }
 }

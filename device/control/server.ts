@@ -1,16 +1,19 @@
-import { randomUUID } from 'node:crypto'
-import { chmod, mkdir, rm } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { chmod, mkdir, readlink, rename, rm, symlink } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { basename, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { KiB } from '../../base/bytes.ts'
 import { isBistableError, systemCode } from '../../base/errors.ts'
 import { deviceErrors } from '../errors.ts'
-import { ask, type Message, NOBODY } from './client.ts'
+import { ask, connectTo, type Message, NOBODY } from './client.ts'
 import { eventStream, type Watch } from './events.ts'
+import { type LockEdge, takeName } from './lock.ts'
 
 /**
  * The control sockets. Node.js cannot ask who is at the other end of a Unix socket, so there are two: `agent.sock`
- * (0600: root only, every operation) and `status.sock` (0666: everyone, status and events only). `agent.sock` is also the lock:
- * one process at a time works on a device, and whoever comes second asks the first.
+ * (0600: root only, every operation) and `status.sock` (0666: everyone, status and events only). `agent.sock` is also the lock
+ * (lock.ts): one process at a time works on a device, and whoever comes second asks the first.
  */
 
 export type Operate = (
@@ -28,25 +31,23 @@ export interface ControlPaths {
 
 const MAX_REQUEST_BYTES = 16 * KiB
 const MAX_CONNECTIONS = 32
-/** Time for another process, that found the same dead socket at the same moment, to show itself. */
-const SETTLE_MS = 50
+/** While another process takes the place of a dead one. */
+const PAUSE_MS = 10
+/** For the name of who holds the lock. */
 const WHO_MS = 5000
 
 /**
  * Takes the lock and serves.
  * @param watch what both sockets give to `GET /v1/events`
- * @param meanwhile done while the lock settles: it must change nothing that the lock protects; its failure is passed on
  * @throws AGENT_BUSY when another process holds it; AGENT_NEEDS_ROOT
  */
 export async function serveControl(
   paths: ControlPaths,
   operate: Operate,
-  meanwhile: () => Promise<void> | void = () => undefined,
   watch: Watch = () => undefined,
 ): Promise<AsyncDisposable> {
-  const name = randomUUID()
   const answer: Operate = (verb, args, emit, signal) =>
-    verb === 'who' ? Promise.resolve({ name, pid: process.pid }) : operate(verb, args, emit, signal)
+    verb === 'who' ? Promise.resolve({ pid: process.pid }) : operate(verb, args, emit, signal)
   const control = createServer(handler(answer, eventStream(watch)))
   const status = createServer(
     handler((verb, args, emit, signal) => {
@@ -54,62 +55,72 @@ export async function serveControl(
       return operate(verb, args, emit, signal)
     }, eventStream(watch)),
   )
+  let held = false
+  const end = async (): Promise<void> => {
+    // While this process still answers: then nobody else has touched it.
+    if (held) await rm(paths.control, { force: true })
+    await Promise.all([close(control), close(status)])
+  }
   try {
     await mkdir(paths.run, { recursive: true, mode: 0o755 })
-    await takeOver(control, paths.control, name, meanwhile)
+    await takeOver(control, paths)
+    held = true
     await rm(paths.status, { force: true })
     await listen(status, paths.status)
     await chmod(paths.status, 0o666)
   } catch (error) {
-    await Promise.all([close(control), close(status)])
+    await end()
     const code = systemCode(error)
     if (code === 'EACCES' || code === 'EPERM') throw deviceErrors.AGENT_NEEDS_ROOT(`cannot listen at ${paths.control}`)
     throw error
   }
+  return { [Symbol.asyncDispose]: end }
+}
+
+/** Listens at a name of its own, then takes the one that everybody knows. */
+async function takeOver(server: Server, { run, control }: ControlPaths): Promise<void> {
+  const mine = `agent-${randomBytes(4).toString('hex')}.sock`
+  await listen(server, join(run, mine))
+  const holder = await takeName(folderEdge(run), basename(control), mine)
+  if (holder === undefined) return
+  const who = await ask(join(run, holder), 'who', {}, () => undefined, AbortSignal.timeout(WHO_MS)).catch(() => NOBODY)
+  const pid = typeof who === 'object' && who !== null && 'pid' in who ? who.pid : '?'
+  throw deviceErrors.AGENT_BUSY(`process ${pid} is at work`)
+}
+
+/** Names in the folder of the sockets. */
+function folderEdge(run: string): LockEdge {
+  const at = (name: string): string => join(run, name)
   return {
-    [Symbol.asyncDispose]: async () => {
-      await Promise.all([close(control), close(status)])
+    link: (target, name) =>
+      unless(
+        'EEXIST',
+        symlink(target, at(name)).then(() => true),
+        false,
+      ),
+    // No link: the socket of a program that took it in another way.
+    target: (name) => unless('ENOENT', unless('EINVAL', readlink(at(name)), name), undefined),
+    replace: (from, name) => rename(at(from), at(name)),
+    remove: (name) => rm(at(name), { force: true }),
+    lives: async (target) => {
+      const socket = await connectTo(at(target)).catch(() => undefined)
+      if (socket === NOBODY) return false
+      // One that this process may not ask, or that has no time, lives.
+      if (typeof socket === 'object') socket.destroy()
+      return true
     },
+    pause: () => sleep(PAUSE_MS),
   }
 }
 
-async function takeOver(
-  server: Server,
-  path: string,
-  name: string,
-  meanwhile: () => Promise<void> | void,
-): Promise<void> {
+/** What `work` gives, or `otherwise` where it fails with this code. */
+async function unless<T, U>(code: string, work: Promise<T>, otherwise: U): Promise<T | U> {
   try {
-    await listen(server, path)
+    return await work
   } catch (error) {
-    if (systemCode(error) !== 'EADDRINUSE') throw error
-    await refuseIfHeld(path)
-    // Left by a process that is gone.
-    await rm(path, { force: true })
-    await listen(server, path).catch(async (again: unknown) => {
-      if (systemCode(again) !== 'EADDRINUSE') throw again
-      await refuseIfHeld(path)
-      throw again
-    })
+    if (systemCode(error) !== code) throw error
+    return otherwise
   }
-  const settled = new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
-  await Promise.all([settled, meanwhile()])
-  const holder = await whoHolds(path)
-  if (holder?.name !== name) throw deviceErrors.AGENT_BUSY(`process ${holder?.pid ?? '?'} took the lock first`)
-}
-
-async function refuseIfHeld(path: string): Promise<void> {
-  const holder = await whoHolds(path)
-  if (holder !== undefined) throw deviceErrors.AGENT_BUSY(`process ${holder.pid} is at work`)
-}
-
-/** @throws AGENT_BUSY when somebody is there and does not say who: it ends at this moment, or has no time to answer */
-async function whoHolds(path: string): Promise<{ readonly name: string; readonly pid: number } | undefined> {
-  const answer = await ask(path, 'who', {}, () => undefined, AbortSignal.timeout(WHO_MS)).catch((error: unknown) => {
-    if (!isBistableError(error, 'AGENT_ANSWER') && !isBistableError(error, 'AGENT_CANCELLED')) throw error
-    throw deviceErrors.AGENT_BUSY(`the process at ${path} does not say who it is: ${error.message}`)
-  })
-  return answer === NOBODY ? undefined : (answer as { name: string; pid: number })
 }
 
 function listen(server: Server, path: string): Promise<void> {

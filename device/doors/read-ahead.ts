@@ -9,26 +9,24 @@ import { KiB, MiB } from '../../base/bytes.ts'
 
 /** What is read at most: the reader that comes behind asks the kernel for the rest by itself. */
 const MOST = 128 * MiB
-/** Of one call, which cannot be stopped: a second and a half on a slow stick. */
-const STEP = 32 * MiB
+/** Of one call, which cannot be stopped: a fifth of a second on a slow stick. */
+const STEP = 4 * MiB
 /** All that one call reads goes into the same memory, again and again. */
 const SCRATCH = 128 * KiB
 
-/** What is being read, and for how many. */
-const running = new Map<string, { users: number; readonly stop: () => Promise<void> }>()
+/** What is being read: how to stop it. */
+const running = new Map<string, () => Promise<void>>()
 
 /**
- * Where the same file is read ahead already, nothing more is begun.
- * @returns stops it, unless somebody else wants it still; resolves when no read is under way any more. Never fails. Call it once
+ * Where the same file is read ahead already, nothing more is begun; whoever stops it stops it for all.
+ * @returns stops it; resolves when no read is under way any more. Never fails.
  */
 export function readAhead(path: string): () => Promise<void> {
-  const one = running.get(path) ?? { users: 0, stop: begin(path) }
-  running.set(path, one)
-  one.users++
+  const stop = running.get(path) ?? begin(path)
+  running.set(path, stop)
   return async () => {
-    if (--one.users > 0) return
-    running.delete(path)
-    await one.stop()
+    if (running.get(path) === stop) running.delete(path)
+    await stop()
   }
 }
 

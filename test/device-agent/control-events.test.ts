@@ -22,7 +22,7 @@ let count = 0
 async function served(watch: Watch) {
   const run = join(base, String(++count))
   const paths = { run, control: join(run, 'agent.sock'), status: join(run, 'status.sock') }
-  const lock = await serveControl(paths, async () => undefined, undefined, watch)
+  const lock = await serveControl(paths, async () => undefined, watch)
   return { ...paths, end: () => lock[Symbol.asyncDispose]() }
 }
 
