@@ -35,16 +35,26 @@ export async function storeSlot(
   await forgetSlot(files, folder)
   await files.makeDir(join(folder, 'roots'))
   const first = head.trusted.current.version - head.trusted.envelopes.length + 1
-  for (const [i, root] of head.trusted.envelopes.entries())
-    await writeFileDurably(join(folder, 'roots', `${first + i}.json`), root, files)
-  for (const name of IMAGE_NAMES) await writeFileDurably(join(folder, `${name}.idx`), head.indexBytes[name], files)
   const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
   const at = head.offsets.attachments.inventory
-  if (inventory !== undefined && at !== undefined) {
-    const bytes = known ?? (await readExactly(source, at, inventory.length, { signal }))
-    // A door is not believed: what does not have the signed digest is not kept, the bundle is still installable.
-    if (sha256(bytes) === inventory.sha256) await writeFileDurably(join(folder, INVENTORY), bytes, files)
+  const store = {
+    roots: async () => {
+      for (const [i, root] of head.trusted.envelopes.entries())
+        await writeFileDurably(join(folder, 'roots', `${first + i}.json`), root, files)
+    },
+    indexes: async () => {
+      for (const name of IMAGE_NAMES) await writeFileDurably(join(folder, `${name}.idx`), head.indexBytes[name], files)
+    },
+    inventory: async () => {
+      if (inventory === undefined || at === undefined) return
+      const bytes = known ?? (await readExactly(source, at, inventory.length, { signal }))
+      // A door is not believed: what does not have the signed digest is not kept, the bundle is still installable.
+      if (sha256(bytes) === inventory.sha256) await writeFileDurably(join(folder, INVENTORY), bytes, files)
+    },
   }
+  // Side by side: most of it is waiting for flushes. Nothing is under way when one has failed.
+  const done = await Promise.allSettled([store.roots(), store.indexes(), store.inventory()])
+  for (const one of done) if (one.status === 'rejected') throw one.reason
   await writeFileDurably(join(folder, RELEASE), head.envelope, files)
 }
 
