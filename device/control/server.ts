@@ -84,8 +84,10 @@ async function takeOver(server: Server, { run, control }: ControlPaths): Promise
   const holder = await takeName(folderEdge(run), basename(control), mine)
   if (holder === undefined) return
   const who = await ask(join(run, holder), 'who', {}, () => undefined, AbortSignal.timeout(WHO_MS)).catch(() => NOBODY)
-  const pid = typeof who === 'object' && who !== null && 'pid' in who ? who.pid : '?'
-  throw deviceErrors.AGENT_BUSY(`process ${pid} is at work`)
+  if (typeof who === 'object' && who !== null && 'pid' in who)
+    throw deviceErrors.AGENT_BUSY(`process ${who.pid} is at work`)
+  // It ends at this moment, or has no time to answer.
+  throw deviceErrors.AGENT_BUSY(`the process at ${control} does not say who it is`)
 }
 
 /** Names in the folder of the sockets. */
