@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { lstat, mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { isBistableError, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
@@ -107,13 +107,12 @@ export async function writeFileDurably(path: string, bytes: Uint8Array, files: F
 
 /**
  * Refuses what a file written beside must not take the place of: root can rename over a device, and /dev/null would be a
- * file from then on. Nothing there is fine, and a file or link too.
+ * file from then on, or /dev/stdout, a link to one. Nothing there is fine, and a file too, or a link to one.
  * @throws FILE_FAILED
  */
 export async function requireReplaceable(path: string): Promise<void> {
   try {
-    const there = await lstat(path)
-    if (there.isFile() || there.isSymbolicLink()) return
+    if ((await stat(path)).isFile()) return
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return
     throw failed('write', path, error)

@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -133,14 +134,17 @@ describe('pack', () => {
 })
 
 describe('pack and what stands at its output', () => {
-  it('takes the place of a file or link, never of a device', async () => {
+  it('takes the place of a file or a link to one, never of a device', async () => {
     const folder = join(work, 'r2.build')
     await signFile(await signPaths(folder, undefined), [signer(11)]).catch(() => undefined)
     const roots = [await signedRoot({}, [1, 2])]
-    await expect(packBundle(folder, roots, '/dev/null')).rejects.toMatchObject({ code: 'FILE_FAILED' })
+    const [device, link] = [join(work, 'device.bundle'), join(work, 'link.bundle')]
+    symlinkSync('/dev/null', device)
+    for (const output of ['/dev/null', device])
+      await expect(packBundle(folder, roots, output)).rejects.toMatchObject({ code: 'FILE_FAILED' })
     expect(statSync('/dev/null').isCharacterDevice()).toBe(true)
-    const link = join(work, 'link.bundle')
-    symlinkSync('/dev/null', link)
+    expect(readlinkSync(device)).toBe('/dev/null')
+    symlinkSync('r2.build/statement.json', link)
     await packBundle(folder, roots, link)
     expect(readFileSync(link).equals(readFileSync(bundle(2)))).toBe(true)
   })
