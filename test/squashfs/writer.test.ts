@@ -324,6 +324,29 @@ describe('SquashFS writer', () => {
       })
   })
 
+  it('tables that end exactly at a block, and one entry behind it', async () => {
+    const many = (n: number, item: (i: number) => Partial<Item>): Item[] =>
+      Array.from({ length: n }, (_, i) => ({ path: `f${String(i).padStart(4, '0')}`, type: 'fifo', ...item(i) }))
+    // Per block of 8192 bytes: 512 fragments, 2048 ids, 512 sets of attributes, 1024 inodes of the export table; a header
+    // of a listing has 256 entries.
+    const cases = [512, 513].flatMap((n) => [
+      many(n, (i) => ({ type: 'file', content: noise(4095, `${i}`) })),
+      many(n * 4 - 1 - (n % 2) * 3, (i) => ({ uid: i + 1 })),
+      many(n, (i) => ({ type: 'file', xattrs: { 'user.a': text(`${i}`) } })),
+      many(n - 256, () => ({})),
+      many(n + 511, () => ({})),
+    ])
+    for (const items of cases) {
+      const tree = treeOf(items)
+      const path = await write(tree, { blockSize: 4096, level: 1, exportable: true })
+      expect(await readBack(tree, path)).toBe(items.length + 1)
+      if (noKernel === undefined)
+        await mounted(path, 'kernel', (folder) =>
+          expect(differences(tree, folder, { ...whole, xattrs: false })).toEqual([]),
+        )
+    }
+  })
+
   it('65,535 ids are written, one more is refused: SQUASHFS_IDS', async () => {
     const owned = (count: number) =>
       treeOf(Array.from({ length: count }, (_, n): Item => ({ path: `f${n}`, type: 'fifo', uid: n, gid: n })))
