@@ -13,8 +13,9 @@ const TYPE_BITS = { dir: 0o040000, file: 0o100000, symlink: 0o120000, char: 0o02
 /**
  * Packs entries in byte order of their paths (no leading slash), with the parents that are missing; owner root, time 0,
  * inode numbers from 1. The same entries give the same bytes.
+ * @param last first parts of paths that stand behind all others
  */
-export function packCpio(entries: readonly CpioEntry[]): Uint8Array {
+export function packCpio(entries: readonly CpioEntry[], last: readonly string[] = []): Uint8Array {
   const byPath = new Map<string, CpioEntry>()
   for (const entry of entries) {
     const parts = entry.path.split('/')
@@ -24,7 +25,8 @@ export function packCpio(entries: readonly CpioEntry[]): Uint8Array {
     }
     byPath.set(entry.path, entry)
   }
-  const sorted = [...byPath.values()].sort((a, b) => compareUtf8(a.path, b.path))
+  const rank = ({ path }: CpioEntry): number => (last.includes(path.split('/')[0] ?? '') ? 1 : 0)
+  const sorted = [...byPath.values()].sort((a, b) => rank(a) - rank(b) || compareUtf8(a.path, b.path))
   const pieces: Uint8Array[] = []
   for (const [index, entry] of sorted.entries()) member(pieces, index + 1, entry)
   member(pieces, 0, undefined)
