@@ -20,8 +20,8 @@ export interface OldImage {
   readonly unpacked: number
 }
 
-/** Bytes of content kept. */
-const KEPT = 16 * 1024 * 1024
+/** Bytes of content kept: a window of no more is unpacked once, however a patch jumps about in it. */
+export const KEPT_CONTENT = 16 * 1024 * 1024
 
 /**
  * @param size bytes of the image
@@ -74,7 +74,7 @@ export async function openOldImage(
       cache.set(index, content)
       held += content.length
       for (const [oldest, bytes] of cache) {
-        if (held <= KEPT || oldest === index) break
+        if (held <= KEPT_CONTENT || oldest === index) break
         cache.delete(oldest)
         held -= bytes.length
       }

@@ -1,15 +1,18 @@
 import { METADATA_BYTES, PIECE, rebuild } from '../../bundle/delta/apply.ts'
 import type { ChunkRun } from '../../bundle/delta/head.ts'
-import type { OldImage } from '../../bundle/delta/old.ts'
+import { KEPT_CONTENT, type OldImage } from '../../bundle/delta/old.ts'
 import type { Streams } from '../../bundle/delta/streams.ts'
 import { VarintWriter } from '../../bundle/delta/varint.ts'
 import type { Chunk } from '../../bundle/types.ts'
 import { match } from './match.ts'
 import { type OldSources, type Place, tablesOf } from './sources.ts'
 
-/** Content that a unit describes, and old content that it is described by: what publisher and device hold at a time. */
-export const MAX_TARGET = 16 * 1024 * 1024
-export const MAX_WINDOW = 24 * 1024 * 1024
+/** Content that a unit describes. */
+const MAX_TARGET = 16 * 1024 * 1024
+/** Old content that it is described by: what a device holds of it at a time. */
+const MAX_WINDOW = KEPT_CONTENT
+/** What the pieces of one more chunk may still ask for. */
+const ROOM = 2 * 1024 * 1024
 
 /** What the new image's blocks are compressed with. */
 export interface UnitCodec {
@@ -48,7 +51,7 @@ export class UnitBuilder {
   }
 
   get full(): boolean {
-    return this.#targetLength >= MAX_TARGET || this.#windowLength >= MAX_WINDOW
+    return this.#targetLength >= MAX_TARGET || this.#windowLength >= MAX_WINDOW - ROOM
   }
 
   /** Bytes of content that a device compresses. */
@@ -125,9 +128,11 @@ export class UnitBuilder {
     this.#target.push(content)
     this.#targetLength += content.length
     for (const candidate of this.#candidates(index, content)) {
-      if (this.#window.has(candidate) || this.#windowLength >= MAX_WINDOW) continue
+      if (this.#window.has(candidate)) continue
+      const stride = this.#old.image.extents.stride(candidate)
+      if (this.#windowLength + stride > MAX_WINDOW) continue
       this.#window.add(candidate)
-      this.#windowLength += this.#old.image.extents.stride(candidate)
+      this.#windowLength += stride
     }
   }
 
