@@ -21,8 +21,8 @@ export const OURS = {
   patch: 'bistable, patch',
   quick: 'bistable, patch, images at zstd 9',
 } as const
-/** Where applying costs most, our patch once more, between images whose blocks cost the device less. */
-const QUICK = { level: 9, pairs: ['security', 'large', 'debian13'] }
+/** Our patch once more, between images whose blocks cost the device less. */
+const QUICK = { level: 9, pairs: ['security'] }
 
 /** What is known of a pair so far. */
 export interface PairFound {
@@ -57,7 +57,7 @@ export async function benchDelta(workshop: Workshop, options: CampaignOptions): 
     all.push(steps)
   }
   let left = 0
-  for (const slow of [false, true]) for (const steps of all) left += await steps.run(workshop, slow, go)
+  for (const rank of [0, 1, 2] as const) for (const steps of all) left += await steps.run(workshop, rank, go)
   if (left > 0) workshop.say(`delta: ${left} steps left: run it again`)
   return reportOf(
     all.map(({ known }) => known),
@@ -68,8 +68,10 @@ export async function benchDelta(workshop: Workshop, options: CampaignOptions): 
 /** Whether a step may still begin. */
 type Go = (slow: boolean) => boolean
 
-/** These sort, or search, all of the uncompressed content. */
-const SLOW = ['bsdiff on SquashFS', 'bsdiff on uncompressed', 'zstd --patch-from on uncompressed']
+/** These sort, or search, all of the content: the last ones of all pairs. */
+const SLOW = [['zstd --patch-from on uncompressed', 'bsdiff on uncompressed'], ['bsdiff on SquashFS']]
+type Rank = 0 | 1 | 2
+const rankOf = (what: string): number => 1 + SLOW.findIndex((whats) => whats.includes(what))
 
 class Steps {
   known: PairFound
@@ -94,8 +96,8 @@ class Steps {
     this.known = { ...known, found: Object.fromEntries(keep) }
   }
 
-  /** @returns how many of the slow, or of the other steps are left */
-  async run(workshop: Workshop, slow: boolean, go: Go): Promise<number> {
+  /** @returns how many steps of one rank are left */
+  async run(workshop: Workshop, rank: Rank, go: Go): Promise<number> {
     const techniques: Readonly<Record<string, (both: Both) => Promise<Found>>> = {
       [OURS.chunks]: (both) => chunks(workshop, both),
       [OURS.patch]: (both) => patch(workshop, both),
@@ -103,16 +105,14 @@ class Steps {
       ...(QUICK.pairs.includes(this.#pair.name) && { [OURS.quick]: (both: Both) => quick(workshop, both) }),
     }
     const openOnes = () =>
-      Object.entries(techniques).filter(
-        ([what]) => this.known.found[what] === undefined && SLOW.includes(what) === slow,
-      )
+      Object.entries(techniques).filter(([what]) => this.known.found[what] === undefined && rankOf(what) === rank)
     if (openOnes().length === 0) return 0
     const both = await this.#sides(workshop, go)
     // Ours are open again where the bundles had to be made anew.
     const open = openOnes()
     if (both === undefined) return open.length
     for (const [n, [what, run]] of open.entries()) {
-      if (!go(slow)) return open.length - n
+      if (!go(rank > 0)) return open.length - n
       const found = await run(both)
       workshop.say(`delta: ${this.#pair.name}: ${what}: ${found.bytes} bytes`)
       await this.#note({ found: { ...this.known.found, [what]: found } })

@@ -33,7 +33,7 @@ class Seeds {
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes
-    const bits = Math.max(10, Math.min(22, Math.ceil(Math.log2(bytes.length + 1))))
+    const bits = Math.max(10, Math.min(24, Math.ceil(Math.log2(bytes.length + 1))))
     this.#shift = 32 - bits
     this.#heads = new Int32Array(1 << bits).fill(-1)
     this.#before = new Int32Array(bytes.length)
