@@ -104,6 +104,8 @@ export function efiBackend({ folder, bootImage, partition, reasons }: EfiOptions
     const other = otherSlot(primary)
     if (before.state?.primary !== primary || before.torn) await setOption(primary, 'committed')
     if (trial === undefined || left === 0) await unset('BootNext')
+    // Armed, and taken back: its option has the words of a try.
+    if (spare && before.state?.trial === other) await setOption(other, 'committed')
     await setOrder(spare ? [primary, other] : [primary])
     if (trial === undefined && !spare) await unset(optionName(other))
     if (trial !== undefined && before.state?.trial !== trial) await setOption(trial, 'try')

@@ -195,3 +195,13 @@ export function refuse(state: BootState, slot: Slot): BootState {
     throw bootErrors.BOOT_REFUSE_NOT_TRIED(`slot ${slot} is not on trial; the trial is ${state.trial ?? 'none'}`)
   return next(state, { left: 0 })
 }
+
+/**
+ * Takes back what is armed and was not tried.
+ * @param spare the slot holds a release that was once committed and is not below the security floor: it may be booted as before
+ * Throws BOOT_REFUSE_NOT_TRIED when nothing is on trial.
+ */
+export function disarm(state: BootState, spare: boolean): BootState {
+  if (state.trial === undefined) throw bootErrors.BOOT_REFUSE_NOT_TRIED('nothing is on trial')
+  return next(state, { trial: undefined, left: 0, spare })
+}

@@ -82,9 +82,15 @@ export function sdbootBackend({ esp, bootImage, reasons }: SdbootOptions): BootB
     } else if (trial !== undefined && !counted) {
       await put(trial, generation, state.left, await stage(trial, other === undefined))
     }
+    // What was armed may be booted for good, as before: behind the primary, which the name of a try was not.
+    const calm = trial === undefined && state.spare && other?.left !== undefined
+    if (calm) {
+      const first = stands && mine !== undefined ? mine.number : generation
+      await put(other.slot, Math.max(0, first - 1), undefined, await stage(other.slot, false))
+    }
     const keep = new Set<Entry | undefined>([
       ...(stands ? [mine] : []),
-      ...(counted || (trial === undefined && state.spare) ? [other] : []),
+      ...(counted || (trial === undefined && state.spare && !calm) ? [other] : []),
     ])
     await drop(entries.filter((entry) => !keep.has(entry)))
   }

@@ -1,4 +1,5 @@
 import { otherSlot } from '../../bootloader/state.ts'
+import { compareNumbers } from '../../bundle/fields.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
 import type { Root } from '../../keys/types.ts'
 import { deviceErrors } from '../errors.ts'
@@ -43,6 +44,12 @@ export function factsOf(job: Job, committed: boolean): SlotFacts {
 export function withSlot(body: RecordBody, slot: 'a' | 'b', facts: SlotFacts | undefined): RecordBody {
   const { [slot]: _, ...others } = body.slots
   return { ...body, slots: facts === undefined ? others : { ...others, [slot]: facts } }
+}
+
+/** Whether a slot holds what was once committed here and is not below the security floor. */
+export function mayBoot({ slots, securityFloor }: RecordBody, slot: 'a' | 'b'): boolean {
+  const facts = slots[slot]
+  return facts?.committed === true && compareNumbers(facts.number, securityFloor) >= 0
 }
 
 /** The record of a commit: floors rise here and nowhere else, and only after the boot state was written. */

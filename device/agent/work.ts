@@ -1,7 +1,7 @@
 import { isAddress } from '../../base/address.ts'
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import { adopt, arm } from '../../bootloader/machine.ts'
+import { adopt, arm, disarm } from '../../bootloader/machine.ts'
 import { DEFAULT_TRIES, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
@@ -17,7 +17,7 @@ import { limited } from '../policy/limit.ts'
 import { clip, type Job } from '../records/record.ts'
 import { stateErrors } from '../state/errors.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
-import { addOutcome } from './body.ts'
+import { addOutcome, mayBoot } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
 import { offerHints } from './hints-offer.ts'
 import { after, before } from './hooks.ts'
@@ -326,10 +326,10 @@ export async function cancelNow(core: Core): Promise<string> {
     return 'the running work is being stopped'
   const { name } = core.body.state
   // An install that failed before its first byte leaves armed what was armed before it.
-  const { trial, left } = await core.bootState()
-  if (name !== 'armed' && (trial !== otherSlot(core.line.slot) || left === 0))
-    throw deviceErrors.AGENT_IDLE(`the state is ${name}`)
-  await core.claimInactive()
+  const state = await core.bootState()
+  const armed = state.trial === otherSlot(core.line.slot) && state.left > 0
+  if (name !== 'armed' && !armed) throw deviceErrors.AGENT_IDLE(`the state is ${name}`)
+  if (armed) await core.ports.boot.write(disarm(state, mayBoot(core.body, otherSlot(core.line.slot))))
   await core.apply({ kind: 'disarmed' })
   return 'the armed release is not tried; the next boot stays here'
 }

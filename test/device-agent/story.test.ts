@@ -317,6 +317,21 @@ describe('what a person does', () => {
     expect(world.boots.slice(-1)).toEqual(['a'])
   })
 
+  it('a roll back that is taken back leaves the way back open', async () => {
+    const world = new World()
+    await world.publish({ counter: 3 })
+    await world.run()
+    await world.powerOn(10, async (core) => {
+      await rollBackNow(core)
+      expect(world.boot).toMatchObject({ trial: 'a', spare: false })
+      await cancelNow(core)
+      expect(world.boot).toMatchObject({ primary: 'b', trial: undefined, left: 0, spare: true })
+      await rollBackNow(core)
+    })
+    await world.run()
+    expect(world.boot).toMatchObject({ primary: 'a', spare: true })
+  })
+
   it('rollback is refused under the security floor and without a spare', async () => {
     const world = new World()
     const codes: string[] = []

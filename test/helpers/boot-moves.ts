@@ -1,4 +1,4 @@
-import { adopt, arm, claim, commit, refuse, retire, rollBack } from '../../bootloader/machine.ts'
+import { adopt, arm, claim, commit, disarm, refuse, retire, rollBack } from '../../bootloader/machine.ts'
 import type { BootState } from '../../bootloader/state.ts'
 
 /** Numbers that look random and are the same in every run: 0 .. most-1. */
@@ -23,6 +23,7 @@ export function anyMove(
     moves.push(
       () => commit(state, other),
       () => refuse(state, other),
+      () => disarm(state, true),
     )
   if (state.spare)
     moves.push(
