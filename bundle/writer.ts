@@ -62,7 +62,9 @@ export async function writeBundle(
   const beside = join(dirname(out), `.${basename(out)}.new`)
   let file: FileHandle | undefined
   try {
-    file = await open(beside, 'w')
+    // A link that somebody put there, in a folder of many users, must not lead the writing elsewhere.
+    await rm(beside, { force: true })
+    file = await open(beside, 'wx')
     const sink = new Sink(file)
     await sink.member(MARKER_NAME, Buffer.from(MARKER))
     for (const [i, root] of parts.roots.entries()) await sink.member(rootName(first + i), root)

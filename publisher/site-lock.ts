@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { systemCode, systemReason } from '../base/errors.ts'
@@ -35,12 +36,13 @@ export async function aloneIn<T>(
   }
 }
 
-/** For reading where another user made it: a lock wants no more. */
+/** For reading where another user made it: a lock wants no more. Through no link, which could create a file elsewhere. */
 async function openLock(path: string): Promise<FileHandle> {
+  const { O_RDWR, O_CREAT, O_RDONLY, O_NOFOLLOW } = constants
   try {
-    return await open(path, 'a').catch(async (cause) => {
+    return await open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o644).catch(async (cause) => {
       if (systemCode(cause) !== 'EACCES') throw cause
-      return await open(path, 'r')
+      return await open(path, O_RDONLY | O_NOFOLLOW)
     })
   } catch (cause) {
     throw fileErrors.FILE_FAILED(`cannot open ${path}: ${systemReason(cause)}`, { cause })

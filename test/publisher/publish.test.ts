@@ -1,5 +1,6 @@
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -147,6 +148,23 @@ describe('pack and what stands at its output', () => {
     symlinkSync('r2.build/statement.json', link)
     await packBundle(folder, roots, link)
     expect(readFileSync(link).equals(readFileSync(bundle(2)))).toBe(true)
+  })
+})
+
+describe('a folder that others can write in', () => {
+  it('leads no writing elsewhere by a link with the name of a file that is to come', async () => {
+    const folder = join(work, 'shared')
+    mkdirSync(folder)
+    const victim = join(work, 'victim')
+    writeFileSync(victim, 'precious')
+    symlinkSync(victim, join(folder, '.out.bundle.new'))
+    await packBundle(join(work, 'r2.build'), [await signedRoot({}, [1, 2])], join(folder, 'out.bundle'))
+    expect(readFileSync(victim, 'utf8')).toBe('precious')
+    expect(readFileSync(join(folder, 'out.bundle')).equals(readFileSync(bundle(2)))).toBe(true)
+    const elsewhere = join(work, 'elsewhere')
+    symlinkSync(elsewhere, join(folder, '.lock'))
+    await expect(aloneIn(folder, quiet, async () => undefined)).rejects.toMatchObject({ code: 'FILE_FAILED' })
+    expect(existsSync(elsewhere)).toBe(false)
   })
 })
 
