@@ -54,7 +54,9 @@ export const nodeFiles: Files = {
   },
   async write(path, bytes) {
     await attempt('write', path, async () => {
-      const file = await open(path, 'w', 0o644)
+      // A link in the place of a file that is to come, in a folder of many users, must not lead the writing elsewhere.
+      const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants
+      const file = await open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o644)
       try {
         await file.writeFile(bytes)
       } finally {
