@@ -185,6 +185,36 @@ describe.skipIf(!have('busybox', 'chattr'))('an /etc with files that cannot be r
   })
 })
 
+/** Each program that changes something, counted; the power goes at the `cutAt`th. */
+const cuttable = (cutAt: number) =>
+  `n=0\n${['cp', 'mv', 'mkdir', 'rm', 'sync'].map((name) => `${name}() { n=$((n + 1)); [ $n != ${cutAt} ] || kill -9 $$; busybox ${name} "$@"; }`).join('\n')}\n`
+
+describe.skipIf(!have('busybox'))('an /etc that is made anew at every boot', () => {
+  test('has the owned paths of this slot, whatever moment the power went', () => {
+    let cuts = 0
+    for (let cutAt = 1, cut = true; cut; cutAt++) {
+      const { at, script } = device(`anew-${cutAt}`, { transient: true })
+      const start = (before: string) =>
+        spawnSync('busybox', [
+          ...['sh', '-c'],
+          `mount() { :; }\numount() { :; }\n${before}${script.replaceAll('mount -o bind', ':')}\nROOT='${at('image-a')}'\nstart a 0.1 committed`,
+        ])
+      // The other slot was left long ago.
+      mkdirSync(at('data/etc/b'), { recursive: true })
+      writeFileSync(at('data/etc/b/machine-id'), 'of long ago\n')
+      expect(start('').status).toBe(0)
+      writeFileSync(at('data/etc/a/machine-id'), 'of this device\n')
+      cut = start(cuttable(cutAt)).signal === 'SIGKILL'
+      if (cut) cuts++
+      expect([cutAt, start('').status]).toEqual([cutAt, 0])
+      const files = ['machine-id', 'motd'].map((name) => readFileSync(at(`data/etc/a/${name}`), 'utf8'))
+      expect([cutAt, ...files]).toEqual([cutAt, 'of this device\n', 'a\n'])
+      expect(existsSync(at('data/etc/a.new')) || existsSync(at('data/etc/a.old'))).toBe(false)
+    }
+    expect(cuts).toBeGreaterThan(10)
+  })
+})
+
 const loops =
   have('busybox', 'e2fsck', 'mke2fs', 'debugfs', 'losetup') &&
   process.getuid?.() === 0 &&
