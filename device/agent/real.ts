@@ -40,7 +40,8 @@ export async function realPorts(
   if (anchor === undefined) throw deviceErrors.CONFIG_MISSING(`${paths.anchor} does not exist`)
   const given = await readPlaces(paths.places, files)
   const text = async (path: string) => Buffer.from((await files.read(path, 64 * KiB)) ?? '').toString('utf8')
-  const deviceId = config.deviceId ?? deviceIdFrom(await text(paths.machineId), config.product)
+  // Of the data partition: one that cannot be read leaves the device without this name, and not without its agent.
+  const deviceId = config.deviceId ?? deviceIdFrom(await text(paths.machineId).catch(() => ''), config.product)
   const reach = () => readReach(config.agent.tls, files, process.env)
   const brokers = new Brokers({
     device: deviceId,

@@ -133,6 +133,25 @@ describe.sequential('the device command', () => {
     expect((await run(['status'])).out).toContain('slot a  * primary')
   })
 
+  it('works without what cannot be read of its data partition: settings and machine id', async () => {
+    const root = await makeDevice('unread')
+    for (const path of [
+      'etc/machine-id',
+      'etc/bistable/agent.json',
+      'data/bistable/records/0',
+      'data/bistable/floor',
+    ]) {
+      rmSync(join(root, path), { force: true, recursive: true })
+      mkdirSync(join(root, path), { recursive: true })
+    }
+    const { exit, json } = await run(['status', '--json'], { root })
+    expect([exit, json['deviceId'], json['problems']]).toEqual([
+      0,
+      null,
+      ['records/0', 'bistable/floor', 'agent.json'].map((path) => expect.stringContaining(path)),
+    ])
+  })
+
   it('refuses what is not for this device, and touches nothing', async () => {
     const before = readFileSync(join(device, 'disk/rootfs-b'))
     const cut = join(base, 'cut.bundle')
