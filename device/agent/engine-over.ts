@@ -81,10 +81,7 @@ export function engineOver(
       return await withOpened(async (opened) => {
         opened.push(crew())
         const target = otherSlot(call.running)
-        const slot = {
-          boot: kept(opened, await slots.forWriting(target, 'boot')),
-          rootfs: kept(opened, await slots.forWriting(target, 'rootfs')),
-        }
+        const slot = await bothOpened(opened, (image) => slots.forWriting(target, image))
         const { patch: _, hints, ...rest } = call
         const given = await placesFor({ files, data, slots, opened }, call, true)
         return await install({
@@ -96,10 +93,7 @@ export function engineOver(
     plan: (call) =>
       withOpened(async (opened) => {
         const target = otherSlot(call.running)
-        const slot = {
-          boot: kept(opened, await slots.forReuse(target, 'boot')),
-          rootfs: kept(opened, await slots.forReuse(target, 'rootfs')),
-        }
+        const slot = await bothOpened(opened, (image) => slots.forReuse(target, image))
         const { patch: _, hints, ...rest } = call
         const given = await placesFor({ files, data, slots, opened }, call, false)
         return await previewInstall({ ...rest, slot, ...given, hintBytes: hints?.bytes ?? 0 })
@@ -164,6 +158,18 @@ function steps(
 const kept = <T extends { close(): Promise<void> }>(opened: { close(): Promise<void> }[], one: T): T => {
   opened.push(one)
   return one
+}
+
+/** Both images of a slot, looked for side by side; what was opened is closed with the rest, also when the other fails. */
+async function bothOpened<T extends { close(): Promise<void> }>(
+  opened: { close(): Promise<void> }[],
+  open: (image: ImageName) => Promise<T>,
+): Promise<{ readonly boot: T; readonly rootfs: T }> {
+  const [boot, rootfs] = await Promise.allSettled([open('boot'), open('rootfs')])
+  for (const one of [boot, rootfs]) if (one.status === 'fulfilled') opened.push(one.value)
+  if (boot.status === 'rejected') throw boot.reason
+  if (rootfs.status === 'rejected') throw rootfs.reason
+  return { boot: boot.value, rootfs: rootfs.value }
 }
 
 /** The second thread for hashing, until it is closed. */
