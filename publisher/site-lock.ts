@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { systemCode, systemReason } from '../base/errors.ts'
+import { isBistableError, systemCode, systemReason } from '../base/errors.ts'
 import { fileErrors } from '../base/file-errors.ts'
 import { publisherErrors } from './errors.ts'
 import { runTool } from './tools.ts'
@@ -18,7 +18,8 @@ const TELL_MS = 1000
  * share the folder; between machines as far as the network file system carries such locks.
  *
  * The program `flock` takes it on our open file, where it stays until we close that.
- * @throws PUBLISH_BUSY, FILE_FAILED, TOOL_MISSING, TOOL_FAILED, and what `work` throws
+ * Where the file system knows no locks, that is said and `work` is done.
+ * @throws PUBLISH_BUSY, FILE_FAILED, TOOL_MISSING, and what `work` throws
  */
 export async function aloneIn<T>(
   folder: string,
@@ -65,7 +66,9 @@ async function take(
       throw publisherErrors.PUBLISH_BUSY(`another publisher has held ${path} for ${Math.round(waitMs / 1000)} s`, {
         cause,
       })
-    throw cause
+    if (!isBistableError(cause, 'TOOL_FAILED')) throw cause
+    // Some network file systems know no locks.
+    edge.say(`${path} cannot be locked: see that nobody else publishes there meanwhile (${cause.message})`)
   } finally {
     clearTimeout(telling)
   }

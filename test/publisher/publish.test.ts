@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { fileSource } from '../../bundle/file-source.ts'
 import { parseFreshness } from '../../bundle/freshness.ts'
 import { readHints } from '../../bundle/hints/format.ts'
@@ -336,6 +336,18 @@ describe('publish', () => {
     release()
     await Promise.all([first, second])
     expect(order).toEqual(['first', 'second'])
+    // A file system that knows no locks, told by the program as it is.
+    const path = process.env['PATH']
+    onTestFinished(() => {
+      process.env['PATH'] = path
+    })
+    writeFileSync(join(folder, 'flock'), '#!/bin/sh\necho "flock: 3: No locks available" >&2\nexit 71\n', {
+      mode: 0o755,
+    })
+    process.env['PATH'] = `${folder}:${path}`
+    await aloneIn(folder, edge, async () => void order.push('unlocked'))
+    expect([order.at(-1), said.at(-1)]).toEqual(['unlocked', expect.stringContaining('No locks available')])
+    process.env['PATH'] = path
     // Work that fails lets go as well.
     await expect(aloneIn(folder, quiet, () => Promise.reject(new Error('no')))).rejects.toThrow('no')
     await aloneIn(folder, quiet, async () => void order.push('last'))
