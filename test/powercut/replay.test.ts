@@ -89,6 +89,29 @@ describe('partitions', () => {
     expect(replay.medium['boot-b'].toString('latin1', 0, 1)).toBe('o')
   })
 
+  test('equal contents have one key: kept by a cut or flushed, and flushed once more; others have others', async () => {
+    const write = async (device: RecordedDisk) => {
+      for (const letter of 'no') {
+        device.write('rootfs-b', 4096, Buffer.alloc(8192, letter))
+        device.flush('rootfs-b')
+        device.flush('rootfs-b')
+      }
+    }
+    const seen = await outcomes(write, (cut) => ({
+      prefix: /everything arrived|nothing unflushed arrived/.test(cut.what),
+      key: cut.slot('b').key,
+      bytes: cut.slot('b').rootfs().toString(),
+    }))
+    const grouped = (by: 'key' | 'bytes', one: 'key' | 'bytes', from: typeof seen) =>
+      [...new Set(from.map((cut) => cut[by]))].map(
+        (value) => new Set(from.filter((cut) => cut[by] === value).map((cut) => cut[one])).size,
+      )
+    expect(new Set(grouped('key', 'bytes', seen))).toEqual(new Set([1]))
+    // With 'n' in it; and with 'o', as it was and written again.
+    const prefixes = seen.filter(({ prefix }) => prefix)
+    expect(grouped('bytes', 'key', prefixes)).toEqual([1, 2])
+  })
+
   test('the same seed gives the same disks', async () => {
     const write = async (device: RecordedDisk) => device.write('boot-b', 100, Buffer.alloc(9000, 'n'))
     const keys = () => outcomes(write, (cut) => cut.key)

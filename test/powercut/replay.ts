@@ -70,11 +70,9 @@ export interface CutDisk {
 }
 
 export class Replay {
-  readonly #name: string
   readonly medium: Record<Part, Buffer>
-  readonly #version: Record<Part, number> = {
-    ...{ bootstate: 0, 'boot-a': 0, 'rootfs-a': 0, 'boot-b': 0, 'rootfs-b': 0, data: 0 },
-  }
+  /** Stands for what is on the medium: equal where nothing was written between two flushes. */
+  readonly #contents: Record<Part, string>
   units: Unit[] = []
   names: NameChange[] = []
   #writes = 0
@@ -83,8 +81,8 @@ export class Replay {
   #now: Map<string, Inode>
 
   constructor(name: string, start: DiskContent) {
-    this.#name = name
     this.medium = new RecordedDisk(start).parts
+    this.#contents = Object.fromEntries(PARTS.map((part) => [part, `${name}:${part}`])) as Record<Part, string>
     for (const [path, bytes] of start.files) this.#durable.set(path, inodeOf(bytes, true))
     this.#now = new Map(this.#durable)
   }
@@ -139,9 +137,17 @@ export class Replay {
   }
 
   #settle(part: Part): void {
-    for (const unit of this.units) if (unit.part === part) this.medium[part].set(unit.bytes, unit.offset)
+    const arrived = this.units.filter((unit) => unit.part === part)
+    for (const unit of arrived) this.medium[part].set(unit.bytes, unit.offset)
+    this.#contents[part] = this.#contentOf(part, arrived, '')
     this.units = this.units.filter((unit) => unit.part !== part)
-    this.#version[part]++
+  }
+
+  /** The same for a flush that all of them wait for and for a cut that keeps all of them. */
+  #contentOf(part: Part, kept: readonly Unit[], torn: string): string {
+    const before = this.#contents[part]
+    if (kept.length === 0 && torn === '') return before
+    return sha256(Buffer.from(`${before}+${kept.map((unit) => unit.id).join()}${torn}`))
   }
 
   /** Files whose names may be there and whose contents no flush has covered. */
@@ -234,9 +240,9 @@ export class Replay {
 
   #partKey(part: Part, choice: Choice): string {
     if (part === 'bootstate') return ''
-    const kept = choice.units.filter((unit) => unit.part === part).map((unit) => unit.id)
-    const torn = choice.torn?.part === part ? `${choice.torn.page}:${sha256(choice.torn.bytes)}` : ''
-    return `${this.#name}:${part}@${this.#version[part]}+${kept.join()}${torn}`
+    const kept = choice.units.filter((unit) => unit.part === part)
+    const torn = choice.torn?.part === part ? ` ${choice.torn.page}:${sha256(choice.torn.bytes)}` : ''
+    return this.#contentOf(part, kept, torn)
   }
 
   #partAfter(part: Part, choice: Choice): Buffer {
