@@ -11,10 +11,13 @@ import { DutError } from './lab-error.ts'
 /** Progress lines of one install: seven phases, ten percent a line. */
 const INSTALL_LINES = 75
 /**
- * Steps of a first try: the boot loader's line, the kernel's, seven stages of the initramfs, trying. Another boot has eight,
- * and ends with an agent that runs. Notes of the initramfs are none: they would use up the steps before the agent begins.
+ * Steps behind the boot loader's line. A try has the kernel's, seven stages of the initramfs, trying, committed; another boot
+ * has seven, and ends with an agent that runs. Notes of the initramfs are none: they would use up the steps before the agent.
  */
-const BOOT_STEPS = 10
+const TRY_STEPS = 10
+const OTHER_STEPS = 7
+/** Part of the boots that are cut before that line. */
+const EARLY = 0.1
 const isStep = ({ kind, line }: BootEvent) => kind !== 'initramfs' || line.includes('bistable-init: stage ')
 /** How long a step takes: most of them; from the last stage of the initramfs until the agent speaks; until it commits. */
 const WITHIN_MS = 1500
@@ -46,41 +49,40 @@ export async function momentOfInstall(dut: Dut, address: string, random: () => n
 
 /** Reboots into what is armed in `slot`: somewhere between the boot loader and the commit. */
 export async function momentOfTry(dut: Dut, slot: 'a' | 'b', random: () => number): Promise<string> {
-  const [steps, more] = [below(random, BOOT_STEPS), random()]
+  const [steps, more] = [below(random, TRY_STEPS), random()]
   await dut.reboot()
   const boot = await dut.nextBoot(STEP_MS)
   if (boot.slot !== slot || boot.boot !== 'try')
     throw new DutError(`a try of slot ${slot} was armed, the boot loader started ${JSON.stringify(boot)}`)
-  const kinds = ['kernel', 'initramfs', 'trying', 'committed'] as const
-  return `first try, ${await reach(dut, steps, more, 'boot', kinds)}`
+  return `first try, ${await reach(dut, steps, more)}`
 }
 
 /** The power has just come: somewhere between the firmware and an agent that runs. */
 export async function momentOfBoot(dut: Dut, random: () => number): Promise<string> {
-  const [steps, more] = [below(random, BOOT_STEPS), random()]
-  const fatal = ['panic', 'initramfs-failed', 'emergency'] as const
-  return `boot, ${await reach(dut, steps, more, 'power on', ['boot', 'kernel', 'initramfs', 'trying', ...UP], fatal)}`
+  const [lot, more] = [random(), random()]
+  if (lot < EARLY) {
+    const early = Math.floor(more * WITHIN_MS)
+    await sleep(early)
+    return `boot, ${early} ms from power on`
+  }
+  const { boot } = await dut.nextBoot(STEP_MS)
+  const steps = below(() => (lot - EARLY) / (1 - EARLY), boot === 'try' ? TRY_STEPS : OTHER_STEPS)
+  return `${boot}, ${await reach(dut, steps, more)}`
 }
 
-const UP = ['running', 'committed', 'fell-back'] as const
-
-/** So many steps from `first` on, fewer when the agent's work is done before; then a part of the next one, 0 .. 1. */
-async function reach(
-  dut: Dut,
-  steps: number,
-  part: number,
-  first: string,
-  kinds: readonly BootEvent['kind'][],
-  fatal: readonly BootEvent['kind'][] = [],
-): Promise<string> {
-  let last = first
-  for (let seen = 0; seen < steps && !UP.some((kind) => kind === last); seen++) {
-    const { kind, line } = await dut.next(kinds, { timeoutMs: STEP_MS, fatal, where: isStep })
+/** So many steps from the boot loader's line on, fewer when the agent's work is done before; then a part of the next, 0 .. 1. */
+async function reach(dut: Dut, steps: number, part: number): Promise<string> {
+  const up = ['running', 'committed', 'fell-back'] as const
+  const fatal = ['panic', 'boot', 'initramfs-failed', 'emergency'] as const
+  const wait = { timeoutMs: STEP_MS, fatal, where: isStep }
+  let last = 'boot'
+  for (let seen = 0; seen < steps && !up.some((kind) => kind === last); seen++) {
+    const { kind, line } = await dut.next(['kernel', 'initramfs', 'trying', ...up], wait)
     last = /stage \w+/.exec(line)?.[0] ?? kind
   }
   const more = Math.floor(part * (LONGER_MS[last] ?? WITHIN_MS))
   await sleep(more)
-  return `${last} (step ${steps} of ${BOOT_STEPS}), and ${more} ms`
+  return `${last} (step ${steps}), and ${more} ms`
 }
 
 /** Asks for a reboot: somewhere on the way down, in the firmware or in the boot loader. */

@@ -1,9 +1,12 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { FILES, REASON } from '../../bootloader/layout.ts'
+import { BROKEN_AFTER } from '../../bootloader/machine.ts'
+import { decodeReason } from '../../bootloader/reason.ts'
 import { DEFAULT_TRIES } from '../../bootloader/state.ts'
 import { momentOfBoot, momentOfInstall, momentOfReboot } from '../../hw-tests/harness/cut-moments.ts'
-import { copyImage } from '../../hw-tests/harness/disk.ts'
+import { copyImage, partitionStart } from '../../hw-tests/harness/disk.ts'
 import { Dut } from '../../hw-tests/harness/dut.ts'
 import { type Kit, openKit } from '../../hw-tests/harness/kit.ts'
 import { DutError } from '../../hw-tests/harness/lab-error.ts'
@@ -14,7 +17,7 @@ import { choosePlace, type QemuPlace } from '../../hw-tests/places/index.ts'
 
 /**
  * An emulated device whose power is cut at random moments of real installs and boots; it must come up again by itself
- * from a slot that it should run. The boot behind a cut is nearly always cut too, up to five times in a row: the boot that is
+ * from a slot that it should run. The boot behind a cut is nearly always cut too, up to eleven times: the boot that is
  * then let through answers for them all. Cuts of installs follow each other on one device, whatever state they left it
  * in; a cut of a first boot begins with a saved device on which a release is armed.
  */
@@ -35,9 +38,9 @@ const BOOT_MS = 300_000
 /** Failures after which there is nothing more to learn. */
 const ENOUGH = 10
 const UPDATE_EVERY = 25
-/** How often a boot is cut, and how often in a row: six starts without an answer would be a reason to give a slot up. */
+/** How often a boot is cut, and how often in a row. */
 const AGAIN = 0.95
-const MOST_AGAIN = 5
+const MOST_AGAIN = 11
 /** Boots that a release on trial gets: as many cut ones, and it is given up. */
 const TRIES = DEFAULT_TRIES
 
@@ -74,7 +77,7 @@ export async function kills(
       try {
         cut(await bench.cut(states))
         try {
-          while (cuts < wanted && inTime() && bench.cutAgain()) cut(await bench.cutBoot())
+          while (cuts < wanted && inTime() && (await bench.cutAgain())) cut(await bench.cutBoot())
           await bench.comeUp()
           comings++
         } catch (error) {
@@ -168,9 +171,16 @@ class Bench {
     return where
   }
 
-  /** Draws whether the boot that follows is cut. */
-  cutAgain(): boolean {
-    return this.#again < MOST_AGAIN && this.#random() < AGAIN
+  /** Draws whether the boot that follows is cut: not when its start would be a reason to give a slot up. */
+  async cutAgain(): Promise<boolean> {
+    if (this.#again >= MOST_AGAIN || this.#random() >= AGAIN) return false
+    const { disk } = this.dut
+    const at = (await partitionStart(disk, 'bootstate')) + FILES[REASON].offset
+    await using file = await open(disk, 'r')
+    const block = Buffer.alloc(1024)
+    await file.read(block, 0, block.length, at)
+    const { a, b } = decodeReason(block).starts
+    return Math.max(a, b) + 1 < BROKEN_AFTER
   }
 
   /** @throws DutError when the boot does not come to its moment */
