@@ -50,7 +50,7 @@ const LIVES = {
       await bench.reboot('running')
     },
   },
-  /** A way back to the first release, a release that its health check refuses, and one more update. */
+  /** A way back to the first release, and a release that its health check refuses. */
   return: {
     from: 'update',
     lives: async (bench) => {
@@ -59,7 +59,14 @@ const LIVES = {
       await bench.reboot('committed')
       await bench.install('unhealthy')
       await bench.reboot('fell-back')
-      await bench.update('next')
+    },
+  },
+  /** Behind that, one more update: to the release that was rolled back, which takes a word of its own. */
+  again: {
+    from: 'return',
+    lives: async (bench) => {
+      await bench.start('next')
+      await bench.update('next', { force: true })
     },
   },
   /** A release that never comes up: the bootloader counts its three tries and goes back. */
@@ -79,7 +86,7 @@ const LIVES = {
       await bench.start('next')
       await bench.does('repair')
       await bench.reboot('running')
-      await bench.update('rotated', 2)
+      await bench.update('rotated', { rootVersion: 2 })
     },
   },
 } as const satisfies Record<string, Life>
@@ -103,11 +110,11 @@ class Bench {
     this.#say = say
   }
 
-  /** Power on; what runs then is release `name`. */
-  async start(name: string): Promise<void> {
+  /** Power on. @param floor the highest release that was committed before */
+  async start(floor: string): Promise<void> {
     await this.dut.powerOn()
     await this.dut.next(['running'], { timeoutMs: WAIT_MS })
-    await this.#promised(name, NOTHING_TOLD.rootVersion)
+    await this.#promised(floor, NOTHING_TOLD.rootVersion)
   }
 
   async #promised(name: string, rootVersion: number): Promise<void> {
@@ -115,7 +122,7 @@ class Bench {
     const [epoch = 0, counter = 0] = release.split('.').map(Number)
     const told = { ...NOTHING_TOLD, installFloor: rankOf({ epoch, counter }), rootVersion }
     this.promises.push({ entry: await countEntries(this.#log), told })
-    this.#say(`recording: release ${release} runs, ${this.promises.at(-1)?.entry} writes and flushes`)
+    this.#say(`recording: the floor is ${release}, ${this.promises.at(-1)?.entry} writes and flushes`)
   }
 
   async does(command: string): Promise<void> {
@@ -123,9 +130,9 @@ class Bench {
     if (code !== 0) throw new DutError(`${command} failed: ${JSON.stringify(body)}`)
   }
 
-  async install(name: string): Promise<void> {
+  async install(name: string, force = false): Promise<void> {
     const address = this.#server.offer(`/${name}.bundle`, { from: this.#kit.bundle(name).path })
-    await this.does(`install ${address}`)
+    await this.does(`install ${force ? '--force ' : ''}${address}`)
   }
 
   async reboot(until: 'running' | 'committed' | 'fell-back'): Promise<void> {
@@ -134,8 +141,11 @@ class Bench {
     await this.dut.next([until], { timeoutMs: WAIT_MS, fatal })
   }
 
-  async update(name: string, rootVersion: number = NOTHING_TOLD.rootVersion): Promise<void> {
-    await this.install(name)
+  async update(
+    name: string,
+    { force = false, rootVersion = NOTHING_TOLD.rootVersion }: { force?: boolean; rootVersion?: number } = {},
+  ): Promise<void> {
+    await this.install(name, force)
     await this.reboot('committed')
     // The line comes when boot state, record and floor are on the medium.
     await this.#promised(name, rootVersion)
