@@ -2,6 +2,7 @@ import { cliErrors } from '../../base/cli.ts'
 import { addDeviceRule, isPolicy } from '../etc/choices.ts'
 import type { EtcReport } from '../etc/prepare.ts'
 import type { Core } from './core.ts'
+import { heard, mover } from './heard.ts'
 
 /** `bistable etc`: preview, report, resolve. */
 
@@ -27,7 +28,7 @@ export async function operateEtc(
     return report === undefined ? { message: 'nothing was merged yet' } : { report }
   }
   if (what === 'preview' && first !== undefined) {
-    const source = await engine.open(first, signal)
+    const source = heard(await engine.open(first, signal), mover(core))
     try {
       const head = await engine.head(source, core.trusted, signal)
       return { report: await engine.etc.preview(core.line.slot, source, head, signal) }

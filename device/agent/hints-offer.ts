@@ -8,6 +8,7 @@ import { exact } from '../doors/exact.ts'
 import { openImpatient } from '../doors/impatient.ts'
 import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
+import { heard, mover } from './heard.ts'
 import type { OfferedHints } from './ports.ts'
 
 /** Hints are asked for where they may spare this: a request more has its price, too. */
@@ -51,7 +52,7 @@ export function offerHints(
   const open = async (release: HintedRelease): Promise<OpenHints | undefined> => {
     try {
       const patient = (stop: AbortSignal) => engine.open(address, stop)
-      const opened = exact(await openImpatient(patient, address, PATIENCE_MS, clock, signal))
+      const opened = heard(exact(await openImpatient(patient, address, PATIENCE_MS, clock, signal)), mover(core))
       const { bytesPerSecond } = config.agent.policy.download
       source = bytesPerSecond === undefined ? opened : limited(opened, bytesPerSecond, clock)
       const hints = await readHints(source, release, { signal })

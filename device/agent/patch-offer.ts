@@ -5,6 +5,7 @@ import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import { exact } from '../doors/exact.ts'
 import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
+import { heard, mover } from './heard.ts'
 import type { OfferedHints, OfferedPatch, Spare } from './ports.ts'
 
 /** Where a patch may be had: announced by the channel, or named by a person. */
@@ -34,7 +35,7 @@ export async function openPatch(
     const opened = exact(await engine.open(place.from, signal))
     const { bytesPerSecond } = config.agent.policy.download
     const slow = isAddress(place.from) && bytesPerSecond !== undefined
-    const source = slow ? limited(opened, bytesPerSecond, clock) : opened
+    const source = heard(slow ? limited(opened, bytesPerSecond, clock) : opened, mover(core))
     try {
       const head = await readDeltaHead(source, place.announced, { signal })
       return { source, head, onRefused, close: () => source.close() }

@@ -2,6 +2,7 @@ import { exact } from '../doors/exact.ts'
 import type { InstallPlan } from '../install/plan.ts'
 import { assignedNow } from './assignment.ts'
 import type { Core } from './core.ts'
+import { heard, mover } from './heard.ts'
 import { offerHints } from './hints-offer.ts'
 import { openPatch, spareFor } from './patch-offer.ts'
 import { checkAllowed, type InstallOptions } from './work.ts'
@@ -18,7 +19,7 @@ export async function planFrom(
   signal: AbortSignal,
 ): Promise<InstallPlan> {
   const { engine } = core.ports
-  const source = exact(await engine.open(from, signal))
+  const source = heard(exact(await engine.open(from, signal)), mover(core))
   const patch = await openPatch(core, place, signal)
   const hints = offerHints(core, from, signal)
   try {

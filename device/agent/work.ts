@@ -19,6 +19,7 @@ import { stateErrors } from '../state/errors.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome, mayBoot } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
+import { heard, mover } from './heard.ts'
 import { offerHints } from './hints-offer.ts'
 import { after, before } from './hooks.ts'
 import { openPatch, type PatchPlace, spareFor } from './patch-offer.ts'
@@ -71,9 +72,6 @@ class NotYet extends Error {
   }
 }
 
-/** Between two moves of the stall deadline, which is 10 s or more. */
-const MOVE_MS = 1000
-
 /** These bytes fail in the same way on every attempt. */
 export const LASTING: readonly string[] = ['INSTALL_CONTENT_DIGEST', 'INSTALL_ROOT_MISMATCH', 'BUNDLE_ROOT_HASH']
 
@@ -91,7 +89,8 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
         : await openImpatient((stop) => engine.open(from, stop), from, placeMs, clock, signal),
     )
     const { bytesPerSecond } = config.agent.policy.download
-    const source = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
+    const paced = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
+    const source = network ? heard(paced, mover(core)) : paced
     const patch = await openPatch(core, options.patch, signal).catch(async (error) => {
       await source.close()
       throw error
@@ -188,7 +187,7 @@ async function fillAndArm(
   await core.apply({ kind: 'begin', job })
   const done = { slot, number, version, digest: head.digest }
   let fetched = 0
-  let movedAt = Number.NEGATIVE_INFINITY
+  const moved = mover(core)
   const steps = {
     source,
     head,
@@ -203,12 +202,7 @@ async function fillAndArm(
     onProgress: (progress: InstallProgress) => {
       core.activity.beat(progress)
       fetched = progress.fetched
-      // Only moves the deadline in memory: nothing is written for it. A small part of the shortest deadline is exact enough.
-      const now = core.ports.clock.now()
-      if (now - movedAt >= MOVE_MS) {
-        movedAt = now
-        void core.apply({ kind: 'progress' })
-      }
+      moved()
       onProgress(progress)
     },
     invalidate: async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
+import { readExactly } from '../../base/source.ts'
 import { checkState } from '../../bootloader/machine.ts'
 import { rollBackNow } from '../../device/agent/roll-back.ts'
 import { statusOf, statusText } from '../../device/agent/status.ts'
@@ -432,6 +433,40 @@ describe('the loop', () => {
     await world.run(10, 1000)
     expect(world.core?.body.outcomes.map((o) => o.code)).toContain('AGENT_STALLED')
     expect(world.core?.body.state.name).toBe('committed')
+  })
+
+  it('does not take a slow line for a stall: head and inventory may take longer than any pause', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, stallSeconds: 120, apply: 'install' }
+    world.engine = () => {
+      const plain = world.plainEngine()
+      const slow = async function* () {
+        for (let n = 0; n < 10; n++) {
+          await world.sleep(60_000)
+          yield new Uint8Array(100)
+        }
+      }
+      return {
+        ...plain,
+        open: async (...asked) => ({ ...(await plain.open(...asked)), read: slow }),
+        head: async (source, ...rest) => {
+          await readExactly(source, 0, 1000)
+          return plain.head(source, ...rest)
+        },
+        install: (call) =>
+          plain.install({
+            ...call,
+            beforeArm: async () => {
+              await readExactly(call.source, 0, 1000)
+              await call.beforeArm()
+            },
+          }),
+      }
+    }
+    await world.publish({ counter: 3 })
+    await world.powerOn(3000)
+    expect(world.core?.body.outcomes.filter(({ ok }) => !ok)).toEqual([])
+    expect(world.core?.body.state.name).toBe('armed')
   })
 
   it('feeds the watchdog, disarms it on an orderly stop, but not in a try', async () => {

@@ -1,0 +1,41 @@
+import type { ByteSource } from '../../base/source.ts'
+import type { Core } from './core.ts'
+
+/** Between two moves of the stall deadline, which is 10 s or more. */
+const MOVE_MS = 1000
+
+/** @returns what is to be called whenever an install has moved on: it moves the stall deadline, in memory only */
+export function mover(core: Core): () => void {
+  let movedAt = Number.NEGATIVE_INFINITY
+  return () => {
+    core.activity.beat()
+    const now = core.ports.clock.now()
+    // Nothing is written for it, and a small part of the shortest deadline is exact enough.
+    if (now - movedAt < MOVE_MS) return
+    movedAt = now
+    void core.apply({ kind: 'progress' })
+  }
+}
+
+/**
+ * Tells of every piece that comes, whatever it is read for: a head or an inventory of a megabyte takes minutes on a slow
+ * line, and is no stall. What is too slow for that is the door's to judge.
+ */
+export function heard(source: ByteSource, moved: () => void): ByteSource {
+  const tell = async function* (pieces: AsyncIterable<Uint8Array>) {
+    for await (const piece of pieces) {
+      moved()
+      yield piece
+    }
+  }
+  const { readRanges } = source
+  return {
+    name: source.name,
+    get size() {
+      return source.size
+    },
+    read: (...asked) => tell(source.read(...asked)),
+    ...(readRanges === undefined ? {} : { readRanges: (...asked) => tell(readRanges.apply(source, asked)) }),
+    close: () => source.close(),
+  }
+}
