@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { hex, MiB, type Sha256 } from '../../base/bytes.ts'
-import { systemCode } from '../../base/errors.ts'
+import { systemCode, systemReason } from '../../base/errors.ts'
 import { type FOLDERS, MAX_RETAINED_BYTES, PIECE_BYTES, pieceLength, RETAINED_FOLDERS } from '../../broker/topics.ts'
 import { isSafePath } from '../../bundle/freshness.ts'
 
@@ -76,8 +76,12 @@ export class Catalog {
           this.#complain(`${file} has ${size} bytes; 1 to ${MAX_RETAINED_BYTES} can be announced`)
           continue
         }
-        const content = await readFile(join(this.#folder, file))
-        if (content.length > MAX_RETAINED_BYTES) continue
+        // One that cannot be read, or is gone again, must not keep the others back.
+        const content = await readFile(join(this.#folder, file)).catch((error: unknown) => {
+          if (systemCode(error) !== 'ENOENT') this.#complain(`${file} cannot be read: ${systemReason(error)}`)
+          return undefined
+        })
+        if (content === undefined || content.length > MAX_RETAINED_BYTES) continue
         this.#small.set(file, { stamp, content })
         changes.push({ file, content })
       }
@@ -143,11 +147,11 @@ export class Catalog {
     return found
   }
 
-  /** Undefined when the file is gone again. */
+  /** Undefined when the file is gone again, or cannot be read. */
   async #digestOf(file: string, signal: AbortSignal | undefined): Promise<Sha256 | undefined> {
-    const handle = await open(join(this.#folder, file)).catch(() => undefined)
-    if (handle === undefined) return undefined
+    let handle: FileHandle | undefined
     try {
+      handle = await open(join(this.#folder, file))
       const hash = createHash('sha256')
       const stream = handle.createReadStream({ highWaterMark: MiB, autoClose: false })
       for await (const piece of stream) {
@@ -155,8 +159,12 @@ export class Catalog {
         hash.update(piece)
       }
       return hex(hash.digest()) as Sha256
+    } catch (error) {
+      signal?.throwIfAborted()
+      if (systemCode(error) !== 'ENOENT') this.#complain(`${file} cannot be read: ${systemReason(error)}`)
+      return undefined
     } finally {
-      await handle.close()
+      await handle?.close()
     }
   }
 
