@@ -105,7 +105,9 @@ export class Core {
   get limits(): Limits {
     const { agent, health } = this.ports.config
     const { soakSeconds, holdSeconds } = this.ports.healthPlan ?? NO_PLAN
-    const tryFor = (health.deadlineSeconds + soakSeconds) * 1000 + TRY_BACKSTOP_MS
+    // The last round of a soak takes what the checks take, and the hooks before a commit have time of their own.
+    const round = soakSeconds > 0 ? health.deadlineSeconds : 0
+    const tryFor = (health.deadlineSeconds + soakSeconds + round + agent.policy.hookSeconds) * 1000 + TRY_BACKSTOP_MS
     const rest = agent.channel === undefined ? REST_ALONE_MS : agent.pollSeconds * 1100 + REST_BACKSTOP_MS
     return { stall: agent.stallSeconds * 1000, arm: ARM_MS, tryFor, hold: holdSeconds * 1000, reboot: REBOOT_MS, rest }
   }

@@ -214,6 +214,24 @@ describe('hooks', () => {
     expect(codes(world)).toContain('HOOK_REFUSED')
   })
 
+  it('before a commit has its time, however late the checks passed', async () => {
+    const world = new World()
+    await world.publish({ counter: 3, health: (n) => ({ exit: n < 25 ? 1 : 0 }) })
+    await world.powerOn()
+    world.hooks.set('/etc/bistable/hooks.d/pre-commit/slow', () => ({}))
+    const ports = world.ports.bind(world)
+    world.ports = async (...args) => {
+      const made = await ports(...args)
+      const run: typeof made.processes.run = async (command, ...rest) => {
+        if (command[0].endsWith('/slow')) await world.sleep(55_000)
+        return made.processes.run(command, ...rest)
+      }
+      return { ...made, processes: { ...made.processes, run } }
+    }
+    await world.powerOn(300)
+    expect([world.boots, world.core?.body.state.name]).toEqual([['a', 'b?'], 'committed'])
+  })
+
   it('a person meets them too', async () => {
     const world = await worldWith({}, 'install')
     world.hooks.set(hook('pre-reboot/10-busy'), () => ({ exit: 1 }))
