@@ -9,6 +9,7 @@ import { Core } from '../../device/agent/core.ts'
 import { bootOver, engineOver } from '../../device/agent/engine-over.ts'
 import { runAgent } from '../../device/agent/loop.ts'
 import type { BootPort, Clock, Engine, Ports } from '../../device/agent/ports.ts'
+import { doorErrors } from '../../device/doors/errors.ts'
 import { type DiskContent, NOTHING_TOLD, RecordedDisk, type Told } from './disk.ts'
 import { type BootAnswer, type Bootloader, bootFiles } from './grub.ts'
 import { numberOf, type Product, type Release, rankOf } from './releases.ts'
@@ -182,7 +183,8 @@ export class Device {
       ...realEngine,
       open: async (source) => {
         const found = product.releases.get(Number(source.split('/').at(-1)))
-        if (found === undefined) throw new Error(`nothing at ${source}`)
+        // What stands beside a bundle elsewhere is asked for, too.
+        if (found === undefined) throw doorErrors.TRANSPORT_MISSING(`nothing at ${source}`)
         return bytesSource(found.bundle, source)
       },
     }
