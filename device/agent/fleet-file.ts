@@ -81,8 +81,8 @@ export async function fetchSigned<T>(
 }
 
 /**
- * Roots that a verified file announces: they may revoke a key with which nothing was signed that this device asks for, and
- * whose next release must not be the first to tell. A folder without them, or with others, keeps no news back.
+ * Roots that a verified file announces. They may revoke a key that did not sign this file, a release key mostly: without a
+ * look here only the next bundle would tell. A folder without them, or with others, keeps no news back.
  */
 async function announcedRoots(
   core: Core,
