@@ -33,5 +33,7 @@ test('one device that was stranded, one broken writer that got through, or no ru
   expect(sumOf([KILLS(20, 0), KILLS(9, 1)]).ok).toBe(false)
   expect(sumOf([MODEL.replace('2/2', '1/2')]).ok).toBe(false)
   expect(sumOf([LIFE.replace('0 otherwise', '1 otherwise')]).ok).toBe(false)
+  expect(sumOf([`other: a torn record (update, 3 of 71)\n${MODEL}`]).ok).toBe(false)
+  expect(sumOf([MODEL]).ok).toBe(true)
   expect(sumOf(['killed\n'])).toEqual({ lines: [], ok: false })
 })
