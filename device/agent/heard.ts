@@ -17,6 +17,29 @@ export function mover(core: Core): () => void {
   }
 }
 
+const BEAT_MS = 5000
+
+/** Work that shows nothing while it lasts, and has a limit of its own: it is no stall until then. @param ms the limit */
+export async function lasting<T>(core: Core, ms: number, work: () => Promise<T>): Promise<T> {
+  const { clock } = core.ports
+  const moved = mover(core)
+  const done = new AbortController()
+  const end = clock.now() + ms
+  const beats = (async () => {
+    while (!done.signal.aborted && clock.now() <= end) {
+      moved()
+      await clock.sleep(BEAT_MS, done.signal).catch(() => undefined)
+    }
+  })()
+  try {
+    return await work()
+  } finally {
+    done.abort()
+    await beats
+    moved()
+  }
+}
+
 /**
  * Tells of every piece that comes, whatever it is read for: a head or an inventory of a megabyte takes minutes on a slow
  * line, and is no stall. What is too slow for that is the door's to judge.

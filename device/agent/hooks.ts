@@ -4,6 +4,7 @@ import { deviceErrors } from '../errors.ts'
 import { clip } from '../records/record.ts'
 import { addOutcome } from './body.ts'
 import type { Core } from './core.ts'
+import { lasting } from './heard.ts'
 
 /**
  * Executables that the image or the device brings, run before and after each step. Before: the first that does not end
@@ -58,9 +59,9 @@ async function runHooks(core: Core, folder: string, step: HookStep, facts: HookF
     for (const hook of hooks) {
       const left = end - clock.now()
       if (left <= 0) return { message: `no time was left for ${hook}`, late: true }
-      core.activity.beat()
-      const { exit, timedOut, said } = await processes.run([hook], left, signal, environment(step, facts))
-      core.activity.beat()
+      const { exit, timedOut, said } = await lasting(core, left, () =>
+        processes.run([hook], left, signal, environment(step, facts)),
+      )
       if (exit === 0) continue
       const why = timedOut ? `no answer within ${Math.round(limitMs / 1000)} s` : `exit ${exit ?? 'by a signal'}`
       const words = said.trim()

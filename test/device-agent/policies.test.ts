@@ -232,6 +232,25 @@ describe('hooks', () => {
     expect([world.boots, world.core?.body.state.name]).toEqual([['a', 'b?'], 'committed'])
   })
 
+  it('in the middle of an install may take their time, which is no stall', async () => {
+    const world = new World()
+    world.agentConfig = { ...world.agentConfig, stallSeconds: 30, apply: 'install' }
+    world.hooks.set('/etc/bistable/hooks.d/pre-arm/slow', () => ({}))
+    const ports = world.ports.bind(world)
+    world.ports = async (...args) => {
+      const made = await ports(...args)
+      const run: typeof made.processes.run = async (command, ...rest) => {
+        if (command[0].endsWith('/slow')) await world.sleep(50_000)
+        return made.processes.run(command, ...rest)
+      }
+      return { ...made, processes: { ...made.processes, run } }
+    }
+    await world.publish({ counter: 3 })
+    await world.powerOn(300)
+    expect(world.core?.body.outcomes.filter(({ ok }) => !ok)).toEqual([])
+    expect(world.core?.body.state.name).toBe('armed')
+  })
+
   it('a person meets them too', async () => {
     const world = await worldWith({}, 'install')
     world.hooks.set(hook('pre-reboot/10-busy'), () => ({ exit: 1 }))
