@@ -71,7 +71,10 @@ type Go = (slow: boolean) => boolean
 /** These sort, or search, all of the content: the last ones of all pairs. */
 const SLOW = [['zstd --patch-from on uncompressed', 'bsdiff on uncompressed'], ['bsdiff on SquashFS']]
 type Rank = 0 | 1 | 2
-const rankOf = (what: string): number => 1 + SLOW.findIndex((whats) => whats.includes(what))
+/** Pairs of which so much changed that our patch takes minutes to make. */
+const MUCH = ['large', 'debian13']
+const rankOf = (pair: string, what: string): number =>
+  what === OURS.patch && MUCH.includes(pair) ? 1 : 1 + SLOW.findIndex((whats) => whats.includes(what))
 
 class Steps {
   known: PairFound
@@ -105,7 +108,9 @@ class Steps {
       ...(QUICK.pairs.includes(this.#pair.name) && { [OURS.quick]: (both: Both) => quick(workshop, both) }),
     }
     const openOnes = () =>
-      Object.entries(techniques).filter(([what]) => this.known.found[what] === undefined && rankOf(what) === rank)
+      Object.entries(techniques).filter(
+        ([what]) => this.known.found[what] === undefined && rankOf(this.#pair.name, what) === rank,
+      )
     if (openOnes().length === 0) return 0
     const both = await this.#sides(workshop, go)
     // Ours are open again where the bundles had to be made anew.
