@@ -71,10 +71,10 @@ type Go = (slow: boolean) => boolean
 /** These sort, or search, all of the content: the last ones of all pairs. */
 const SLOW = [['zstd --patch-from on uncompressed', 'bsdiff on uncompressed'], ['bsdiff on SquashFS']]
 type Rank = 0 | 1 | 2
-/** Pairs of which so much changed that our patch takes minutes to make. */
+/** Pairs of which so much changed that ostree searches for minutes. */
 const MUCH = ['large', 'debian13']
 const rankOf = (pair: string, what: string): number =>
-  what === OURS.patch && MUCH.includes(pair) ? 1 : 1 + SLOW.findIndex((whats) => whats.includes(what))
+  what.startsWith('ostree') && MUCH.includes(pair) ? 2 : 1 + SLOW.findIndex((whats) => whats.includes(what))
 
 class Steps {
   known: PairFound
