@@ -30,6 +30,8 @@ const TRY_BACKSTOP_MS = 15_000
 const REST_BACKSTOP_MS = 300_000
 const REST_ALONE_MS = 86_400_000
 
+const BLIND: readonly string[] = ['state-unreadable', 'image-unreadable']
+
 /** The way back must not depend on room for a record: the next start learns these from the boot state. */
 const WITHOUT_RECORD: readonly Event['kind'][] = ['begin-rollback', 'armed', 'disarmed']
 
@@ -60,8 +62,8 @@ export class Core {
     const running = {
       number: line.release,
       securityFloor: line.floor,
-      // A boot that found no boot state knows of no commit: what came up last may have been on trial.
-      committed: line.boot === 'committed' || (line.boot === 'fallback' && line.why !== 'state-unreadable'),
+      // A boot without a boot state, or without the kernel that it wanted, knows of no commit: it starts what there is.
+      committed: line.boot === 'committed' || (line.boot === 'fallback' && !BLIND.includes(line.why)),
     }
     const store = await openRecords(ports.data, running, ports.files, options)
     const problems = [...store.problems]

@@ -46,6 +46,21 @@ describe('floors', () => {
     expect(world.core?.body).toMatchObject({ securityFloor: { counter: 0 } })
   })
 
+  it('do not rise by what is started only because the kernel of the primary cannot be loaded', async () => {
+    const world = new World({ counter: 2 })
+    await world.publish({ counter: 3, securityFloor: 3, health: () => ({ exit: 1 }) })
+    await world.run()
+    const ports = world.ports.bind(world)
+    // Release 3 fell back, and is all that GRUB can load now.
+    world.ports = (_, release) =>
+      ports(
+        'bistable.floor=0.3 bistable.slot=b bistable.release=0.3 bistable.boot=fallback bistable.left=0 bistable.why=image-unreadable',
+        release,
+      )
+    await world.powerOn(5)
+    expect(world.core?.body).toMatchObject({ installFloor: { counter: 2 }, securityFloor: { counter: 0 } })
+  })
+
   it('a spare that the security floor has passed is no spare any more; one at the floor stays', async () => {
     for (const [floor, spare] of [
       [2, true],
