@@ -37,10 +37,12 @@ export interface KitPlan {
 
 const required = ['/usr/lib/bistable/health.d/required/*']
 
-const system = ({ hardware, tty }: Target) => ({
+const system = ({ hardware, tty, kernelArgs }: Target) => ({
   product: 'hil-appliance',
   hardware: [hardware],
-  kernelArgs: [`console=${tty},115200`, 'panic=1'],
+  // An emulated processor speculates about nothing, and jumps that guard against it are what it is slowest at: an install takes
+  // 16.8 s of its time for 19.8 with them.
+  kernelArgs: [`console=${tty},115200`, 'panic=1', 'mitigations=off', ...kernelArgs],
   writable: ['/opt/app/logs'],
   owned: ['/etc/machine-id', '/etc/hostname'],
   health: { deadlineSeconds: 25, required, wanted: [] },

@@ -252,8 +252,10 @@ async function linkTheRest(from: string, folder: string): Promise<void> {
   const made = new Set(await readdir(folder))
   const otherDisk = ONLY?.some((name) => name.startsWith('disk-'))
   for (const name of await readdir(from)) {
-    const saved = /^(?:running|armed)-/.test(name)
-    if (made.has(name) || isWanted(name) || (saved && otherDisk) || /^(?:saving|kit\.json)/.test(name)) continue
+    const saved = /^(?:running|armed-(?<release>\w+))-/.exec(name)
+    const otherRelease = saved?.groups?.['release'] !== undefined && isWanted(saved.groups['release'])
+    if (saved !== null && (otherDisk || otherRelease)) continue
+    if (made.has(name) || isWanted(name) || /^(?:saving|kit\.json)/.test(name)) continue
     await symlink(join(from, name), join(folder, name))
   }
 }

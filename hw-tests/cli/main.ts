@@ -149,11 +149,17 @@ async function repeat(args: readonly string[]): Promise<number> {
   const began = Date.now()
   const folder = named === undefined ? runFolder(root, process.env) : resolve(named)
   const known = await readPlan(folder)
-  const plan: SeriesPlan = { times, seed: known?.seed ?? campaign(process.env, began, 0).seed, args: rest, short }
-  if (known !== undefined && !isDeepStrictEqual([known.args, known.short], [plan.args, plan.short])) {
-    console.error(
-      `hil: ${folder} holds runs of other tests: ${[...(known.short ? ['--short'] : []), ...known.args].join(' ')}`,
-    )
+  const place = choosePlaceName(process.env['HIL_PLACE'])
+  const plan: SeriesPlan = {
+    place,
+    times,
+    seed: known?.seed ?? campaign(process.env, began, 0).seed,
+    args: rest,
+    short,
+  }
+  if (known !== undefined && !isDeepStrictEqual(known, { ...plan, times: known.times })) {
+    const which = [...(known.short ? ['--short'] : []), ...known.args].join(' ')
+    console.error(`hil: ${folder} holds other runs, on ${known.place}: ${which}`)
     return 2
   }
   const more = longOnes(short)

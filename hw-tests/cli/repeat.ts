@@ -29,7 +29,7 @@ export interface RunLine {
   readonly stray: number
   readonly boots: number
   readonly cuts: number
-  /** Wall time, without what was cut. */
+  /** Wall time from the beginning of the first test file to the end of the last, in each part; without what was cut. */
   readonly seconds: number
   readonly parts: number
   /** Each test's file and name, and how it ended. */

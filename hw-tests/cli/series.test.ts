@@ -43,7 +43,7 @@ let made = 0
 function series(tests: FakeTests, more: Partial<SeriesOptions> = {}): SeriesOptions {
   return {
     folder: join(scratch, `${++made}`),
-    plan: { times: 3, seed: 7, args: [], short: true },
+    plan: { times: 3, seed: 7, args: [], short: true, place: 'qemu' },
     files: ['a.hil.ts', 'b.hil.ts', 'c.hil.ts'],
     workers: 1,
     now: () => tests.clock,
@@ -75,7 +75,7 @@ describe('a series of runs', () => {
 
   it('that was cut goes on with the file it was cut in, and the same seed', async () => {
     const tests = new FakeTests()
-    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true } })
+    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true, place: 'qemu' } })
     tests.killedIn = 'b.hil.ts'
     await expect(goOn(options)).rejects.toThrow(/killed/)
     expect(await readLines(options.folder)).toEqual([])
@@ -87,7 +87,7 @@ describe('a series of runs', () => {
 
   it('is made longer by a larger number', async () => {
     const tests = new FakeTests()
-    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true } })
+    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true, place: 'qemu' } })
     await goOn(options)
     const lines = await goOn({ ...options, plan: { ...options.plan, times: 2 } })
     expect(lines.map(({ seed }) => seed)).toEqual([7, 8])
@@ -95,7 +95,7 @@ describe('a series of runs', () => {
 
   it('drops a line that was being written when the power went', async () => {
     const tests = new FakeTests()
-    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true } })
+    const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true, place: 'qemu' } })
     const [line] = await goOn(options)
     writeFileSync(join(options.folder, 'runs.jsonl'), `${JSON.stringify(line)}\n{"run":2,"se`)
     expect(await readLines(options.folder)).toEqual([line])

@@ -19,6 +19,8 @@ import { lineOf, type Repetition, type RunLine } from './repeat.ts'
  */
 
 export interface SeriesPlan {
+  /** Where the tests run. */
+  readonly place: string
   readonly times: number
   /** Of the first run; each later one has the next. */
   readonly seed: number
@@ -208,7 +210,9 @@ async function repetition(own: string, seed: number): Promise<Repetition> {
     outcomes.push(...own)
     const bad = own.some(({ verdict }) => verdict === 'failed' || verdict === 'lab')
     if (part.code !== undefined && part.code !== 0 && !bad && stray === 0) stray++
-    ms += Math.max(0, ...part.ended.map(({ at }) => Date.parse(at) - Date.parse(part.began)))
+    const ends = part.ended.map(({ at }) => Date.parse(at))
+    const starts = part.ended.map(({ at, ms: took }) => Date.parse(at) - took)
+    if (ends.length > 0) ms += Math.max(...ends) - Math.min(...starts)
   }
   return { seed, ms, outcomes, stray, parts: parts.length }
 }

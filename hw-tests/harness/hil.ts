@@ -18,7 +18,7 @@ import { leaveRecord } from './record.ts'
 import { failureText, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
 import { Stick } from './stick.ts'
-import { armedState, armNext, savedState } from './warm.ts'
+import { arm, armedState, savedState } from './warm.ts'
 import './matchers.ts'
 
 export { expect } from 'vitest'
@@ -29,8 +29,9 @@ export { seconds } from './matchers.ts'
  *
  * `dut` is a fresh device on a copy of the kit's disk. What else a test wants is said by
  * `hil.override('begin', 'off')`: `running` (default): it is up, from slot a, on release `base`; `off`: powered off, the
- * test turns it on; `armed`: running, with release `next` armed in slot b; `shared`: running, and the tests of a file follow
- * each other on one device, until one fails.
+ * test turns it on; `armed`: running, with release `next` armed in slot b, or the one that
+ * `hil.override('arms', 'unhealthy')` names; `shared`: running, and the tests of a file follow each other on one device, until
+ * one fails.
  */
 
 export type Begin = 'running' | 'off' | 'armed' | 'shared'
@@ -123,6 +124,8 @@ export const hil = test
   /** A device that is none of bistable's: how to give it power, and when it is up. */
   .extend('device', {} as OwnDevice)
   .extend('begin', 'running' as Begin)
+  /** The release that a device which begins `armed` has in slot b. */
+  .extend('arms', 'next')
   .extend('needs', [] as readonly Feature[])
   /** What the disk refuses from the test's start; emulated places only ('bad-medium'). */
   .extend('faults', { make: noFaults } as { readonly make: (disk: string) => Promise<readonly DiskFault[]> })
@@ -141,6 +144,7 @@ export const hil = test
         device,
         bench,
         begin,
+        arms,
         needs,
         allow,
         faults,
@@ -203,7 +207,7 @@ export const hil = test
       })
       if (kept !== undefined) return dut
       try {
-        if (own === undefined) await start(dut, { place, board, server, disk, begin, faults: faults.make })
+        if (own === undefined) await start(dut, { place, board, server, disk, begin, arms, faults: faults.make })
         else if (begin !== 'off') await startOwn(dut, own)
       } catch (error) {
         // No clean-up is called for what never began.
@@ -254,14 +258,15 @@ interface Start {
   readonly server: TestServer
   readonly disk: string
   readonly begin: Begin
+  readonly arms: string
   readonly faults: (disk: string) => Promise<readonly DiskFault[]>
 }
 
 /** Brings a device to where its test begins. */
-async function start(dut: Dut, { place, board, server, disk, begin, faults }: Start): Promise<void> {
+async function start(dut: Dut, { place, board, server, disk, begin, arms, faults }: Start): Promise<void> {
   const kit = await openKit(place)
   if (place.kind === 'qemu' && place.savedStates && begin !== 'off') {
-    const saved = await (begin === 'armed' ? armedState : savedState)(kit, place)
+    const saved = await (begin === 'armed' ? armedState(kit, place, arms) : savedState(kit, place))
     await copyImage(saved.disk, disk)
     return dut.powerOn({ restore: saved.memory, faults: await faults(disk) })
   }
@@ -270,5 +275,5 @@ async function start(dut: Dut, { place, board, server, disk, begin, faults }: St
   if (begin === 'off') return
   await dut.powerOn()
   await dut.next(['running'], { timeoutMs: BOOT_MS })
-  if (begin === 'armed') await armNext(dut, kit, server)
+  if (begin === 'armed') await arm(dut, kit, server, arms)
 }

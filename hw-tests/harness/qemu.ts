@@ -92,6 +92,9 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
           ...['-netdev', ['user,id=net,restrict=on', ...forwards].join(',')],
           ...['-device', 'virtio-net-pci,netdev=net,romfile='],
         ]
+  // UEFI would else start its network drivers, at each boot, to see what could be booted from there. Without a network it
+  // decides from its own variables, as tests of those want it.
+  const first = forwards.length === 0 ? '' : ',bootindex=0'
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],
     ...['-machine', profile.machine, '-accel', options.accel === 'kvm' ? 'kvm' : TCG],
@@ -99,7 +102,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     ...['-smp', '1', '-m', String(options.memoryMiB ?? 768)],
     ...firmware,
     ...['-drive', `if=none,id=disk,cache=writeback,discard=unmap,${medium(options)}`],
-    ...['-device', 'virtio-blk-pci,drive=disk,serial=bistable-disk'],
+    ...['-device', `virtio-blk-pci,drive=disk,serial=bistable-disk${first}`],
     ...['-device', 'virtio-rng-pci'],
     ...profile.socket.args,
     ...network,

@@ -41,10 +41,10 @@ export function savedState(kit: Kit, place: QemuPlace): Promise<SavedState> {
   })
 }
 
-/** The same device with release `next` armed in slot b: its next boot is the first try. */
-export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState> {
+/** The same device with a release of the kit armed in slot b: its next boot is the first try. */
+export async function armedState(kit: Kit, place: QemuPlace, name: string): Promise<SavedState> {
   const running = await savedState(kit, place)
-  return saved(kit, place, 'armed', async (state) => {
+  return saved(kit, place, `armed-${name}`, async (state) => {
     await copyImage(running.disk, state.disk)
     const server = await TestServer.start(place.serverAddress)
     try {
@@ -56,7 +56,7 @@ export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState
       })
       await saving(dut, state, async () => {
         await dut.powerOn({ restore: running.memory })
-        await armNext(dut, kit, server)
+        await arm(dut, kit, server, name)
       })
     } finally {
       await server.close()
@@ -64,9 +64,9 @@ export async function armedState(kit: Kit, place: QemuPlace): Promise<SavedState
   })
 }
 
-/** Installs release `next` on a running device. @throws DutError */
-export async function armNext(dut: Dut, kit: Kit, server: TestServer): Promise<void> {
-  const address = server.offer('/next.bundle', { from: kit.bundle('next').path })
+/** Installs a release of the kit on a running device. @throws DutError */
+export async function arm(dut: Dut, kit: Kit, server: TestServer, name: string): Promise<void> {
+  const address = server.offer(`/${name}.bundle`, { from: kit.bundle(name).path })
   const { code, body } = await dut.bistable(`install ${address}`, { timeoutMs: INSTALL_MS })
   if (code !== 0) throw new DutError(`nothing can be armed: ${JSON.stringify(body)}`)
 }

@@ -3,6 +3,8 @@ import { expect, hil } from '../harness/hil.ts'
 
 // The boot state as the boot loader meets it: it takes no write, or it is gone. What was committed last boots, and says so.
 
+hil.override('begin', 'armed')
+
 const SECTOR = 512
 /** The two copies and the reason. */
 const BLOCKS = [512, 1024, 1536]
@@ -13,9 +15,8 @@ hil.describe('a boot state that the boot loader cannot write to', () => {
   // The kernel says each refused write.
   hil.override('allow', ['filesystem-error'])
 
-  hil('the armed release is not tried, and the device says why', async ({ dut, kit, server }) => {
-    const { path, release } = kit.bundle('next')
-    expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`)).toMatchObject({ code: 0 })
+  hil('the armed release is not tried, and the device says why', async ({ dut, kit }) => {
+    const { release } = kit.bundle('next')
     await dut.powerCut()
     const first = (await partitionStart(dut.disk, 'bootstate')) / SECTOR
     // Either boot loader writes one sector or two of a block.
@@ -39,9 +40,8 @@ hil.describe('a boot state that the boot loader cannot write to', () => {
 hil.describe('a boot state partition that is gone', () => {
   hil.override('needs', ['medium'])
 
-  hil('the slot committed last boots and says so; repair makes the partition', async ({ dut, kit, server }) => {
-    const { path, release } = kit.bundle('next')
-    expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`)).toMatchObject({ code: 0 })
+  hil('the slot committed last boots and says so; repair makes the partition', async ({ dut, kit }) => {
+    const { release } = kit.bundle('next')
     await dut.reboot()
     await expect(dut).toBoot({ slot: 'b', boot: 'try', why: 'ok' })
     await expect(dut).toRun({ slot: 'b', release })

@@ -1,19 +1,11 @@
 import { findIn, startOfFile, wipe } from '../harness/disk.ts'
 import type { Dut } from '../harness/dut.ts'
 import { expect, hil } from '../harness/hil.ts'
-import type { Kit } from '../harness/kit.ts'
-import type { TestServer } from '../harness/server.ts'
 
 // What can be broken between the boot loader and the first program. Each ends at home by itself.
 
+hil.override('begin', 'armed')
 hil.override('needs', ['medium'])
-
-async function armNext(dut: Dut, kit: Kit, server: TestServer): Promise<string> {
-  const { path, release } = kit.bundle('next')
-  expect(await dut.bistable(`install ${server.offer('/next', { from: path })}`)).toMatchObject({ code: 0 })
-  await dut.powerCut()
-  return release
-}
 
 async function isHome(dut: Dut, from: string): Promise<void> {
   const status = await dut.status()
@@ -25,16 +17,18 @@ async function isHome(dut: Dut, from: string): Promise<void> {
   })
 }
 
-hil('a boot partition that the boot loader cannot read', async ({ dut, kit, server }) => {
-  const from = await armNext(dut, kit, server)
+hil('a boot partition that the boot loader cannot read', async ({ dut, kit }) => {
+  const { release: from } = kit.bundle('next')
+  await dut.powerCut()
   await dut.withMedium((disk) => wipe(disk, 'boot-b', 0, 64 * 1024))
   await dut.powerOn()
   await expect(dut).toFallBack({ to: 'a', from })
   await isHome(dut, from)
 })
 
-hil('a kernel that is no kernel', async ({ dut, kit, server }) => {
-  const from = await armNext(dut, kit, server)
+hil('a kernel that is no kernel', async ({ dut, kit }) => {
+  const { release: from } = kit.bundle('next')
+  await dut.powerCut()
   await dut.withMedium(async (disk) => {
     // The boot protocol's magic, at 0x202 of the kernel.
     const at = await findIn(disk, 'boot-b', Buffer.from('HdrS'))
@@ -48,8 +42,9 @@ hil('a kernel that is no kernel', async ({ dut, kit, server }) => {
 hil.describe('without an initramfs', () => {
   hil.override('allow', ['panic'])
 
-  hil('the kernel finds no first program, panics, and the tries run out', async ({ dut, kit, server }) => {
-    const from = await armNext(dut, kit, server)
+  hil('the kernel finds no first program, panics, and the tries run out', async ({ dut, kit }) => {
+    const { release: from } = kit.bundle('next')
+    await dut.powerCut()
     await dut.withMedium(async (disk) => {
       // By its own first bytes: what its compression starts with stands inside of kernels, too, and one that cannot
       // unpack itself halts for good instead of panicking.
@@ -63,6 +58,8 @@ hil.describe('without an initramfs', () => {
 })
 
 hil.describe('repair', () => {
+  hil.override('begin', 'running')
+
   hil(
     'a boot state that was lost boots the committed slot, and is made whole from the running system',
     async ({ dut }) => {

@@ -1,25 +1,12 @@
 import type { Dut } from '../harness/dut.ts'
 import { expect, hil } from '../harness/hil.ts'
-import type { Kit } from '../harness/kit.ts'
-import type { TestServer } from '../harness/server.ts'
 
-interface Parts {
-  readonly dut: Dut
-  readonly kit: Kit
-  readonly server: TestServer
-}
+// Releases that will not make it. Each is armed when its test begins.
 
-/** Installs a release that will not make it and reboots into its first try. */
-async function tryRelease({ dut, kit, server }: Parts, name: string): Promise<string> {
-  const { path, release } = kit.bundle(name)
-  const address = server.offer(`/${name}.bundle`, { from: path })
-  expect(await dut.bistable(`install ${address}`)).toMatchObject({ code: 0 })
-  await dut.reboot()
-  return release
-}
+hil.override('begin', 'armed')
 
 /** It runs the old release, names the reason, and will not take the failed one again. */
-async function isHome({ dut }: Parts, from: string, reason: string): Promise<void> {
+async function isHome(dut: Dut, from: string, reason: string): Promise<void> {
   const status = await dut.status()
   expect(status).toMatchObject({
     state: 'fallen-back',
@@ -31,36 +18,42 @@ async function isHome({ dut }: Parts, from: string, reason: string): Promise<voi
   })
 }
 
-hil('an unhealthy release is given up after one try', async ({ dut, kit, server }) => {
-  const parts = { dut, kit, server }
-  const from = await tryRelease(parts, 'unhealthy')
-  await expect(dut).toFallBack({ to: 'a', from, tries: 1, reason: 'HEALTH_FAILED' })
-  await isHome(parts, from, 'HEALTH_FAILED')
-  const again = await dut.bistable(`install ${server.offer('/again', { from: kit.bundle('unhealthy').path })}`)
-  expect(again.error).toBe('RELEASE_BLOCKED')
+hil.describe('a release that never becomes healthy', () => {
+  hil.override('arms', 'unhealthy')
+
+  hil('an unhealthy release is given up after one try', async ({ dut, kit, server }) => {
+    const { path, release: from } = kit.bundle('unhealthy')
+    await dut.reboot()
+    await expect(dut).toFallBack({ to: 'a', from, tries: 1, reason: 'HEALTH_FAILED' })
+    await isHome(dut, from, 'HEALTH_FAILED')
+    const again = await dut.bistable(`install ${server.offer('/again', { from: path })}`)
+    expect(again.error).toBe('RELEASE_BLOCKED')
+  })
 })
 
-hil(
-  'a release whose health check hangs is given up at its deadline, without a watchdog',
-  async ({ dut, kit, server }) => {
-    const parts = { dut, kit, server }
-    const from = await tryRelease(parts, 'hangs')
+hil.describe('a check that never ends', () => {
+  hil.override('arms', 'hangs')
+
+  hil('a release whose health check hangs is given up at its deadline, without a watchdog', async ({ dut, kit }) => {
+    const { release: from } = kit.bundle('hangs')
+    await dut.reboot()
     await expect(dut).toFallBack({ to: 'a', from, tries: 1, reason: 'HEALTH_FAILED' })
-    await isHome(parts, from, 'HEALTH_FAILED')
-  },
-)
+    await isHome(dut, from, 'HEALTH_FAILED')
+  })
+})
 
 hil.describe('without help of its own', () => {
+  hil.override('arms', 'panics')
   hil.override('allow', ['panic'])
 
   hil(
     'a release whose init panics the kernel is given up after three tries, with no help of its own',
-    async ({ dut, kit, server }) => {
-      const parts = { dut, kit, server }
-      const from = await tryRelease(parts, 'panics')
+    async ({ dut, kit }) => {
+      const { release: from } = kit.bundle('panics')
+      await dut.reboot()
       await expect(dut).toFallBack({ to: 'a', from, tries: 3, reason: 'TRY_TRIES_SPENT' })
       expect(dut.console.events.filter((e) => e.kind === 'panic')).toHaveLength(3)
-      await isHome(parts, from, 'TRY_TRIES_SPENT')
+      await isHome(dut, from, 'TRY_TRIES_SPENT')
     },
   )
 })

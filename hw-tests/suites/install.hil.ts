@@ -63,9 +63,7 @@ hil(
     // The unpacked release shares nearly everything with the running one: only a crawl leaves time to cancel.
     const address = server.offer('/slow.bundle', { from: next.path, bytesPerSecond: 20_000 })
     await dut.run(`bistable install ${address} --json >/tmp/install.json 2>&1 & echo $! >/tmp/install.pid`)
-    await dut.run('for i in $(seq 200); do bistable status --json | grep -q \'"state":"downloading"\' && break; done', {
-      timeoutMs: 240_000,
-    })
+    await dut.next(['agent'], { timeoutMs: 240_000, where: ({ fields }) => fields['state'] === 'downloading' })
     expect(await dut.bistable('cancel')).toMatchObject({ code: 0 })
     const told = await dut.run(
       'for i in $(seq 50); do grep -q ok /tmp/install.json && break; sleep 1; done; cat /tmp/install.json',

@@ -8,7 +8,7 @@ import { openBackend } from '../../device/agent/backends.ts'
 import { unpackModule } from '../../initramfs/modules.ts'
 import { bootImages } from '../helpers/boot-images.ts'
 import { copyInto, makeDisk, readAt } from '../helpers/disk.ts'
-import { debianKernel } from '../helpers/kernel.ts'
+import { debianKernel, EMULATED } from '../helpers/kernel.ts'
 import { have, run } from '../helpers/run.ts'
 import { bootUntil, writeInitrd } from '../helpers/uefi-machine.ts'
 
@@ -61,7 +61,12 @@ test.skipIf(!ready)('one try by BootNext, the way back by BootOrder, a commit', 
   const disk = makeDisk(join(dir, 'disk.img'), sizes)
   const read = async (offset: number, length: number) => readAt(disk.path, offset, length)
   writeInitrd(join(dir, 'initrd'), INIT, { 'modules/efivarfs.ko': efivarfs })
-  const images = await bootImages(dir, kernel.vmlinuz, join(dir, 'initrd'), 'console=ttyS0,115200 quiet loglevel=0')
+  const images = await bootImages(
+    dir,
+    kernel.vmlinuz,
+    join(dir, 'initrd'),
+    `console=ttyS0,115200 quiet loglevel=0 ${EMULATED}`,
+  )
 
   // What the backend writes, step by step, as files of an efivarfs.
   const folder = join(dir, 'efivars')
@@ -99,7 +104,7 @@ test.skipIf(!ready)('one try by BootNext, the way back by BootOrder, a commit', 
   copyFileSync(kernel.vmlinuz, join(loader, 'vmlinuz'))
   copyFileSync(join(dir, 'initrd'), join(loader, 'initrd.img'))
   writeFileSync(join(loader, 'loader/loader.conf'), 'timeout 0\n')
-  const entry = 'title writer\nlinux /vmlinuz\ninitrd /initrd.img\noptions console=ttyS0,115200 quiet loglevel=0\n'
+  const entry = `title writer\nlinux /vmlinuz\ninitrd /initrd.img\noptions console=ttyS0,115200 quiet loglevel=0 ${EMULATED}\n`
   writeFileSync(join(loader, 'loader/entries/writer.conf'), entry)
   run('sh', ['-c', `mcopy -s -i ${esp} ${loader}/* ::`])
   copyInto(disk, 'esp', esp)

@@ -13,7 +13,7 @@ import { Console } from '../../hw-tests/harness/console.ts'
 import { startQemu } from '../../hw-tests/harness/qemu.ts'
 import { bootImages } from '../helpers/boot-images.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
-import { debianKernel } from '../helpers/kernel.ts'
+import { debianKernel, EMULATED } from '../helpers/kernel.ts'
 import { have } from '../helpers/run.ts'
 import { writeInitrd } from '../helpers/uefi-machine.ts'
 
@@ -82,7 +82,7 @@ describe.skipIf(!ready)('GRUB on a PC with a BIOS', () => {
   beforeAll(async () => {
     const kernel = debianKernel()
     writeInitrd(join(dir, 'initrd'), INIT)
-    const args = 'console=ttyS0,115200 quiet loglevel=0'
+    const args = `console=ttyS0,115200 quiet loglevel=0 ${EMULATED}`
     await bootImages(dir, kernel.vmlinuz, join(dir, 'initrd'), args)
     const room = 40_960
     const sizes = { esp: 64, bootstate: 1024, 'boot-a': room, 'rootfs-a': 64, 'boot-b': room, 'rootfs-b': 64, data: 64 }

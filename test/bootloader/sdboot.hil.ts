@@ -5,7 +5,7 @@ import { afterAll, expect, test } from 'vitest'
 import { arm, commit, freshState, rollBack } from '../../bootloader/machine.ts'
 import { openBackend } from '../../device/agent/backends.ts'
 import { bootImages } from '../helpers/boot-images.ts'
-import { debianKernel } from '../helpers/kernel.ts'
+import { debianKernel, EMULATED } from '../helpers/kernel.ts'
 import { have } from '../helpers/run.ts'
 import { bootUntil, makeEspDisk, readEsp, writeInitrd } from '../helpers/uefi-machine.ts'
 
@@ -34,7 +34,12 @@ $b reboot -f
 test.skipIf(!ready)('tries, counts, falls back, commits and rolls back', async () => {
   const kernel = debianKernel()
   writeInitrd(join(dir, 'initrd'), INIT)
-  const edge = await bootImages(dir, kernel.vmlinuz, join(dir, 'initrd'), 'console=ttyS0,115200 quiet loglevel=0')
+  const edge = await bootImages(
+    dir,
+    kernel.vmlinuz,
+    join(dir, 'initrd'),
+    `console=ttyS0,115200 quiet loglevel=0 ${EMULATED}`,
+  )
   const esp = join(dir, 'esp')
   mkdirSync(join(esp, 'EFI/BOOT'), { recursive: true })
   mkdirSync(join(esp, 'loader/entries'), { recursive: true })

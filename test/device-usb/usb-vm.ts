@@ -6,7 +6,7 @@ import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { Qmp } from '../../hw-tests/harness/qmp.ts'
 import { deviceNode } from '../../scripts/device-node.ts'
-import { debianKernel } from '../helpers/kernel.ts'
+import { debianKernel, EMULATED } from '../helpers/kernel.ts'
 import { run } from '../helpers/run.ts'
 
 /**
@@ -114,8 +114,8 @@ async function start(vmlinuz: string, initrd: string, control: string, limitMs: 
     'bistable.floor=0.1 bistable.slot=a bistable.release=0.1 bistable.boot=committed bistable.left=0 bistable.why=ok'
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
-    ...['-machine', 'q35,accel=tcg', '-cpu', 'max', '-smp', '1', '-m', '1024'],
-    ...['-kernel', vmlinuz, '-initrd', initrd, '-append', `console=ttyS0 quiet panic=-1 ${words}`],
+    ...['-machine', 'q35,accel=tcg', '-cpu', 'qemu64', '-smp', '1', '-m', '1024'],
+    ...['-kernel', vmlinuz, '-initrd', initrd, '-append', `console=ttyS0 quiet panic=-1 ${EMULATED} ${words}`],
     ...['-device', 'qemu-xhci,id=xhci', '-serial', 'stdio', '-qmp', `unix:${control},server=on,wait=off`],
   ]
   const child: ChildProcess = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...args], {

@@ -11,7 +11,7 @@ import { makeBtrfs } from '../../publisher/disk/btrfs.ts'
 import { makeData } from '../../publisher/disk/data.ts'
 import { copyInto, type Disk, makeDisk, readAt, writeAt } from './disk.ts'
 import { hostSource } from './host-source.ts'
-import { debianKernel } from './kernel.ts'
+import { debianKernel, EMULATED } from './kernel.ts'
 import { run } from './run.ts'
 
 /** A device of two tiny slots in QEMU, started with `-kernel` so that each boot takes a few seconds. */
@@ -75,7 +75,12 @@ export async function makeVm(options: Parameters<typeof buildInitramfs>[1] = {},
         ...more,
       }
       const args = Object.entries(words).map(([name, value]) => `bistable.${name}=${value}`)
-      return qemu(kernel.vmlinuz, initrd, disk.path, `console=ttyS0 quiet loglevel=4 panic=5 ${args.join(' ')}`)
+      return qemu(
+        kernel.vmlinuz,
+        initrd,
+        disk.path,
+        `console=ttyS0 quiet loglevel=4 panic=5 ${EMULATED} ${args.join(' ')}`,
+      )
     },
     setStarts: (starts) => writeAt(disk.path, reasonAt, encodeReason({ starts, failure: undefined })),
     reason: () => decodeReason(readAt(disk.path, reasonAt, 1024)),

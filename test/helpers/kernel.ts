@@ -2,6 +2,12 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { run } from './run.ts'
 
+/**
+ * Arguments for a kernel on an emulated processor. On a busy machine the emulated timer is late, and the kernel's check of it can
+ * end in a panic; guards against speculation are what the emulator is slowest at, and guard against nothing there.
+ */
+export const EMULATED = 'no_timer_check mitigations=off'
+
 const CACHE = join(import.meta.dirname, '../../.cache')
 
 /**

@@ -17,7 +17,7 @@ import { packCpio } from '../../initramfs/cpio.ts'
 import { copyInto, makeDisk, readAt, writeAt } from '../helpers/disk.ts'
 import { hostSource } from '../helpers/host-source.ts'
 import { fillSlot } from '../helpers/initramfs-vm.ts'
-import { debianKernel } from '../helpers/kernel.ts'
+import { debianKernel, EMULATED } from '../helpers/kernel.ts'
 import { have, run } from '../helpers/run.ts'
 
 /**
@@ -104,7 +104,7 @@ async function makeDevice() {
     mkdirSync(folder)
     run('cp', [kernel.vmlinuz, join(folder, 'vmlinuz')])
     writeFileSync(join(folder, 'initrd.img'), await initramfs(kernel.root, slot === 'b'))
-    const args = `bistable.root=${root} bistable.length=${length} console=ttyS0,115200 quiet loglevel=4 panic=0`
+    const args = `bistable.root=${root} bistable.length=${length} console=ttyS0,115200 quiet loglevel=4 panic=0 ${EMULATED}`
     writeFileSync(join(folder, 'boot.cfg'), encodeBootCfg({ release: slot === 'a' ? '0.1' : '0.2', args }))
     run('mkfs.fat', ['-C', `${folder}.fat`, String(boot)])
     run('mcopy', ['-i', `${folder}.fat`, ...['vmlinuz', 'initrd.img', 'boot.cfg'].map((f) => join(folder, f)), '::'])

@@ -62,7 +62,7 @@ export async function kills(
   const bench = new Bench(kit, place, server, folder, seeded(seed))
   let [cuts, comings, stranded, wrong, updates] = [0, 0, 0, 0, 0]
   try {
-    const states = { running: await savedState(kit, place), armed: await armedState(kit, place) }
+    const states = { running: await savedState(kit, place), armed: await armedState(kit, place, 'next') }
     const first = performance.now()
     const inTime = () => performance.now() - first < most * 1000
     while (cuts < wanted && inTime() && stranded + wrong < ENOUGH) {
