@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import { isDeepStrictEqual, promisify } from 'node:util'
@@ -10,10 +10,10 @@ import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.t
 import { campaign } from '../harness/random.ts'
 import { labErrorFile, runFolder } from '../harness/report.ts'
 import { savedState } from '../harness/warm.ts'
-import { chooseStore } from '../lease/hold.ts'
+import { chooseStore, hold } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
-import { lockFolder } from '../lease/store.ts'
+import { localStore, lockFolder } from '../lease/store.ts'
 import { testsAtOnce } from '../places/at-once.ts'
 import { allPlaces, choosePlace, choosePlaceName } from '../places/index.ts'
 import { mergeRuns, readOutcomes } from '../report/merge.ts'
@@ -165,6 +165,9 @@ async function repeat(args: readonly string[]): Promise<number> {
   const more = longOnes(short)
   const options = rest.slice(positionals(rest).length)
   const head = await promisify(execFile)('git', ['rev-parse', '--short', 'HEAD'], { cwd: root }).catch(() => undefined)
+  // Two at once would run the same tests into it.
+  await mkdir(folder, { recursive: true })
+  const lease = await hold(localStore(folder), 'this folder')
   const lines = await goOn({
     ...{ folder, plan, files: await filesOf(rest, more), now: Date.now, say: (line) => console.log(line) },
     workers: testsAtOnce(process.env),
@@ -174,7 +177,7 @@ async function repeat(args: readonly string[]): Promise<number> {
       const { code } = await suites(part, [...files, ...options], { ...more, HIL_SEED: `${seed}` })
       return code
     },
-  })
+  }).finally(() => lease.release())
   const { good, onlyLab, lines: said } = seriesText(lines)
   for (const line of said) console.log(line)
   const left = times - lines.length
