@@ -110,7 +110,7 @@ async function suites(folder: string, args: readonly string[], more: NodeJS.Proc
     stdio: 'inherit',
     env,
   })
-  // Who ends this program ends its tests too, and what they did so far stays.
+  // Who ends this program ends its tests too, and what had ended by then stays.
   let stopped = false
   const stop = () => {
     stopped = true

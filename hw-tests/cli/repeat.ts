@@ -29,14 +29,18 @@ export interface RunLine {
   readonly stray: number
   readonly boots: number
   readonly cuts: number
-  /** Wall time from the beginning of the first test file to the end of the last, in each part; without what was cut. */
+  /** Wall time from the beginning of the first test to the end of the last, in each part; without what was cut. */
   readonly seconds: number
   readonly parts: number
   /** Each test's file and name, and how it ended. */
   readonly tests: Readonly<Record<string, Outcome['verdict']>>
 }
 
-const BADNESS = { skipped: 0, passed: 1, lab: 2, failed: 3 } as const satisfies Record<Outcome['verdict'], number>
+/** Which of several ends of one test counts. */
+export const BADNESS = { skipped: 0, passed: 1, lab: 2, failed: 3 } as const satisfies Record<
+  Outcome['verdict'],
+  number
+>
 
 /** Pure. */
 export function lineOf(repetition: Repetition, run: number, of?: string): RunLine {

@@ -2,37 +2,52 @@ import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { labErrorFile } from '../harness/report.ts'
+import { isDone, labErrorFile } from '../harness/report.ts'
 import { fitting, goOn, readLines, readPlan, type SeriesOptions } from './series.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'bistable-series-'))
 afterAll(() => rmSync(scratch, { recursive: true }))
 
-/** Writes what the reporter of a real run writes, under a clock of its own. */
+/** Two tests a file; writes what the reporter of a real run writes, under a clock of its own. */
 class FakeTests {
   clock = 1_000_000
   readonly started: string[] = []
   /** Files that take so many milliseconds; the others 10 s. */
   takes: Readonly<Record<string, number>> = {}
-  /** The program is killed in this file: it has one test that ended, and another that did not. */
+  /** The program is killed in the second test of this file, once. */
   killedIn: string | undefined
-  fails: (file: string, seed: number) => boolean = () => false
+  /** The test that is running then ends with the emulator: is that said, too? */
+  saysLab = false
+  fails: (test: string, seed: number) => boolean = () => false
 
   run: SeriesOptions['run'] = async (files, folder, seed) => {
     let failed = 0
     for (const file of files) {
-      this.started.push(`${seed} ${file}`)
-      this.clock += this.takes[file] ?? 10_000
-      const verdict = this.fails(file, seed) ? 'failed' : 'passed'
-      if (verdict === 'failed') failed++
-      const outcome = { file, name: 'works', verdict, ms: 1, errors: [] }
-      appendFileSync(join(folder, 'run.jsonl'), `${JSON.stringify(outcome)}\n`)
-      if (file === this.killedIn) {
-        this.killedIn = undefined
-        appendFileSync(join(folder, 'run.jsonl'), '{"file":"half a li')
-        return undefined
+      const began = this.clock
+      for (const name of ['first', 'second']) {
+        const done = isDone(folder, file, name)
+        const say = (verdict: string, ms: number) => {
+          const outcome = { file, name, verdict, ms, at: new Date(this.clock).toISOString(), errors: [] }
+          appendFileSync(join(folder, 'run.jsonl'), `${JSON.stringify(outcome)}\n`)
+        }
+        if (done) {
+          say('skipped', 0)
+          continue
+        }
+        this.started.push(`${seed} ${file} ${name}`)
+        const ms = (this.takes[file] ?? 10_000) / 2
+        this.clock += ms
+        if (file === this.killedIn && name === 'second') {
+          this.killedIn = undefined
+          if (this.saysLab) say('lab', ms)
+          appendFileSync(join(folder, 'run.jsonl'), '{"file":"half a li')
+          return undefined
+        }
+        const bad = this.fails(`${file} ${name}`, seed)
+        if (bad) failed++
+        say(bad ? 'failed' : 'passed', ms)
       }
-      const ended = { file, at: new Date(this.clock).toISOString(), ms: this.takes[file] ?? 10_000, errors: 0 }
+      const ended = { file, at: new Date(this.clock).toISOString(), ms: this.clock - began, errors: 0 }
       appendFileSync(join(folder, 'files.jsonl'), `${JSON.stringify(ended)}\n`)
     }
     return failed === 0 ? 0 : 1
@@ -57,32 +72,46 @@ function series(tests: FakeTests, more: Partial<SeriesOptions> = {}): SeriesOpti
 describe('a series of runs', () => {
   it('keeps a line for each run, with its seed, its tests and its wall time', async () => {
     const tests = new FakeTests()
-    tests.fails = (file, seed) => file === 'b.hil.ts' && seed === 8
+    tests.fails = (test, seed) => test === 'b.hil.ts first' && seed === 8
     const options = series(tests)
     const lines = await goOn(options)
     expect(lines).toMatchObject([
-      { run: 1, seed: 7, of: 'abc1234', passed: 3, failed: 0, lab: 0, stray: 0, seconds: 30, parts: 1 },
-      { run: 2, seed: 8, passed: 2, failed: 1, tests: { 'b.hil.ts: works': 'failed' } },
-      { run: 3, seed: 9, passed: 3 },
+      { run: 1, seed: 7, of: 'abc1234', passed: 6, failed: 0, lab: 0, stray: 0, seconds: 30, parts: 1 },
+      { run: 2, seed: 8, passed: 5, failed: 1, tests: { 'b.hil.ts: first': 'failed', 'b.hil.ts: second': 'passed' } },
+      { run: 3, seed: 9, passed: 6 },
     ])
     const kept = readFileSync(join(options.folder, 'runs.jsonl'), 'utf8').trim().split('\n')
     expect(kept.map((line) => JSON.parse(line))).toEqual(lines)
     // Another call has nothing left to do.
     expect(await goOn(options)).toEqual(lines)
-    expect(tests.started).toHaveLength(9)
+    expect(tests.started).toHaveLength(18)
     expect(await readPlan(options.folder)).toEqual(options.plan)
   })
 
-  it('that was cut goes on with the file it was cut in, and the same seed', async () => {
+  it.each([false, true])(
+    'that was cut goes on with the test it was cut in, and the same seed (lab: %s)',
+    async (saysLab) => {
+      const tests = new FakeTests()
+      const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true, place: 'qemu' } })
+      Object.assign(tests, { killedIn: 'b.hil.ts', saysLab })
+      await expect(goOn(options)).rejects.toThrow(/killed/)
+      expect(await readLines(options.folder)).toEqual([])
+      const lines = await goOn(options)
+      expect(tests.started).toEqual([
+        ...['7 a.hil.ts first', '7 a.hil.ts second', '7 b.hil.ts first', '7 b.hil.ts second'],
+        ...['7 b.hil.ts second', '7 c.hil.ts first', '7 c.hil.ts second'],
+      ])
+      // What was cut counts neither as a test nor as time.
+      expect(lines).toMatchObject([{ passed: 6, failed: 0, lab: 0, skipped: 0, stray: 0, seconds: 30, parts: 2 }])
+    },
+  )
+
+  it('that was cut keeps what had failed until then', async () => {
     const tests = new FakeTests()
     const options = series(tests, { plan: { times: 1, seed: 7, args: [], short: true, place: 'qemu' } })
-    tests.killedIn = 'b.hil.ts'
+    Object.assign(tests, { killedIn: 'b.hil.ts', fails: (test: string) => test === 'b.hil.ts first' })
     await expect(goOn(options)).rejects.toThrow(/killed/)
-    expect(await readLines(options.folder)).toEqual([])
-    const lines = await goOn(options)
-    expect(tests.started).toEqual(['7 a.hil.ts', '7 b.hil.ts', '7 b.hil.ts', '7 c.hil.ts'])
-    // What was cut counts neither as a test nor as time.
-    expect(lines).toMatchObject([{ passed: 3, failed: 0, stray: 0, seconds: 30, parts: 2 }])
+    expect(await goOn(options)).toMatchObject([{ passed: 5, failed: 1, stray: 0, parts: 2 }])
   })
 
   it('is made longer by a larger number', async () => {
@@ -110,9 +139,9 @@ describe('a series of runs', () => {
     const within = (seconds: number) => goOn({ ...options, until: tests.clock + seconds * 1000 })
     // Nothing is known yet; the second run begins with what is left of the time.
     expect(await within(100)).toHaveLength(1)
-    expect(tests.started.slice(3)).toEqual(['8 c.hil.ts'])
+    expect(tests.started.slice(6)).toEqual(['8 c.hil.ts first', '8 c.hil.ts second'])
     expect(await within(20)).toHaveLength(1)
-    expect(tests.started.slice(4)).toEqual(['8 b.hil.ts'])
+    expect(tests.started.slice(8)).toEqual(['8 b.hil.ts first', '8 b.hil.ts second'])
     expect(await within(200)).toHaveLength(3)
     expect(await readLines(options.folder)).toMatchObject([{ parts: 1 }, { parts: 3, seconds: 90 }, { parts: 1 }])
   })

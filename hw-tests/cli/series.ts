@@ -2,11 +2,11 @@ import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LabError } from '../harness/lab-error.ts'
-import { labErrorFile } from '../harness/report.ts'
+import { doneFile, labErrorFile } from '../harness/report.ts'
 import { readOutcomes } from '../report/merge.ts'
 import type { Outcome } from '../report/outcome.ts'
 import { type EndedFile, readEnded } from '../report/reporter.ts'
-import { lineOf, type Repetition, type RunLine } from './repeat.ts'
+import { BADNESS, lineOf, type Repetition, type RunLine } from './repeat.ts'
 
 /**
  * A series of runs that is kept in a folder, so that it can be cut at any moment and gone on with by another call:
@@ -15,7 +15,7 @@ import { lineOf, type Repetition, type RunLine } from './repeat.ts'
  *     runs.jsonl     a line for each run that is over
  *     RUN/PART/      the report of one part of a run: what ran until it was over or cut
  *
- * What counts is a test file that has ended. One that was cut in the middle runs again from its start, with the same seed.
+ * What counts is a test that has ended. One that was cut in the middle runs again from its start, with the same seed.
  */
 
 export interface SeriesPlan {
@@ -40,7 +40,10 @@ export interface SeriesOptions {
   /** Milliseconds of `now` by which what is started should be over. */
   readonly until?: number
   readonly now: () => number
-  /** Runs these files with this seed, its reports going to `folder`. Ends with the exit code, or undefined when it was killed. */
+  /**
+   * Runs these files with this seed, its reports going to `folder`, where `done.json` says which tests need not run again. Ends
+   * with the exit code, or undefined when it was killed.
+   */
   readonly run: (files: readonly string[], folder: string, seed: number) => Promise<number | undefined>
   readonly say: (line: string) => void
   /** What is tested, such as a commit. */
@@ -119,6 +122,8 @@ async function runPart(
 ): Promise<readonly EndedFile[]> {
   const part = join(own, `${(await numbered(own)).length + 1}`)
   await mkdir(part, { recursive: true })
+  const before = counted(await readParts(own))
+  await writeFile(doneFile(part), JSON.stringify(before.map(({ file, name }) => `${file} ${name}`)))
   const began = new Date(now()).toISOString()
   const keep = (file: PartFile) => writeFile(join(part, 'part.json'), `${JSON.stringify(file)}\n`)
   await keep({ began })
@@ -192,27 +197,43 @@ async function durations(folder: string): Promise<Map<string, number>> {
   return known
 }
 
-/** What the parts of a run say together. A test of a file that was cut counts where the file ended. */
+/**
+ * The tests that have ended in any of the parts. In a part that was cut, what looks like a broken lab may be the cut itself, and
+ * that test runs again. One that ended in several parts, as those do that cannot be left out, counts as the worst of them. Pure.
+ */
+function counted(parts: readonly Part[]): readonly Outcome[] {
+  const tests = new Map<string, Outcome>()
+  for (const { code, outcomes } of parts)
+    for (const outcome of outcomes) {
+      if (outcome.verdict === 'skipped' || (outcome.verdict === 'lab' && code === undefined)) continue
+      const key = `${outcome.file} ${outcome.name}`
+      const known = tests.get(key)
+      if (known === undefined || BADNESS[outcome.verdict] > BADNESS[known.verdict]) tests.set(key, outcome)
+    }
+  return [...tests.values()]
+}
+
+/** What the parts of a run say together. */
 async function repetition(own: string, seed: number): Promise<Repetition> {
   const parts = await readParts(own)
-  const counted = new Set<string>()
-  const outcomes: Outcome[] = []
+  const ran = counted(parts)
+  const names = new Set(ran.map(({ file, name }) => `${file} ${name}`))
+  const left = parts.flatMap(({ outcomes }) => outcomes).filter(({ verdict }) => verdict === 'skipped')
+  const skipped = new Map(left.map((outcome) => [`${outcome.file} ${outcome.name}`, outcome]))
+  for (const name of names) skipped.delete(name)
   let ms = 0
   let stray = 0
-  for (const part of parts) {
-    const whole = part.ended.filter(({ file }) => !counted.has(file))
-    for (const { file, errors } of whole) {
-      counted.add(file)
-      stray += errors
-    }
-    const files = new Set(whole.map(({ file }) => file))
-    const own = part.outcomes.filter(({ file }) => files.has(file))
-    outcomes.push(...own)
-    const bad = own.some(({ verdict }) => verdict === 'failed' || verdict === 'lab')
-    if (part.code !== undefined && part.code !== 0 && !bad && stray === 0) stray++
-    const ends = part.ended.map(({ at }) => Date.parse(at))
-    const starts = part.ended.map(({ at, ms: took }) => Date.parse(at) - took)
-    if (ends.length > 0) ms += Math.max(...ends) - Math.min(...starts)
+  for (const { code, ended, outcomes } of parts) {
+    const errors = ended.reduce((sum, file) => sum + file.errors, 0)
+    const bad = outcomes.some(({ verdict }) => verdict === 'failed' || verdict === 'lab')
+    // An exit code that no test explains.
+    stray += errors > 0 ? errors : code !== undefined && code !== 0 && !bad ? 1 : 0
+    const whole = outcomes.filter(({ verdict }) => verdict !== 'lab' || code !== undefined)
+    const spans = whole.flatMap(({ at, ms: took }) =>
+      at === undefined ? [] : [[Date.parse(at) - took, Date.parse(at)]],
+    )
+    if (spans.length > 0)
+      ms += Math.max(...spans.map(([, to = 0]) => to)) - Math.min(...spans.map(([from = 0]) => from))
   }
-  return { seed, ms, outcomes, stray, parts: parts.length }
+  return { seed, ms, outcomes: [...ran, ...skipped.values()], stray, parts: parts.length }
 }

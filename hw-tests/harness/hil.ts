@@ -15,7 +15,7 @@ import { DutError, LabError } from './lab-error.ts'
 import type { DiskFault } from './qemu.ts'
 import { nextHealth, quarantineText, readHealth, writeHealth } from './quarantine.ts'
 import { leaveRecord } from './record.ts'
-import { failureText, runFolder, transcriptPath } from './report.ts'
+import { failureText, isDone, runFolder, transcriptPath } from './report.ts'
 import { TestServer } from './server.ts'
 import { Stick } from './stick.ts'
 import { arm, armedState, savedState } from './warm.ts'
@@ -161,9 +161,10 @@ export const hil = test
       if (missing.length > 0 && process.env['CI'] === undefined) skip(`not here: ${missing.join(', ')}`)
       const lacking = needs.filter((need) => !place.features.includes(need))
       if (lacking.length > 0) skip(`the place ${place.name} has no ${lacking.join(', ')}`)
-      await refuseQuarantined(place)
       const file = relative(root, task.file.filepath)
       const output = runFolder(root, process.env)
+      if (isDone(output, file, task.fullTestName)) skip('it has ended in another part of this run')
+      await refuseQuarantined(place)
       const transcript = join(output, transcriptPath(file, task.name))
       const begun = Date.now()
       await mkdir(dirname(transcript), { recursive: true })

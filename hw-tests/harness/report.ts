@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { BootState } from './boot-states.ts'
 
@@ -18,6 +18,17 @@ export function runFolder(root: string, env: NodeJS.ProcessEnv): string {
 /** In a run's folder: why no test could begin, when the lab was broken before the first of them. */
 export function labErrorFile(folder: string): string {
   return join(folder, 'lab-error.txt')
+}
+
+/** In the folder of a run that is a part of one: tests ("FILE NAME") that have ended in another part. */
+export function doneFile(folder: string): string {
+  return join(folder, 'done.json')
+}
+
+/** Whether a test has ended in another part of this run, and need not run again. */
+export function isDone(folder: string, file: string, name: string): boolean {
+  const list = doneFile(folder)
+  return existsSync(list) && (JSON.parse(readFileSync(list, 'utf8')) as readonly string[]).includes(`${file} ${name}`)
 }
 
 /** "suites/fall-back.hil.ts", "unhealthy: falls back" -> "fall-back/unhealthy-falls-back.log" */

@@ -8,6 +8,8 @@ export interface Outcome {
   readonly verdict: 'passed' | 'failed' | 'lab' | 'skipped'
   /** Milliseconds. */
   readonly ms: number
+  /** When it ended, ISO 8601. */
+  readonly at?: string
   readonly errors: readonly { readonly name: string; readonly message: string }[]
   /** Why it was skipped. */
   readonly note: string | undefined

@@ -137,6 +137,7 @@ function outcomeOf(test: TestCase): Outcome {
     name: test.fullName,
     verdict: verdictOf(result.state, errors),
     ms: Math.round(test.diagnostic()?.duration ?? 0),
+    at: new Date().toISOString(),
     errors,
     note: result.state === 'skipped' ? result.note : undefined,
     record: recordOf(test.meta()),
