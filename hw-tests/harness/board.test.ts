@@ -16,7 +16,7 @@ import { openBoard } from './board.ts'
 import { Dut } from './dut.ts'
 import { LabError } from './lab-error.ts'
 import { nextHealth, quarantineText } from './quarantine.ts'
-import { labErrorFile } from './report.ts'
+import { doneFile, labErrorFile } from './report.ts'
 
 const root = resolve(import.meta.dirname, '..', '..')
 const folder = mkdtempSync(join(tmpdir(), 'bistable-board-'))
@@ -259,8 +259,10 @@ async function wholeRun(
   locks: string,
   more: NodeJS.ProcessEnv = {},
   heard: (said: string) => void = () => {},
+  done: readonly string[] = [],
 ): Promise<{ code: number; said: string; out: string }> {
   const out = mkdtempSync(join(folder, 'run-'))
+  writeFileSync(doneFile(out), JSON.stringify(done))
   const places = join(out, 'places.mjs')
   writeFileSync(places, `export const PLACES = ${JSON.stringify({ 'fake-1': place })}\n`)
   const kit = join(out, 'kit')
@@ -341,8 +343,10 @@ describe('a whole run', () => {
     expect(junit).toContain('fake-1 is quarantined since')
     // The third test did not even try.
     expect(orders().filter((order) => order === 'on')).toEqual(['on', 'on'])
-    const second = await wholeRun({ ...wired, storage: medium }, locks)
-    expect(verdicts(second.out)).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    // A run that goes on leaves out what had ended before.
+    const done = ['hw-tests/fixtures/lab.hil-fixture.ts boots']
+    const second = await wholeRun({ ...wired, storage: medium }, locks, {}, () => {}, done)
+    expect(verdicts(second.out)).toEqual(['skipped', 'lab', 'lab', 'passed', 'skipped'])
     expect(orders().filter((order) => order === 'on')).toEqual(['on', 'on'])
     expect(existsSync(join(locks, 'health-fake-1.json'))).toBe(true)
   })
