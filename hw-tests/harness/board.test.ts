@@ -265,21 +265,17 @@ async function wholeRun(
   writeFileSync(doneFile(out), JSON.stringify(done))
   const places = join(out, 'places.mjs')
   writeFileSync(places, `export const PLACES = ${JSON.stringify({ 'fake-1': place })}\n`)
-  const kit = join(out, 'kit')
-  mkdirSync(kit)
+  const kit = mkdtempSync(join(out, 'kit-'))
   writeFileSync(join(kit, 'disk.img'), 'a system')
   writeFileSync(join(kit, 'kit.json'), JSON.stringify({ disk: 'disk.img', product: 'fake', bundles: {} }))
   const vitest = join(root, 'node_modules/vitest/vitest.mjs')
   const config = join(root, 'hw-tests/fixtures/lab.config.ts')
   const { GITHUB_STEP_SUMMARY: _, CI: __, ...env } = process.env
-  const child = spawn(
-    process.execPath,
-    [vitest, 'run', '--config', config, '--root', join(root, 'hw-tests/fixtures')],
-    {
-      env: { ...env, HIL_PLACES: places, HIL_PLACE: 'fake-1', HIL_KIT: kit, HIL_RUN: out, HIL_LOCKS: locks, ...more },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  )
+  const args = [vitest, 'run', '--config', config, '--root', join(root, 'hw-tests/fixtures')]
+  const child = spawn(process.execPath, args, {
+    env: { ...env, HIL_PLACES: places, HIL_PLACE: 'fake-1', HIL_KIT: kit, HIL_RUN: out, HIL_LOCKS: locks, ...more },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let said = ''
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (bytes: Buffer) => {
