@@ -1,6 +1,6 @@
 import { constants } from 'node:fs'
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { isBistableError, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
 
@@ -78,7 +78,8 @@ export const nodeFiles: Files = {
       const first = await mkdir(path, { recursive: true, mode: 0o755 })
       if (first === undefined) return
       // Every directory that got a new entry, from the deepest up.
-      for (let at = path; at.length >= first.length; at = dirname(at)) await flush(dirname(at))
+      const highest = resolve(first)
+      for (let at = resolve(path); at.length >= highest.length; at = dirname(at)) await flush(dirname(at))
     })
   },
   async remove(path) {
