@@ -3,6 +3,8 @@ import type { Core } from './core.ts'
 
 /** Between two moves of the stall deadline, which is 10 s or more. */
 const MOVE_MS = 1000
+/** So much must come within a deadline to count as moving: a byte now and then keeps no install alive. */
+const MOVE_BYTES = 1024
 
 /** @returns what is to be called whenever an install has moved on: it moves the stall deadline, in memory only */
 export function mover(core: Core): () => void {
@@ -41,13 +43,18 @@ export async function lasting<T>(core: Core, ms: number, work: () => Promise<T>)
 }
 
 /**
- * Tells of every piece that comes, whatever it is read for: a head or an inventory of a megabyte takes minutes on a slow
- * line, and is no stall. What is too slow for that is the door's to judge.
+ * Tells of each KiB that comes, whatever it is read for: a head or an inventory of a megabyte takes minutes on a slow
+ * line, and is no stall. Doors judge a line that is too slow sooner and better; this is for those that do not.
  */
 export function heard(source: ByteSource, moved: () => void): ByteSource {
+  let bytes = 0
   const tell = async function* (pieces: AsyncIterable<Uint8Array>) {
     for await (const piece of pieces) {
-      moved()
+      bytes += piece.length
+      if (bytes >= MOVE_BYTES) {
+        bytes = 0
+        moved()
+      }
       yield piece
     }
   }

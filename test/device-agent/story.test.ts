@@ -443,21 +443,21 @@ describe('the loop', () => {
       const slow = async function* () {
         for (let n = 0; n < 10; n++) {
           await world.sleep(60_000)
-          yield new Uint8Array(100)
+          yield new Uint8Array(1024)
         }
       }
       return {
         ...plain,
         open: async (...asked) => ({ ...(await plain.open(...asked)), read: slow }),
         head: async (source, ...rest) => {
-          await readExactly(source, 0, 1000)
+          await readExactly(source, 0, 10_240)
           return plain.head(source, ...rest)
         },
         install: (call) =>
           plain.install({
             ...call,
             beforeArm: async () => {
-              await readExactly(call.source, 0, 1000)
+              await readExactly(call.source, 0, 10_240)
               await call.beforeArm()
             },
           }),
