@@ -6,6 +6,7 @@ import { PIECE_BYTES } from '../../broker/topics.ts'
 import { HINTS_SUFFIX, type HintedRelease, type OpenHints, readHints } from '../../bundle/hints/format.ts'
 import { exact } from '../doors/exact.ts'
 import { openImpatient } from '../doors/impatient.ts'
+import { shown } from '../doors/request.ts'
 import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
 import { heard, mover } from './heard.ts'
@@ -45,9 +46,10 @@ export function offerHints(
 
   const onRefused = (error: Error): void => {
     const { code, message } = failureFrom(error)
-    // A publisher need not have them.
-    const level = code === 'TRANSPORT_MISSING' ? 'info' : 'warning'
-    core.say(`bistable: ${code}: ${message}; chunk indexes and inventory are fetched without hints`, level)
+    const instead = 'chunk indexes and inventory are fetched without hints'
+    // A publisher need not have them: that is no failure, and must not read as one.
+    if (code === 'TRANSPORT_MISSING') core.say(`bistable: no hints at ${shown(new URL(address))}; ${instead}`, 'info')
+    else core.say(`bistable: ${code}: ${message}; ${instead}`, 'warning')
   }
   const open = async (release: HintedRelease): Promise<OpenHints | undefined> => {
     try {
