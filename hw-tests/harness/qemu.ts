@@ -67,6 +67,8 @@ export interface QemuMachine extends Machine {
 
 /** A moment on an idle machine. */
 const START_MS = 60_000
+/** What the emulator wrote before it ended is read by then. */
+const LAST_WORDS_MS = 1000
 
 /**
  * 128 MiB of translated code. With QEMU's default (1 GiB on a machine of 24) what a system leaves behind at a reset is taken
@@ -134,6 +136,8 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     const qmp = await Promise.race([Qmp.connect(control, START_MS), failed])
     const port = await Promise.race([openConsole(qmp, wire, join(scratch, 'tty')), failed])
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
+    // With the emulator its console ends, also where the pty does not tell: once nobody was told, and a wait ran out.
+    void exited.then(() => setTimeout(() => port.destroy(), LAST_WORDS_MS))
     // The console is open before the first instruction runs: nothing is lost.
     await qmp.send('cont')
     let sticks = 0
