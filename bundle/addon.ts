@@ -7,7 +7,7 @@ import { verifyEnvelope } from '../keys/threshold.ts'
 import type { TrustedRoots } from '../keys/types.ts'
 import { addonErrors } from './addon-errors.ts'
 import { sha256 } from './digest.ts'
-import { complaints, criticalNames, digest, name, positive, time } from './fields.ts'
+import { complaints, digest, name, positive, strangeCriticalNames, time } from './fields.ts'
 import { MAX_ENVELOPE_MEMBER } from './layout.ts'
 import { fixName } from './system.ts'
 import { BLOCK } from './tree.ts'
@@ -83,7 +83,7 @@ const statement = v.pipe(
  */
 export function parseAddon(payload: Uint8Array): AddonStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
+  const strange = strangeCriticalNames(json, fields.entries)
   if (strange.length > 0)
     throw addonErrors.ADDON_INVALID(`the add-on needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)

@@ -3,7 +3,7 @@ import type { Sha256 } from '../base/bytes.ts'
 import { parseStrictJson } from '../base/strict-json.ts'
 import { MAX_SIGNED_BYTES } from '../keys/dsse.ts'
 import { bundleErrors } from './errors.ts'
-import { complaints, criticalNames, digest, name, positive, releaseNumber, time } from './fields.ts'
+import { complaints, digest, name, positive, releaseNumber, strangeCriticalNames, time } from './fields.ts'
 import { isSafePath } from './freshness.ts'
 import type { ReleaseNumber } from './types.ts'
 
@@ -70,7 +70,7 @@ const statement = v.pipe(
  */
 export function parseAssignment(payload: Uint8Array): AssignmentStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
+  const strange = strangeCriticalNames(json, fields.entries)
   if (strange.length > 0)
     throw bundleErrors.ASSIGNMENT_CRITICAL(`the assignment needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)

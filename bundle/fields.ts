@@ -49,10 +49,11 @@ export function unknownFields(given: unknown, parsed: unknown, path = ''): strin
 }
 
 /**
- * The names in a statement's `critical`: fields that its reader must know. Looked at before anything else, because a
- * statement that needs a newer reader may look malformed to this one.
+ * The names in a statement's `critical`, fields that its reader must know, of which this one does not. Looked at before
+ * anything else, because a statement that needs a newer reader may look malformed to this one.
+ * @param known the fields that are known; what all objects have is none of them
  */
-export function criticalNames(json: unknown): string[] {
+export function strangeCriticalNames(json: unknown, known: object): string[] {
   if (typeof json !== 'object' || json === null || !('critical' in json) || !Array.isArray(json.critical)) return []
-  return json.critical.filter((field) => typeof field === 'string')
+  return json.critical.filter((field) => typeof field === 'string' && !Object.hasOwn(known, field))
 }

@@ -8,11 +8,11 @@ import {
   compareNumbers,
   complaints,
   count,
-  criticalNames,
   digest,
   name,
   positive,
   releaseNumber,
+  strangeCriticalNames,
   time,
   unknownFields,
 } from './fields.ts'
@@ -97,7 +97,7 @@ const statement = v.pipe(
  */
 export function parseRelease(payload: Uint8Array): ReleaseStatement {
   const json = parseStrictJson(payload, { maxBytes: MAX_SIGNED_BYTES })
-  const strange = criticalNames(json).filter((field) => !Object.hasOwn(fields.entries, field))
+  const strange = strangeCriticalNames(json, fields.entries)
   if (strange.length > 0)
     throw bundleErrors.RELEASE_CRITICAL(`the release needs a reader that knows ${JSON.stringify(strange)}`)
   return validate(json)
