@@ -27,6 +27,43 @@ export interface ByteRange {
   readonly length: number
 }
 
+interface Asked {
+  readonly signal?: AbortSignal
+}
+
+/**
+ * A source whose reads go through something else, each by itself.
+ * @param through begins a read by `start`, whose `wanted` bytes are those of all its ranges
+ */
+export function filtered(
+  source: ByteSource,
+  through: (
+    start: (options: Asked | undefined) => AsyncIterable<Uint8Array>,
+    options: Asked | undefined,
+    wanted: number,
+  ) => AsyncIterable<Uint8Array>,
+): ByteSource {
+  const { readRanges } = source
+  return {
+    name: source.name,
+    get size() {
+      return source.size
+    },
+    read: (offset, length, options) => through((given) => source.read(offset, length, given), options, length),
+    ...(readRanges === undefined
+      ? {}
+      : {
+          readRanges: (ranges, options) =>
+            through(
+              (given) => readRanges.call(source, ranges, given),
+              options,
+              ranges.reduce((sum, { length }) => sum + length, 0),
+            ),
+        }),
+    close: () => source.close(),
+  }
+}
+
 /** The bytes of ascending ranges, one after the other, by whatever way the source has. */
 export async function* readRanges(
   source: ByteSource,

@@ -1,4 +1,6 @@
-import type { ByteSource } from '../../base/source.ts'
+import { type ByteSource, filtered } from '../../base/source.ts'
+import { exact } from '../doors/exact.ts'
+import { limited } from '../policy/limit.ts'
 import type { Core } from './core.ts'
 
 /** Between two moves of the stall deadline, which is 10 s or more. */
@@ -58,14 +60,13 @@ export function heard(source: ByteSource, moved: () => void): ByteSource {
       yield piece
     }
   }
-  const { readRanges } = source
-  return {
-    name: source.name,
-    get size() {
-      return source.size
-    },
-    read: (...asked) => tell(source.read(...asked)),
-    ...(readRanges === undefined ? {} : { readRanges: (...asked) => tell(readRanges.apply(source, asked)) }),
-    close: () => source.close(),
-  }
+  return filtered(source, (start, options) => tell(start(options)))
+}
+
+/** What comes over a network: the bytes asked for and no others, no faster than the device may, and heard of. */
+export function arriving(core: Core, opened: ByteSource): ByteSource {
+  const { clock, config } = core.ports
+  const { bytesPerSecond } = config.agent.policy.download
+  const asked = exact(opened)
+  return heard(bytesPerSecond === undefined ? asked : limited(asked, bytesPerSecond, clock), mover(core))
 }

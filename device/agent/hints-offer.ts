@@ -4,12 +4,10 @@ import { isBistableError } from '../../base/errors.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { PIECE_BYTES } from '../../broker/topics.ts'
 import { HINTS_SUFFIX, type HintedRelease, type OpenHints, readHints } from '../../bundle/hints/format.ts'
-import { exact } from '../doors/exact.ts'
 import { openImpatient } from '../doors/impatient.ts'
 import { shown } from '../doors/request.ts'
-import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
-import { heard, mover } from './heard.ts'
+import { arriving } from './heard.ts'
 import type { OfferedHints } from './ports.ts'
 
 /** Hints are asked for where they may spare this: a request more has its price, too. */
@@ -38,7 +36,7 @@ export function offerHints(
 ): (OfferedHints & { close(): Promise<void> }) | undefined {
   if (!isAddress(from) || !URL.canParse(from)) return undefined
   const address = hintsAddress(from)
-  const { engine, config, clock } = core.ports
+  const { engine, clock } = core.ports
   const [worth, grain] = /^mqtt/i.test(from) ? [WORTH_PIECES, PIECE_BYTES] : [WORTH, 1]
   let source: ByteSource | undefined
   let found: Promise<OpenHints | undefined> | undefined
@@ -54,9 +52,7 @@ export function offerHints(
   const open = async (release: HintedRelease): Promise<OpenHints | undefined> => {
     try {
       const patient = (stop: AbortSignal) => engine.open(address, stop)
-      const opened = heard(exact(await openImpatient(patient, address, PATIENCE_MS, clock, signal)), mover(core))
-      const { bytesPerSecond } = config.agent.policy.download
-      source = bytesPerSecond === undefined ? opened : limited(opened, bytesPerSecond, clock)
+      source = arriving(core, await openImpatient(patient, address, PATIENCE_MS, clock, signal))
       const hints = await readHints(source, release, { signal })
       bytes += hints.length
       return { source, hints, grain }

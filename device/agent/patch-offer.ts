@@ -3,9 +3,8 @@ import { isBistableError } from '../../base/errors.ts'
 import { readDeltaHead } from '../../bundle/delta/head.ts'
 import type { AnnouncedDelta } from '../../bundle/freshness.ts'
 import { exact } from '../doors/exact.ts'
-import { limited } from '../policy/limit.ts'
 import { type Core, failureFrom } from './core.ts'
-import { heard, mover } from './heard.ts'
+import { arriving, heard, mover } from './heard.ts'
 import type { OfferedHints, OfferedPatch, Spare } from './ports.ts'
 
 /** Where a patch may be had: announced by the channel, or named by a person. */
@@ -31,11 +30,9 @@ export async function openPatch(
     core.say(`bistable: ${code}: ${message}; what it was to give is fetched instead`, 'warning')
   }
   try {
-    const { engine, config, clock } = core.ports
-    const opened = exact(await engine.open(place.from, signal))
-    const { bytesPerSecond } = config.agent.policy.download
-    const slow = isAddress(place.from) && bytesPerSecond !== undefined
-    const source = heard(slow ? limited(opened, bytesPerSecond, clock) : opened, mover(core))
+    const { engine } = core.ports
+    const opened = await engine.open(place.from, signal)
+    const source = isAddress(place.from) ? arriving(core, opened) : heard(exact(opened), mover(core))
     try {
       const head = await readDeltaHead(source, place.announced, { signal })
       return { source, head, onRefused, close: () => source.close() }

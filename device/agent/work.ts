@@ -13,13 +13,12 @@ import { deviceErrors } from '../errors.ts'
 import type { Journal } from '../install/journal.ts'
 import type { InstallProgress } from '../install/types.ts'
 import type { Wait } from '../policy/gate.ts'
-import { limited } from '../policy/limit.ts'
 import { clip, type Job } from '../records/record.ts'
 import { stateErrors } from '../state/errors.ts'
 import { acceptAssignment, assignedNow, judgeCarried } from './assignment.ts'
 import { addOutcome, mayBoot } from './body.ts'
 import { type Core, failureFrom } from './core.ts'
-import { heard, mover } from './heard.ts'
+import { arriving, mover } from './heard.ts'
 import { offerHints } from './hints-offer.ts'
 import { after, before } from './hooks.ts'
 import { openPatch, type PatchPlace, spareFor } from './patch-offer.ts'
@@ -83,14 +82,11 @@ export async function installFrom(core: Core, from: string, options: InstallOpti
     await requireSteady(core)
     if (network) await before(core, 'download', {}, signal)
     const { placeMs } = options
-    const opened = exact(
+    const opened =
       placeMs === undefined
         ? await engine.open(from, signal)
-        : await openImpatient((stop) => engine.open(from, stop), from, placeMs, clock, signal),
-    )
-    const { bytesPerSecond } = config.agent.policy.download
-    const paced = network && bytesPerSecond !== undefined ? limited(opened, bytesPerSecond, clock) : opened
-    const source = network ? heard(paced, mover(core)) : paced
+        : await openImpatient((stop) => engine.open(from, stop), from, placeMs, clock, signal)
+    const source = network ? arriving(core, opened) : exact(opened)
     const patch = await openPatch(core, options.patch, signal).catch(async (error) => {
       await source.close()
       throw error

@@ -1,4 +1,4 @@
-import type { ByteSource } from '../../base/source.ts'
+import { type ByteSource, filtered } from '../../base/source.ts'
 import { doorErrors } from './errors.ts'
 
 /** Holds a door to its word: exactly the bytes asked for, or a typed error. No door's own defect becomes ours. */
@@ -13,22 +13,5 @@ export function exact(source: ByteSource): ByteSource {
     }
     if (left > 0) throw doorErrors.TRANSPORT_LOST(`${source.name} ended ${left} bytes short of the ${wanted} asked for`)
   }
-  const { readRanges } = source
-  return {
-    name: source.name,
-    get size() {
-      return source.size
-    },
-    read: (offset, length, options) => count(source.read(offset, length, options), length),
-    ...(readRanges === undefined
-      ? {}
-      : {
-          readRanges: (ranges, options) =>
-            count(
-              readRanges.call(source, ranges, options),
-              ranges.reduce((sum, { length }) => sum + length, 0),
-            ),
-        }),
-    close: () => source.close(),
-  }
+  return filtered(source, (start, options, wanted) => count(start(options), wanted))
 }

@@ -1,4 +1,4 @@
-import type { ByteSource } from '../../base/source.ts'
+import { type ByteSource, filtered } from '../../base/source.ts'
 import { type DoorClock, within } from './clock.ts'
 import { doorErrors } from './errors.ts'
 
@@ -33,21 +33,7 @@ export async function openImpatient(
       void pieces.return?.().catch(() => undefined)
     }
   }
-  const { readRanges } = source
-  return {
-    name: source.name,
-    get size() {
-      return source.size
-    },
-    read: (offset, length, options) => watch((stop) => source.read(offset, length, { signal: stop }), options?.signal),
-    ...(readRanges === undefined
-      ? {}
-      : {
-          readRanges: (ranges, options) =>
-            watch((stop) => readRanges.call(source, ranges, { signal: stop }), options?.signal),
-        }),
-    close: () => source.close(),
-  }
+  return filtered(source, (start, options) => watch((signal) => start({ signal }), options?.signal))
 }
 
 /** Work that must be done within `ms`; it is told to stop by its signal. @throws TRANSPORT_STALLED */

@@ -1,4 +1,4 @@
-import type { ByteSource } from '../../base/source.ts'
+import { type ByteSource, filtered } from '../../base/source.ts'
 import type { DoorClock } from '../doors/clock.ts'
 
 /** The bandwidth limit: a source that gives its bytes no faster than allowed. */
@@ -28,16 +28,5 @@ export function limited(source: ByteSource, bytesPerSecond: number, clock: DoorC
       }
     }
   }
-  const { readRanges } = source
-  return {
-    name: source.name,
-    get size() {
-      return source.size
-    },
-    read: (offset, length, options) => pace(source.read(offset, length, options), options?.signal),
-    ...(readRanges === undefined
-      ? {}
-      : { readRanges: (ranges, options) => pace(readRanges.call(source, ranges, options), options?.signal) }),
-    close: () => source.close(),
-  }
+  return filtered(source, (start, options) => pace(start(options), options?.signal))
 }
