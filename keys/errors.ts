@@ -46,6 +46,12 @@ export const keyErrors = defineErrors({
     meaning: 'A signed statement is longer than its limit.',
     next: 'Check that the right file was given.',
   },
+  ENVELOPE_BUSY: {
+    family: 'environment',
+    meaning:
+      'Somebody else is writing the file of a signed statement, or was killed while doing so. Nothing was written.',
+    next: 'Sign it again. If nobody else signs it now, remove the lock file that the message names first.',
+  },
   STATEMENT_TOO_LARGE: {
     family: 'input',
     meaning: 'A statement has more than 4096 bytes under signature.',

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { compareBytes } from '../base/bytes.ts'
-import { nodeFiles, writeFileDurably } from '../base/durable.ts'
+import { nodeFiles } from '../base/durable.ts'
 import { isBistableError } from '../base/errors.ts'
 import { parseStrictJson } from '../base/strict-json.ts'
 import { ADDON_PAYLOAD_TYPE, parseAddon } from '../bundle/addon.ts'
@@ -9,7 +9,8 @@ import { ASSIGNMENT_PAYLOAD_TYPE, parseAssignment } from '../bundle/assignment.t
 import { FRESHNESS_PAYLOAD_TYPE, parseFreshness } from '../bundle/freshness.ts'
 import { parseRelease } from '../bundle/release.ts'
 import { RELEASE_PAYLOAD_TYPE } from '../bundle/types.ts'
-import { decodeEnvelope, encodeEnvelope, MAX_ENVELOPE_BYTES, MAX_SIGNED_BYTES } from '../keys/dsse.ts'
+import { decodeEnvelope, MAX_ENVELOPE_BYTES, MAX_SIGNED_BYTES } from '../keys/dsse.ts'
+import { addToEnvelopeFile } from '../keys/files.ts'
 import { parseRoot, ROOT_PAYLOAD_TYPE } from '../keys/root.ts'
 import { addSignature } from '../keys/statement.ts'
 import type { Envelope, Signer } from '../keys/types.ts'
@@ -74,8 +75,8 @@ export async function signPaths(path: string, output: string | undefined): Promi
 }
 
 /**
- * Signs with each signer and writes the envelope durably.
- * @throws STATEMENT_INVALID, STATEMENT_TOO_LARGE, SIGNATURE_PRESENT, SIGNATURE_REFUSED, FILE_*
+ * Signs with each signer and writes the envelope durably; signatures that others wrote there meanwhile stay.
+ * @throws STATEMENT_INVALID, STATEMENT_TOO_LARGE, SIGNATURE_PRESENT, SIGNATURE_REFUSED, ENVELOPE_BUSY, MERGE_OTHER, FILE_*
  */
 export async function signFile(paths: SignPaths, signers: readonly Signer[]): Promise<Envelope> {
   let envelope = readStatement(await readFile(paths.input))
@@ -89,8 +90,7 @@ export async function signFile(paths: SignPaths, signers: readonly Signer[]): Pr
     envelope = there
   }
   for (const signer of signers) envelope = await addSignature(envelope, signer)
-  await writeFileDurably(paths.output, encodeEnvelope(envelope))
-  return envelope
+  return await addToEnvelopeFile(paths.output, envelope, readStatement)
 }
 
 async function readFile(path: string): Promise<Uint8Array> {

@@ -1,11 +1,9 @@
-import { compareBytes } from '../../base/bytes.ts'
 import { cliErrors, type OptionSpec, requiredOption, type Verb } from '../../base/cli.ts'
 import { describeEnvelope, envelopeLines } from '../describe.ts'
 import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../dsse.ts'
-import { keyErrors } from '../errors.ts'
 import { exportStatement } from '../export.ts'
 import { readKeyFileInfo } from '../file-signer.ts'
-import { readEnvelopeFile, readRequired, writeEnvelopeFile, writeNewFiles } from '../files.ts'
+import { addToEnvelopeFile, readEnvelopeFile, readRequired, withSignatures, writeNewFiles } from '../files.ts'
 import { ROLES } from '../root.ts'
 import { publicKeyAt } from '../signers/open.ts'
 import { signerEdge, signerOptions, signersFrom } from '../signers/options.ts'
@@ -60,7 +58,7 @@ export const signVerb: Verb = {
     const about = describeEnvelope(envelope, [])
     const signers = await signersFrom(call)
     for (const signer of signers) envelope = await addSignature(envelope, signer)
-    await writeEnvelopeFile(path, envelope)
+    envelope = await addToEnvelopeFile(path, envelope)
     const signedBy = signers.map(({ publicKey }) => publicKey)
     const signatures = envelope.signatures.length
     report(call, { file: path, signedBy, payloadSha256: about.payloadSha256, signatures }, [
@@ -78,16 +76,10 @@ export const mergeVerb: Verb = {
   async run(call) {
     const [path, ...copies] = call.positionals
     if (path === undefined || copies.length === 0) throw cliErrors.USAGE('wanted one ENVELOPE and at least one COPY')
-    const into = await readEnvelopeFile(path)
-    const found = new Map(into.signatures.map((signature) => [Buffer.from(signature).toString('hex'), signature]))
-    for (const copy of copies) {
-      const { payloadType, payload, signatures } = await readEnvelopeFile(copy)
-      if (payloadType !== into.payloadType || compareBytes(payload, into.payload) !== 0)
-        throw keyErrors.MERGE_OTHER(`${copy} is not a copy of the statement in ${path}`)
-      for (const signature of signatures) found.set(Buffer.from(signature).toString('hex'), signature)
-    }
-    await writeEnvelopeFile(path, { ...into, signatures: [...found.values()].sort(compareBytes) })
-    report(call, { file: path, signatures: found.size }, [`${path}: signatures ${found.size}`])
+    let whole = await readEnvelopeFile(path)
+    for (const copy of copies) whole = withSignatures(whole, [await readEnvelopeFile(copy)], copy)
+    const { signatures } = await addToEnvelopeFile(path, whole)
+    report(call, { file: path, signatures: signatures.length }, [`${path}: signatures ${signatures.length}`])
     return 0
   },
 }
