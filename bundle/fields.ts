@@ -44,7 +44,7 @@ export function unknownFields(given: unknown, parsed: unknown, path = ''): strin
   if (typeof given !== 'object' || given === null || typeof parsed !== 'object' || parsed === null) return []
   const known = parsed as Record<string, unknown>
   return Object.entries(given).flatMap(([key, value]) =>
-    key in known ? unknownFields(value, known[key], `${path}${key}.`) : [`${path}${key}`],
+    Object.hasOwn(known, key) ? unknownFields(value, known[key], `${path}${key}.`) : [`${path}${key}`],
   )
 }
 

@@ -90,7 +90,7 @@ export function layerCompression(layer: Descriptor): Compression {
   if (EXTERNAL.test(layer.mediaType))
     throw ociErrors.IMAGE_EXTERNAL_LAYER(`the layer ${layer.digest} is of the external kind ${layer.mediaType}`)
   noUrls(layer)
-  const compression = LAYERS[layer.mediaType]
+  const compression = Object.hasOwn(LAYERS, layer.mediaType) ? LAYERS[layer.mediaType] : undefined
   if (compression !== undefined) return compression
   throw ociErrors.IMAGE_MEDIA_TYPE(`the layer ${layer.digest} has the media type '${layer.mediaType}'`)
 }

@@ -80,6 +80,9 @@ describe('release statement', () => {
     const more = { ...STATEMENT, colour: 'red', images: [{ ...boot, shape: 1 }, rootfs] }
     expect(parseRelease(bytes(more))).toEqual(STATEMENT)
     expect(unknownReleaseFields(bytes(more))).toEqual(['images.0.shape', 'colour'])
+    // What all objects have is known to none of them.
+    const inherited = { ...STATEMENT, toString: 1, number: { ...STATEMENT.number, constructor: {} } }
+    expect(unknownReleaseFields(bytes(inherited))).toEqual(['number.constructor', 'toString'])
     expect(parseRelease(bytes({ ...STATEMENT, critical: ['images'] }))).toEqual(STATEMENT)
     expect(unknownReleaseFields(bytes({ ...STATEMENT, critical: ['images'] }))).toEqual([])
     expect(() => parseRelease(bytes({ ...more, critical: ['images', 'colour'] }))).toThrow(

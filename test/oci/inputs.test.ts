@@ -241,6 +241,7 @@ describe('B8 media types', () => {
     ['an index announced as a manifest', { manifest: { config: undefined, layers: undefined, manifests: [] } }],
     ['a manifest announced as an index', { descriptor: { mediaType: 'application/vnd.oci.image.index.v1+json' } }],
     ['a layer of unknown type', { layers: [{ bytes: layer, mediaType: 'application/octet-stream' }] }],
+    ['a layer whose type is what all objects have', { layers: [{ bytes: layer, mediaType: 'constructor' }] }],
     [
       'an artifact, not an image',
       {
