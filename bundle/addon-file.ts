@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { compareBytes } from '../base/bytes.ts'
 import { isBistableError, systemReason } from '../base/errors.ts'
 import type { ByteSource } from '../base/source.ts'
@@ -106,6 +106,10 @@ export async function writeAddon(
         throw addonErrors.ADDON_CONTENT(`${parts.image} has ${length} bytes, ${parts.length} were signed`)
       await write(Buffer.alloc(tarPadding(length) + TAR_END))
       await file.sync()
+    } catch (cause) {
+      // Half a file would stand in the way of the next try.
+      await rm(path, { force: true })
+      throw cause
     } finally {
       await file.close()
     }

@@ -1,7 +1,7 @@
 import { createReadStream } from 'node:fs'
-import { appendFile, cp, mkdir, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { appendFile, chmod, cp, lstat, mkdir, mkdtemp, readdir, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { isSha256, type Sha256 } from '../base/bytes.ts'
 import { nodeFiles } from '../base/durable.ts'
 import { systemReason } from '../base/errors.ts'
@@ -43,7 +43,7 @@ const STATEMENT = 'statement.json'
 const SIGNED = 'release.json'
 
 /**
- * Builds the image and the unsigned statement into the new folder `output`.
+ * Builds the image and the unsigned statement into the new folder `output`; when it fails, the folder is removed.
  * @throws ADDON_LAYOUT, ADDON_LIBRARY, ADDON_INVALID, TOOL_*, and the errors of reading a bundle
  */
 export async function buildAddon(request: AddonRequest, output: string, signal?: AbortSignal): Promise<AddonStatement> {
@@ -60,15 +60,35 @@ export async function buildAddon(request: AddonRequest, output: string, signal?:
   const stray = top.find((entry) => entry !== 'usr')
   if (stray !== undefined || top.length === 0)
     throw addonErrors.ADDON_LAYOUT(`${folder} holds ${stray ?? 'nothing'}, wanted usr/ only`)
+  const bases = found.map(({ digest }) => digest)
+  const facts = { type: 'addon', product, name, kind, summary, bases, fixes, rootVersion, issued, expires } as const
+  // Before the name becomes a part of paths: its form is checked by the statement's rules.
+  encodeAddon({ ...facts, image: { length: MIN_ADDON_BYTES, root: sha256(new Uint8Array()) } })
   await mkdir(output)
+  try {
+    return await buildInto(output, folder, facts, found, signal)
+  } catch (error) {
+    await rm(output, { recursive: true, force: true })
+    throw error
+  }
+}
+
+async function buildInto(
+  output: string,
+  folder: string,
+  facts: Omit<AddonStatement, 'image'>,
+  found: readonly Base[],
+  signal: AbortSignal | undefined,
+): Promise<AddonStatement> {
+  const { name, issued } = facts
   const image = join(output, IMAGE)
   const scratch = await mkdtemp(join(tmpdir(), 'bistable-addon-'))
   try {
     const tree = join(scratch, 'tree')
-    await cp(folder, tree, { recursive: true, verbatimSymlinks: true, preserveTimestamps: true })
-    const marker = join(tree, extensionRelease(name))
-    await mkdir(dirname(marker), { recursive: true })
-    await writeFile(marker, EXTENSION_RELEASE)
+    // A link to the folder would be copied as one, and what follows be done to the folder itself.
+    await cp(await realpath(folder), tree, { recursive: true, verbatimSymlinks: true, preserveTimestamps: true })
+    await writeMarker(tree, extensionRelease(name))
+    await openFolders(tree)
     const time = String(Math.floor(Date.parse(issued) / 1000))
     // biome-ignore format: option and value stand together
     await runTool('mksquashfs', [tree, image, '-comp', 'zstd', '-all-root', '-no-xattrs', '-exit-on-error',
@@ -94,24 +114,34 @@ export async function buildAddon(request: AddonRequest, output: string, signal?:
   const tree = createTreeHasher()
   for await (const piece of createReadStream(image) as AsyncIterable<Buffer>) tree.update(piece)
   const { root } = tree.finish()
-  const bases = found.map(({ digest }) => digest)
-  const payload = encodeAddon({
-    ...{
-      type: 'addon',
-      product,
-      name,
-      kind,
-      summary,
-      bases,
-      fixes,
-      image: { length, root },
-      rootVersion,
-      issued,
-      expires,
-    },
-  })
+  const payload = encodeAddon({ ...facts, image: { length, root } })
   await writeFile(join(output, STATEMENT), payload)
   return parseAddon(payload)
+}
+
+/** Through no link of the tree, which could lead anywhere on this machine. @throws ADDON_LAYOUT */
+async function writeMarker(tree: string, path: string): Promise<void> {
+  const parts = path.split('/')
+  for (let n = 1; n < parts.length; n++) {
+    const folder = parts.slice(0, n).join('/')
+    const about = await lstat(join(tree, folder)).catch(() => undefined)
+    if (about === undefined) await mkdir(join(tree, folder))
+    else if (!about.isDirectory()) throw addonErrors.ADDON_LAYOUT(`/${folder}: a link or file in the place of a folder`)
+  }
+  const marker = join(tree, path)
+  await rm(marker, { recursive: true, force: true })
+  await writeFile(marker, EXTENSION_RELEASE, { flag: 'wx' })
+  await chmod(marker, 0o644)
+}
+
+/**
+ * Lets everybody into all folders. On a device a folder of an add-on stands in the place of the system's own: one that was made
+ * under a narrow umask would close /usr to all but root.
+ */
+async function openFolders(folder: string): Promise<void> {
+  await chmod(folder, ((await lstat(folder)).mode & 0o7777) | 0o755)
+  for (const entry of await readdir(folder, { withFileTypes: true }))
+    if (entry.isDirectory()) await openFolders(join(folder, entry.name))
 }
 
 interface Base {

@@ -1,10 +1,21 @@
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { type AddonFacts, encodeAddon, judgeAddon, parseAddon } from '../../bundle/addon.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
 import { fileSource } from '../../bundle/file-source.ts'
+import { openSquashfs } from '../../bundle/squashfs/image.ts'
+import { openImageFile } from '../../bundle/squashfs/reader.ts'
 import { AddonStore } from '../../device/addons/store.ts'
 import { Unlocking } from '../../device/addons/unlock.ts'
 import { addonLines, applyAddon, removeAddon, reviewAddons } from '../../device/agent/addons.ts'
@@ -232,6 +243,64 @@ describe("the publisher's side", () => {
     expect(await refused('agent', { 'usr/lib/bistable/system.json': '{}' })).toBe('ADDON_LAYOUT')
     expect(await refused('launcher', { 'usr/bin/bistable': '#!/bin/sh' })).toBe('ADDON_LAYOUT')
     expect(await refused('folder', { 'usr/bin': 'a file' })).toBe('ADDON_LAYOUT')
+    expect(await codeOfAsync(() => makeAddon(folder, [RUNNING], { name: 'x/../../../../y' }))).toBe('ADDON_INVALID')
+    // Nothing stands in the way of the next try.
+    expect(existsSync(join(folder, 'folder.build'))).toBe(false)
+  })
+
+  it("lets everybody into its folders, which stand in the place of the system's own, whatever the umask", async () => {
+    const before = process.umask(0o077)
+    onTestFinished(() => void process.umask(before))
+    const made = await makeAddon(folder, [RUNNING], { name: 'narrow' })
+    const file = await openImageFile(join(made.build, 'addon.squashfs'))
+    onTestFinished(() => file.close())
+    const modes: Record<string, string> = {}
+    for await (const { path, mode } of (await openSquashfs(file, file.size)).walk()) modes[path] = mode.toString(8)
+    expect(modes).toEqual({
+      '': '755',
+      usr: '755',
+      'usr/bin': '755',
+      'usr/bin/tool': '755',
+      'usr/lib': '755',
+      'usr/lib/extension-release.d': '755',
+      'usr/lib/extension-release.d/extension-release.narrow': '644',
+    })
+  })
+
+  it('writes through no link of the tree, whoever made that', async () => {
+    const outside = join(folder, 'outside')
+    mkdirSync(outside)
+    writeFileSync(join(outside, 'file'), 'kept')
+    const build = (name: string) =>
+      codeOfAsync(() => makeAddon(folder, [RUNNING], { name, files: { 'usr/bin/tool': 'x' } }))
+    mkdirSync(join(folder, 'parent.tree', 'usr'), { recursive: true })
+    symlinkSync(outside, join(folder, 'parent.tree', 'usr', 'lib'))
+    expect(await build('parent')).toBe('ADDON_LAYOUT')
+    expect(readdirSync(outside)).toEqual(['file'])
+    const release = join(folder, 'marker.tree', 'usr/lib/extension-release.d')
+    mkdirSync(release, { recursive: true })
+    symlinkSync(join(outside, 'file'), join(release, 'extension-release.marker'))
+    expect(await build('marker')).toBe('accepted')
+    expect(readFileSync(join(outside, 'file'), 'utf8')).toBe('kept')
+    // The folder itself, named by a link, stays as it is.
+    const real = join(folder, 'real.tree')
+    mkdirSync(join(real, 'usr'), { recursive: true, mode: 0o700 })
+    symlinkSync(real, join(folder, 'linked.tree'))
+    expect(await build('linked')).toBe('accepted')
+    expect(readdirSync(join(real, 'usr'))).toEqual(['bin'])
+    expect(statSync(join(real, 'usr')).mode & 0o777).toBe(0o700)
+  })
+
+  it('leaves no half of a file behind', async () => {
+    const made = await makeAddon(folder, [RUNNING], { name: 'grown' })
+    const image = join(made.build, 'addon.squashfs')
+    writeFileSync(image, Buffer.concat([readFileSync(image), Buffer.alloc(4096)]))
+    const again = join(folder, 'half.addon')
+    expect(await codeOfAsync(() => packAddon(made.build, [ROOT], again))).toBe('ADDON_CONTENT')
+    expect(existsSync(again)).toBe(false)
+    // What is there already is somebody else's.
+    expect(await codeOfAsync(() => packAddon(made.build, [ROOT], made.file))).toBe('ADDON_FORMAT')
+    expect(existsSync(made.file)).toBe(true)
   })
 
   it('packs only the image that was signed, and the file is a tar', async () => {
