@@ -27,14 +27,22 @@ type Environment = Readonly<Record<string, string | undefined>>
 
 /** From AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. @throws SIGNER_MISSING */
 export function awsCredentials(environment: Environment): AwsCredentials {
-  const accessKeyId = environment['AWS_ACCESS_KEY_ID']
-  const secretAccessKey = environment['AWS_SECRET_ACCESS_KEY']
-  const sessionToken = environment['AWS_SESSION_TOKEN']
+  const accessKeyId = credential(environment, 'AWS_ACCESS_KEY_ID')
+  const secretAccessKey = credential(environment, 'AWS_SECRET_ACCESS_KEY')
+  const sessionToken = credential(environment, 'AWS_SESSION_TOKEN')
   if (!accessKeyId || !secretAccessKey)
     throw keyErrors.SIGNER_MISSING('AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set', {
       next: 'Set them, for example with \'eval "$(aws configure export-credentials --format env)"\'.',
     })
   return { accessKeyId, secretAccessKey, ...(sessionToken ? { sessionToken } : {}) }
+}
+
+/** Refused without its value: whoever complains about a header that cannot be sent quotes it, token and all. */
+function credential(environment: Environment, name: string): string | undefined {
+  const value = environment[name]?.trim()
+  if (value !== undefined && !/^[!-~]*$/.test(value))
+    throw keyErrors.SIGNER_MISSING(`${name} holds a space, a line break or the like`, { next: 'Set it in one line.' })
+  return value
 }
 
 /** The region is that of an ARN, else AWS_REGION or AWS_DEFAULT_REGION. @throws SIGNER_MISSING */

@@ -54,7 +54,8 @@ export function parseKeyUri(text: string): KeyUri {
 }
 
 function parsePkcs11(rest: string): Pkcs11Uri {
-  const [path = '', query = ''] = rest.split('?', 2)
+  // A "?" in the values behind the first one is a character like any other (RFC 7512, section 2.3).
+  const [, path = '', query = ''] = /^([^?]*)\??(.*)$/s.exec(rest) ?? []
   const fields = new Map<string, Uint8Array>()
   for (const field of [...path.split(';'), ...query.split('&')].filter((text) => text !== '')) {
     const [, name, value] = /^([a-z-]+)=(.+)$/s.exec(field) ?? []

@@ -162,6 +162,20 @@ describe.each(services)('$name, against a stand-in', (service) => {
   })
 })
 
+it('credentials that no header can hold are refused, and are not in the refusal; a line end behind them is none', async () => {
+  const there = await awsStandIn()
+  onTestFinished(() => there.close())
+  const open = (more: Record<string, string>) => publicKeyAt('aws-kms:alias/release', awsEdge(there.url, more))
+  for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'])
+    for (const value of ['secret-1\nsecret-2', 'secret-1 secret-2', 'secret-1\u00e9']) {
+      const refusal = await open({ [name]: value }).catch((error) => error)
+      expect(refusal.code).toBe('SIGNER_MISSING')
+      expect(refusal.message).toContain(name)
+      expect(`${refusal.message} ${refusal.next} ${JSON.stringify(refusal)}`).not.toMatch(/secret-/)
+    }
+  expect(await open({ AWS_SESSION_TOKEN: 'a-session\n' })).toBe(rawKey(there))
+})
+
 /** The answer with one bit of its signature changed. */
 function forged(body: string): string {
   return body.replace(/("[sS]ignature":")([^"]+)/, (_, head: string, base64: string) => {

@@ -31,6 +31,7 @@ describe('the name of a key', () => {
       },
     ],
     ['pkcs11:id=a%C3%A4?module-path=p.so', { kind: 'pkcs11', module: 'p.so', id: Uint8Array.of(0x61, 0xc3, 0xa4) }],
+    ['pkcs11:id=%01?module-path=/opt/a?b/p.so', { kind: 'pkcs11', module: '/opt/a?b/p.so', id: Uint8Array.of(1) }],
   ])('%s', (text, wanted) => {
     expect(parseKeyUri(text)).toEqual(wanted)
   })
