@@ -4,6 +4,7 @@ import { printable } from '../base/printable.ts'
 import { type ByteSource, readExactly } from '../base/source.ts'
 import { decodeEnvelope } from '../keys/dsse.ts'
 import { trustAnchor } from '../keys/root.ts'
+import { verifyEnvelope } from '../keys/threshold.ts'
 import type { AssignmentStatement } from './assignment.ts'
 import { rootVersion } from './authentic.ts'
 import { bundleErrors } from './errors.ts'
@@ -41,16 +42,18 @@ async function inspect(call: Invocation): Promise<number> {
   const [attachment, ...more] = ATTACHMENT_NAMES.filter((name) => call.options[name] === true)
   if (more.length > 0) throw cliErrors.USAGE(`--${attachment} and --${more[0]} exclude one another`)
   return await withFile(onlyFile(call), async (source) => {
-    const { head, signedBy } = await inspectBundle(source, { signal: call.signal })
     const root = stringOption(call, 'root')
     const authenticated = root !== undefined
-    if (authenticated)
-      await openBundle(source, { trusted: trustAnchor(await readSmall(root)) }, { signal: call.signal })
+    // Read once: on a second read the file may be another one.
+    const head =
+      root === undefined
+        ? (await inspectBundle(source, { signal: call.signal })).head
+        : await openBundle(source, { trusted: trustAnchor(await readSmall(root)) }, { signal: call.signal })
     if (attachment !== undefined) {
       await printLines(readAttachment(source, head, attachment, { signal: call.signal }), call.terminal.out)
       return 0
     }
-    const facts = factsOf(head, signedBy)
+    const facts = factsOf(head)
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, authenticated, ...facts }))
     else for (const line of overview(facts, authenticated)) call.terminal.out(printable(line))
     return 0
@@ -116,20 +119,22 @@ async function readSmall(path: string): Promise<Uint8Array> {
   })
 }
 
-function factsOf(head: BundleHead, signedBy: readonly string[]) {
+function factsOf(head: BundleHead) {
   const { statement, trusted, digest, size, roots, indexes } = head
   const { type: _, images, attachments, ...release } = statement
   const { current } = trusted
+  const envelope = decodeEnvelope(head.envelope)
+  const first = roots[0] === undefined ? 0 : rootVersion(roots[0], trusted)
   return {
     ...release,
     digest,
     size,
     images: images.map((image) => ({ ...image, chunks: countChunks(indexes[image.name]) })),
     attachments,
-    roots: { first: roots[0] === undefined ? 0 : rootVersion(roots[0], trusted), last: current.version },
-    signatures: { by: signedBy, threshold: current.roles.release.threshold },
+    roots: { first, last: first + roots.length - 1 },
+    signatures: { by: verifyEnvelope(envelope, 'release', trusted), threshold: current.roles.release.threshold },
     assignment: head.assignment?.statement ?? null,
-    ignored: unknownReleaseFields(decodeEnvelope(head.envelope).payload),
+    ignored: unknownReleaseFields(envelope.payload),
   }
 }
 

@@ -103,7 +103,8 @@ export async function* readAttachment(
 
 type Attachment = BundleHead['statement']['attachments'][number]
 
-async function readStored(
+/** An attachment as stored, its digest checked. @throws BUNDLE_DIGEST */
+export async function readStored(
   source: ByteSource,
   head: BundleHead,
   entry: Attachment,

@@ -1,6 +1,6 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { type ByteSource, readExactly } from '../../base/source.ts'
+import type { ByteSource } from '../../base/source.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { biosImages } from '../../bootloader/grub-bios.ts'
 import { type GrubPlatform, grubImage } from '../../bootloader/grub-image.ts'
@@ -14,7 +14,7 @@ import { imageNeeds } from '../../bundle/state.ts'
 import { readChunks, unpackChunk } from '../../bundle/stored.ts'
 import { SYSTEM_MAX_BYTES, SYSTEM_PATH } from '../../bundle/system.ts'
 import type { BundleHead, ImageEntry, ImageName } from '../../bundle/types.ts'
-import { verifyBundle } from '../../bundle/verify.ts'
+import { readStored, verifyBundle } from '../../bundle/verify.ts'
 import type { TrustedRoots } from '../../keys/types.ts'
 import { publisherErrors } from '../errors.ts'
 import type { DataFile } from './data.ts'
@@ -134,8 +134,8 @@ async function slotFiles(source: ByteSource, head: BundleHead): Promise<readonly
     { path: 'rootfs.idx', bytes: head.indexBytes.rootfs },
   ]
   const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
-  const at = head.offsets.attachments.inventory
-  if (inventory !== undefined && at !== undefined)
-    files.push({ path: 'inventory.zst', bytes: await readExactly(source, at, inventory.length) })
+  // Checked again: on a second read the file may be another one.
+  if (inventory !== undefined)
+    files.push({ path: 'inventory.zst', bytes: await readStored(source, head, inventory, {}) })
   return files
 }

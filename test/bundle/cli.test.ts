@@ -62,6 +62,34 @@ test('inspect prints an attachment, its digest checked first; with --root only w
   expect([bad.code, bad.out]).toEqual([4, ''])
 })
 
+test('inspect with --root shows what that vouched for, and not what stood there a moment before', async () => {
+  const made = await makeBundle()
+  const forged = await makeBundle({ release: { version: '6.6.6' } })
+  expect(forged.bytes.length).toBe(made.bytes.length)
+  const root = join(made.dir, 'root.json')
+  writeFileSync(root, made.parts.roots[0] ?? '')
+  const inspect = bundleVerbs.find(({ name }) => name === 'inspect')
+  const out: string[] = []
+  let asked = false
+  writeFileSync(made.path, forged.bytes)
+  const code = await inspect?.run({
+    positionals: [made.path],
+    // The file is another one as soon as the bundle is to be held against the root.
+    options: {
+      get root() {
+        if (!asked) writeFileSync(made.path, made.bytes)
+        asked = true
+        return root
+      },
+    },
+    json: true,
+    terminal: { out: (line) => out.push(line), err: () => undefined, interactive: false },
+    signal: new AbortController().signal,
+  })
+  expect(code).toBe(0)
+  expect(JSON.parse(out.join(''))).toMatchObject({ authenticated: true, version: '2.0.0' })
+})
+
 test('verify: OK with the digest, or the code of the refusal', async () => {
   const made = await makeBundle({ rootfs: noise(3000 * 4096) })
   const root = join(made.dir, 'root.json')

@@ -2,7 +2,9 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   closeSync,
+  copyFileSync,
   createReadStream,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -19,10 +21,13 @@ import { MiB } from '../../base/bytes.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { ubootBootstateImage } from '../../bootloader/uboot.ts'
+import { fileSource } from '../../bundle/file-source.ts'
+import { inspectBundle } from '../../bundle/reader.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { debugfsScript } from '../../publisher/disk/data.ts'
 import { diskFromBundle } from '../../publisher/disk/from-bundle.ts'
 import { derivedUuid, partition, planDisk } from '../../publisher/disk/plan.ts'
+import { codeOfAsync } from '../codes.ts'
 import { makeBundle, type TestBundle } from '../helpers/bundle.ts'
 import { have } from '../helpers/run.ts'
 
@@ -210,6 +215,30 @@ describe('disk image', () => {
       else process.env['TZ'] = zone
     }
     expect(await shaOf(again)).toBe(await shaOf(disk))
+  })
+
+  it('takes nothing from a bundle that became another one since it was verified', async () => {
+    const copy = join(work, 'changing.bundle')
+    copyFileSync(bundle.path, copy)
+    const source = await fileSource(copy)
+    const at = (await inspectBundle(source)).head.offsets.attachments.inventory ?? 0
+    await source.close()
+    const change = () => {
+      const bytes = readFileSync(copy)
+      bytes[at + 9] = (bytes[at + 9] ?? 0) ^ 1
+      writeFileSync(copy, bytes)
+      return 'ext4' as const
+    }
+    // Asked for behind the verification.
+    const options = {
+      bootloader: { kind: 'uboot', arch: 'arm64' } as const,
+      get dataFileSystem() {
+        return change()
+      },
+    }
+    const image = join(work, 'changed.img')
+    expect(await codeOfAsync(() => diskFromBundle(copy, bundle.trusted, sizes, image, options))).toBe('BUNDLE_DIGEST')
+    expect(existsSync(image)).toBe(false)
   })
 
   it("for a PC's BIOS: the same numbers, and GRUB where the BIOS and its own first sectors look for it", async () => {
