@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { constants } from 'node:fs'
+import { type FileHandle, open, readdir, realpath, stat } from 'node:fs/promises'
+import { join, sep } from 'node:path'
 import { hex, MiB, type Sha256 } from '../../base/bytes.ts'
 import { systemCode, systemReason } from '../../base/errors.ts'
 import { type FOLDERS, MAX_RETAINED_BYTES, PIECE_BYTES, pieceLength, RETAINED_FOLDERS } from '../../broker/topics.ts'
@@ -77,11 +78,11 @@ export class Catalog {
           continue
         }
         // One that cannot be read, or is gone again, must not keep the others back.
-        const content = await readFile(join(this.#folder, file)).catch((error: unknown) => {
+        const content = await this.#readSmall(file).catch((error: unknown) => {
           if (systemCode(error) !== 'ENOENT') this.#complain(`${file} cannot be read: ${systemReason(error)}`)
           return undefined
         })
-        if (content === undefined || content.length > MAX_RETAINED_BYTES) continue
+        if (content === undefined) continue
         this.#small.set(file, { stamp, content })
         changes.push({ file, content })
       }
@@ -151,7 +152,7 @@ export class Catalog {
   async #digestOf(file: string, signal: AbortSignal | undefined): Promise<Sha256 | undefined> {
     let handle: FileHandle | undefined
     try {
-      handle = await open(join(this.#folder, file))
+      handle = await this.#openInside(file)
       const hash = createHash('sha256')
       const stream = handle.createReadStream({ highWaterMark: MiB, autoClose: false })
       for await (const piece of stream) {
@@ -170,7 +171,7 @@ export class Catalog {
 
   async #handle(bundle: CatalogBundle): Promise<FileHandle> {
     const present = this.#open.get(bundle.digest)
-    const handle = present ?? open(join(this.#folder, bundle.file))
+    const handle = present ?? this.#openInside(bundle.file)
     this.#open.delete(bundle.digest)
     this.#open.set(bundle.digest, handle)
     const [oldest] = this.#open.keys()
@@ -181,6 +182,26 @@ export class Catalog {
       this.#open.delete(bundle.digest)
       throw error
     }
+  }
+
+  async #readSmall(file: string): Promise<Uint8Array | undefined> {
+    const handle = await this.#openInside(file)
+    try {
+      const bytes = Buffer.allocUnsafeSlow(MAX_RETAINED_BYTES + 1)
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, 0)
+      // It has grown since it was listed.
+      return bytesRead > MAX_RETAINED_BYTES ? undefined : Uint8Array.from(bytes.subarray(0, bytesRead))
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** Where links of the folder lead out of it, nobody is led, as little as over HTTP (serve.ts). */
+  async #openInside(file: string): Promise<FileHandle> {
+    const path = await realpath(join(this.#folder, file))
+    if (!path.startsWith((await realpath(this.#folder)) + sep))
+      throw new Error('it is a link that leads out of the folder')
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
   }
 
   async #drop(digest: Sha256): Promise<void> {

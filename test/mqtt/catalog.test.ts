@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs'
+import { rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import { Catalog } from '../../publisher/mqtt/catalog.ts'
@@ -20,9 +20,9 @@ vi.mock('node:fs/promises', async (original) => {
       guard(path)
       return await real.readFile(path)
     },
-    open: async (path: string) => {
+    open: async (path: string, flags?: number) => {
       guard(path)
-      return await real.open(path)
+      return await real.open(path, flags)
     },
   }
 })
@@ -52,5 +52,28 @@ it('a file that cannot be read is said once, and keeps no other back', async () 
   expect(catalog.bundles).toHaveLength(2)
   rmSync(join(folder, 'roots/1.json'))
   expect(await changed()).toEqual(['roots/1.json'])
+  await catalog.close()
+})
+
+it('takes nothing through a link that leads out of the folder, and says so once', async () => {
+  const outside = scratch()
+  writeFileSync(join(outside, 'secret'), 'not for the fleet')
+  const folder = publishFolder(scratch(), {
+    'bundles/a.bundle': noise(5000, 'a'),
+    'channels/stable.json': '{"channel":1}',
+  })
+  symlinkSync(join(outside, 'secret'), join(folder, 'channels/out.json'))
+  symlinkSync(join(outside, 'secret'), join(folder, 'bundles/out.bundle'))
+  symlinkSync('stable.json', join(folder, 'channels/beta.json'))
+  const said: string[] = []
+  const catalog = new Catalog(folder, (line) => void said.push(line))
+  const found = async () => (await catalog.scan()).map(({ file }) => file).sort()
+  expect(await found()).toEqual(['channels/beta.json', 'channels/stable.json'])
+  expect(await found()).toEqual([])
+  expect(catalog.bundles.map(({ file }) => file)).toEqual(['bundles/a.bundle'])
+  expect(said.sort()).toEqual([
+    expect.stringMatching(/^bundles\/out\.bundle cannot be read: .*out of the folder/),
+    expect.stringMatching(/^channels\/out\.json cannot be read: .*out of the folder/),
+  ])
   await catalog.close()
 })
