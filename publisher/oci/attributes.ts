@@ -28,6 +28,9 @@ export function attributesOf(
 ): NodeAttributes {
   if (entry.acl)
     findings.push({ kind: 'acl-dropped', path, detail: 'its POSIX access control list has no place in SquashFS' })
+  for (const name of entry.others)
+    if (!entry.xattrs.has(name))
+      findings.push({ kind: 'xattr-dropped', path, detail: `${show(name)}, not as SCHILY.xattr` })
   return {
     mode: entry.mode,
     uid: entry.uid,

@@ -13,22 +13,27 @@ export interface PaxRecords {
   mtime?: number
   /** In the order of the records. */
   readonly xattrs: Map<string, Uint8Array>
+  /** Names of xattrs given in the forms of libarchive and of old star, which mostly repeat those above. */
+  readonly others: Set<string>
   /** A POSIX access control list was given; SquashFS has no place for it. */
   acl: boolean
 }
 
-/** Keys that change neither what is written nor where. LIBARCHIVE.xattr repeats SCHILY.xattr in base64. */
+/** Keys that change neither what is written nor where. */
 const HARMLESS =
   /^(?:atime|ctime|comment|uname|gname|charset|LIBARCHIVE\..+|SCHILY\.(?:fflags|dev|ino|nlink|filetype)|RHT\.security\.selinux)$/
 const ACL = /^SCHILY\.acl\.(?:access|default|ace)$/
 const XATTR = 'SCHILY.xattr.'
+/** The same in base64, its name with %XX (libarchive, archive_write_set_format_pax.c). */
+const LIBARCHIVE_XATTR = 'LIBARCHIVE.xattr.'
+const RHT_SELINUX = 'RHT.security.selinux'
 
 /**
  * Reads the body of an `x` header.
  * @throws LAYER_HEADER for anything malformed, given twice or unknown; LAYER_TYPE for sparse files
  */
 export function parsePax(body: Uint8Array): PaxRecords {
-  const out: PaxRecords = { xattrs: new Map(), acl: false }
+  const out: PaxRecords = { xattrs: new Map(), others: new Set(), acl: false }
   const seen = new Set<string>()
   for (const [key, value] of records(body)) {
     if (seen.has(key)) throw ociErrors.LAYER_HEADER(`the PAX key ${show(key)} is given twice`)
@@ -49,7 +54,9 @@ function take(out: PaxRecords, key: string, value: Uint8Array): void {
     if (value.length > MAX_XATTR)
       throw ociErrors.LAYER_LIMIT(`the xattr ${show(key)} has ${value.length} bytes, at most ${MAX_XATTR} are kept`)
     out.xattrs.set(key.slice(XATTR.length), new Uint8Array(value))
-  } else if (key === 'path' || key === 'linkpath') out[key] = name(key, value)
+  } else if (key.startsWith(LIBARCHIVE_XATTR)) out.others.add(percentDecoded(key.slice(LIBARCHIVE_XATTR.length)))
+  else if (key === RHT_SELINUX) out.others.add('security.selinux')
+  else if (key === 'path' || key === 'linkpath') out[key] = name(key, value)
   else if (key === 'size' || key === 'uid' || key === 'gid') out[key] = natural(key, value)
   else if (key === 'mtime') out.mtime = seconds(value)
   else if (key === 'hdrcharset') {
@@ -73,6 +80,14 @@ function* records(body: Uint8Array): Generator<[string, Uint8Array]> {
       throw ociErrors.LAYER_HEADER(`a PAX record at byte ${at} of its header has no key`)
     yield [decodeName(body.subarray(space + 1, equals)), body.subarray(equals + 1, end - 1)]
     at = end
+  }
+}
+
+function percentDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
   }
 }
 

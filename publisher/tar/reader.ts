@@ -28,6 +28,8 @@ export interface TarEntry {
   readonly link: string
   readonly rdev: readonly [number, number]
   readonly xattrs: ReadonlyMap<string, Uint8Array>
+  /** Names of xattrs given in other forms; what is not among `xattrs` too is lost. */
+  readonly others: ReadonlySet<string>
   readonly acl: boolean
 }
 
@@ -45,6 +47,7 @@ const MAX_ID = 2 ** 32 - 2
 const MAX_TIME = 2 ** 32 - 1
 const OCTAL_SIZE = 8 ** 11
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map()
+const NO_OTHERS: ReadonlySet<string> = new Set()
 
 interface Pending {
   pax?: PaxRecords
@@ -187,6 +190,7 @@ function combine(header: Header, pending: Pending): TarEntry {
     link: isLink ? (pax?.linkpath ?? pending.longLink ?? decodeName(header.link)) : '',
     rdev: isDevice ? device(name, header.rdev) : [0, 0],
     xattrs: pax === undefined || pax.xattrs.size === 0 ? NO_XATTRS : pax.xattrs,
+    others: pax === undefined || pax.others.size === 0 ? NO_OTHERS : pax.others,
     acl: pax?.acl ?? false,
   }
 }

@@ -162,6 +162,27 @@ describe('B5 devices and privileges', () => {
     ])
     expect([...(tree.get('ov')?.node.xattrs.keys() ?? [])]).toEqual(['user.a'])
   })
+  it('attributes that are given in the forms of libarchive or old star alone are reported as dropped', async () => {
+    const capability = { 'LIBARCHIVE.xattr.security.capability': 'AQAAAg' }
+    const tree = await merged(
+      imageOf(
+        tar(
+          file('lib', 'x', {
+            pax: { ...capability, 'LIBARCHIVE.xattr.user.%C3%A4': 'eA', 'LIBARCHIVE.xattr.user.%': '' },
+          }),
+          file('star', 'x', { pax: { 'RHT.security.selinux': 'system_u:object_r:bin_t:s0' } }),
+          file('twice', 'x', { pax: { ...capability, 'SCHILY.xattr.security.capability': Buffer.from([1, 0, 0, 2]) } }),
+        ),
+      ),
+    )
+    expect(tree.findings.map((f) => `${f.kind} ${f.path} ${f.detail}`).sort()).toEqual([
+      'file-capability twice has file capabilities',
+      expect.stringMatching(/^xattr-dropped lib .*security\.capability/),
+      expect.stringMatching(/^xattr-dropped lib .*user\.%/),
+      expect.stringMatching(/^xattr-dropped lib .*user\.ä/),
+      expect.stringMatching(/^xattr-dropped star .*security\.selinux/),
+    ])
+  })
 })
 
 describe('B6 bombs', () => {
