@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path'
 import { LabError } from './harness/lab-error.ts'
 import { quarantineText, readHealth } from './harness/quarantine.ts'
 import { labErrorFile, runFolder } from './harness/report.ts'
-import { chooseStore, hold } from './lease/hold.ts'
+import { chooseStore, hold, waitMs } from './lease/hold.ts'
 import { lockFolder } from './lease/store.ts'
 import { allPlaces, choosePlace, missingTools } from './places/index.ts'
 import { publishReports } from './report/reporter.ts'
@@ -19,7 +19,7 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
   const folder = runFolder(process.cwd(), process.env)
   const began = new Date().toISOString()
   const lease = await hold(chooseStore(process.env), place.name, {
-    waitMs: 1000 * Number(process.env['HIL_WAIT'] ?? 0),
+    waitMs: waitMs(process.env),
     say: (line) => console.log(line),
   }).catch(async (error: unknown) => {
     if (error instanceof LabError) {

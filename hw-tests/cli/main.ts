@@ -10,7 +10,7 @@ import { quarantineText, readHealth, writeHealth } from '../harness/quarantine.t
 import { campaign } from '../harness/random.ts'
 import { labErrorFile, runFolder } from '../harness/report.ts'
 import { savedState } from '../harness/warm.ts'
-import { chooseStore, hold } from '../lease/hold.ts'
+import { chooseStore, hold, TTL_MS } from '../lease/hold.ts'
 import { leaseText } from '../lease/lease.ts'
 import { startLeaseServer } from '../lease/server.ts'
 import { localStore, lockFolder } from '../lease/store.ts'
@@ -250,8 +250,15 @@ async function release(name: string | undefined): Promise<number> {
   }
   console.log(`release: ${leaseText(lease, Date.now())}; taken away`)
   const token = '0'.repeat(32)
-  await store.acquire({ place: name, owner: 'npm run hil -- release', token, ttlMs: 1_000, steal: true })
-  await store.release(name, token)
+  const wish = { place: name, owner: 'npm run hil -- release', token, ttlMs: TTL_MS, steal: true }
+  const taken = await store.acquire(wish)
+  // Until its lease would have run out, the run that had it may not know. By the store's clock.
+  const left = taken.granted && taken.instead !== undefined ? taken.instead.expires - taken.lease.since : 0
+  if (left <= 0) await store.release(name, token)
+  else {
+    await store.renew(name, token, left)
+    console.log(`release: ${name} is free in ${Math.ceil(left / 1000)} s, when that run has noticed`)
+  }
   return 0
 }
 

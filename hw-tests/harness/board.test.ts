@@ -346,4 +346,20 @@ describe('a whole run', () => {
     expect(orders().filter((order) => order === 'on')).toEqual(['on', 'on'])
     expect(existsSync(join(locks, 'health-fake-1.json'))).toBe(true)
   })
+
+  it('without a lease nothing is touched: where a program is missing in CI, and where nothing leases', async () => {
+    const { place, orders } = await lab()
+    const { name: _, ...wired } = place
+    const locks = join(folder, 'unleased-locks')
+    const other = await hold(localStore(locks), 'fake-1', { owner: 'another run' })
+    const missing = await wholeRun({ ...wired, tools: ['no-such-tool'] }, locks, { CI: 'true' })
+    expect(orders()).toEqual([])
+    expect(verdicts(missing.out), missing.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    expect(readFileSync(join(missing.out, 'junit.xml'), 'utf8')).toContain('not here: no-such-tool')
+    const alone = await wholeRun(wired, locks, { HIL_FIXTURE_SETUP: 'none' })
+    expect(verdicts(alone.out), alone.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    expect(readFileSync(join(alone.out, 'junit.xml'), 'utf8')).toContain('this run has no lease of fake-1')
+    expect(orders()).toEqual([])
+    await other.release()
+  })
 })

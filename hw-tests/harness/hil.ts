@@ -88,9 +88,11 @@ export const hil = test
     onCleanup(() => server.close())
     return server
   })
-  .extend('lease', { scope: 'worker' }, ({ place }): SharedLease | undefined =>
-    place.kind === 'board' ? share(chooseStore(process.env), place.name, process.env['HIL_HELD'] ?? '') : undefined,
-  )
+  // Taken before the first test, by the project's global setup. Where that took none, the board is not touched.
+  .extend('lease', { scope: 'worker' }, async ({ place }): Promise<SharedLease | undefined> => {
+    const { HIL_HELD: held = '' } = process.env
+    return place.kind === 'board' && held !== '' ? share(chooseStore(process.env), place.name, held) : undefined
+  })
   .extend('board', { scope: 'file' }, ({ place, lease }, { onCleanup }): Board | undefined => {
     if (place.kind !== 'board' || lease === undefined) return undefined
     const board = openBoard(place.name, place, lease)
@@ -164,6 +166,7 @@ export const hil = test
       const file = relative(root, task.file.filepath)
       const output = runFolder(root, process.env)
       if (isDone(output, file, task.fullTestName)) skip('it has ended in another part of this run')
+      if (missing.length > 0) throw new LabError(`not here: ${missing.join(', ')}`)
       await refuseQuarantined(place)
       const transcript = join(output, transcriptPath(file, task.name))
       const begun = Date.now()
@@ -177,7 +180,7 @@ export const hil = test
       bench.dut = dut
       dut.signal = lease === undefined ? signal : AbortSignal.any([signal, lease.signal])
       dut.logTo(transcript)
-      dut.watchFor((event) => isTrouble(event, allow))
+      dut.watchFor((event) => isTrouble(event, allow, dut.hadStick))
       onTestFailed(() => {
         const facts = { place: place.name, ...dut.lastWords() }
         const more = failureText({ ...facts, transcript: relative(root, transcript), file, test: task.name })
@@ -200,7 +203,7 @@ export const hil = test
         dut.signal = undefined
         leave()
         const seen = dut.sessionsSince(begun).flatMap(({ events }) => events)
-        const trouble = seen.find((event) => isTrouble(event, allow))
+        const trouble = seen.find((event) => isTrouble(event, allow, dut.hadStick))
         // Callbacks of a failed test come later than this; its result is there.
         const failed = task.result?.state === 'fail' || trouble !== undefined
         if (failed || begin !== 'shared') await clear(bench)
@@ -239,7 +242,10 @@ function dutOptions(
     const { machine: profile, memoryMiB } = place
     return { disk, profile, memoryMiB, httpPort, brokerSocket: brokerSocket(bench), extra }
   }
-  if (board === undefined) throw new LabError(`the place ${place.name} is not leased`)
+  if (board === undefined)
+    throw new LabError(
+      `this run has no lease of ${place.name}: is globalSetup 'bistable/hil/setup' in its configuration?`,
+    )
   return {
     disk,
     machine: () => board.powerOn(),

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { LabError } from '../harness/lab-error.ts'
-import { chooseStore, hold } from './hold.ts'
+import { chooseStore, hold, share, waitMs } from './hold.ts'
 import { acquire, type Leases, leaseText, release, renew } from './lease.ts'
 import { remoteStore } from './remote.ts'
 import { startLeaseServer } from './server.ts'
@@ -38,7 +38,7 @@ describe('who has a board', () => {
         for (const { who, what, after } of actions) {
           now += after
           const token = `t${who}`
-          const holder = { bootId: 'b', pid: who, started: '1' }
+          const holder = { bootId: 'b', pidSpace: 'p', pid: who, started: '1' }
           if (dead.has(who)) continue
           if (what === 'die') {
             dead.add(who)
@@ -124,6 +124,8 @@ for (const [name, make] of Object.entries(STORES))
       const said: string[] = []
       const thief = await hold(store, 'board', { owner: 'thief', steal: true, say: (line) => said.push(line) })
       expect(said).toEqual(['lease: taken over from victim'])
+      // Not one moment are there two who may touch the board.
+      expect(() => victim.check()).toThrow(LabError)
       await expect.poll(() => victim.signal.aborted, { timeout: 60_000 }).toBe(true)
       expect(victim.signal.reason).toBeInstanceOf(LabError)
       expect(() => victim.check()).toThrow(/lease of board is lost: thief has taken it/)
@@ -131,6 +133,17 @@ for (const [name, make] of Object.entries(STORES))
       expect((await store.list())['board']?.owner).toBe('thief')
       thief.check()
       await thief.release()
+    })
+
+    it('is shared only by those who know it', async () => {
+      const store = await make()
+      const lease = await hold(store, 'board', { owner: 'anna' })
+      const shared = await share(store, 'board', lease.token)
+      shared.check()
+      await expect(share(store, 'board', '')).rejects.toThrow(LabError)
+      await expect(share(store, 'board', '0'.repeat(32))).rejects.toThrow(/no lease of board: board is leased by anna/)
+      await lease.release()
+      await expect(share(store, 'board', lease.token)).rejects.toThrow(/no lease of board$/)
     })
 
     it('goes on with heartbeats, and runs out without', async () => {
@@ -173,6 +186,72 @@ describe('on one machine', () => {
     expect(isGone({ ...me, pid: 2 ** 22 + 5 })).toBe(true)
   })
 
+  it('a process that cannot be looked at is not gone: one of another container, one that /proc hides', () => {
+    const me = thisHolder()
+    expect(isGone({ ...me, pidSpace: 'pid:[1]', pid: 2 ** 22 + 5 })).toBe(false)
+    expect(isGone({ ...me, pidSpace: 'pid:[1]', bootId: 'another' })).toBe(true)
+    expect(isGone(me, () => undefined)).toBe(false)
+    expect(isGone({ ...me, pid: 2 ** 22 + 5 }, () => undefined)).toBe(true)
+  })
+
+  it('a clock that is set gives nobody a board early', async () => {
+    const own = mkdtempSync(join(folder, 'clock-'))
+    const lease = await hold(localStore(own), 'board', { owner: 'anna' })
+    const now = Date.now
+    try {
+      Date.now = () => now() + 7_200_000
+      await expect(hold(localStore(own), 'board')).rejects.toThrow(
+        /board is leased by anna for \d s; it runs out in [56]\d s/,
+      )
+      lease.check()
+    } finally {
+      Date.now = now
+      await lease.release()
+    }
+  })
+
+  it.skipIf(process.getuid?.() !== 0)(
+    'all its users take part: a file that one wrote is replaced by another',
+    async () => {
+      const shared = mkdtempSync(join(folder, 'users-'))
+      for (const passed of [folder, shared]) chmodSync(passed, 0o755)
+      const own = join(shared, 'locks')
+      await (await hold(localStore(own), 'another')).release()
+      const file = resolve(import.meta.dirname, 'holder.fixture.ts')
+      const child = spawn(process.execPath, ['--import', 'tsx', file, own, 'board'], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { PATH: process.env['PATH'], TMPDIR: own },
+        uid: 65534,
+        gid: 65534,
+      })
+      let said = ''
+      for (const stream of [child.stdout, child.stderr])
+        stream.on('data', (bytes: Buffer) => {
+          said += bytes.toString()
+        })
+      const over = once(child, 'close')
+      try {
+        await expect.poll(() => said, { timeout: 60_000 }).toMatch(/held|Error/)
+        expect(said).toBe('held\n')
+        await expect(hold(localStore(own), 'board')).rejects.toThrow(/leased by the other run/)
+      } finally {
+        child.kill('SIGKILL')
+        await over
+      }
+    },
+  )
+
+  it('a folder that was there keeps its rights', async () => {
+    const own = mkdtempSync(join(folder, 'mine-'))
+    await (await hold(localStore(own), 'board')).release()
+    expect(statSync(own).mode & 0o777).toBe(0o700)
+  })
+
+  it('how long to wait is a number or a mistake, and no wait without an end', () => {
+    expect([waitMs({}), waitMs({ HIL_WAIT: '' }), waitMs({ HIL_WAIT: '600' })]).toEqual([0, 0, 600_000])
+    for (const text of ['10m', '-1', 'Infinity', '1e9']) expect(() => waitMs({ HIL_WAIT: text })).toThrow(LabError)
+  })
+
   it('a lease file that cannot be read gives nobody a board', async () => {
     const own = mkdtempSync(join(folder, 'torn-'))
     writeFileSync(join(own, 'leases.json'), '{"board": {"pla')
@@ -202,6 +281,21 @@ describe('lease server', () => {
     expect((await send('/leases/..%2f', 'POST', '{}')).status).toBe(404)
     expect((await send('/leases/x', 'PATCH', '{"token":"0123456789abcdef"}')).status).toBe(405)
     await expect(startLeaseServer({ file, listen: '0.0.0.0' })).rejects.toThrow(/needs a token/)
+  })
+
+  it('that was down for long, or whose clock was wrong, gives nobody a board before its owner must have noticed', async () => {
+    const file = join(mkdtempSync(join(folder, 'old-')), 'leases.json')
+    const lease = { place: 'board', owner: 'anna', token: '0123456789abcdef', since: 0, expires: 1 }
+    writeFileSync(file, JSON.stringify({ board: lease }))
+    let now = 1_000_000_000
+    const server = await startLeaseServer({ file, now: () => now })
+    closing.push(() => server.close())
+    const store = remoteStore(`http://127.0.0.1:${server.port}`, '')
+    await expect(hold(store, 'board')).rejects.toThrow(/leased by anna/)
+    now += 59_000
+    await expect(hold(store, 'board')).rejects.toThrow(/leased by anna/)
+    now += 1000
+    await (await hold(store, 'board')).release()
   })
 
   it('that goes silent loses the lease when it has run out, and not before', async () => {

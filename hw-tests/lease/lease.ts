@@ -4,6 +4,8 @@
 export interface Holder {
   /** /proc/sys/kernel/random/boot_id: a process number says nothing after a reboot. */
   readonly bootId: string
+  /** The pid namespace that the number counts in (/proc/self/ns/pid): a container's numbers are its own. */
+  readonly pidSpace: string
   readonly pid: number
   /** Start time in clock ticks since boot (field 22 of /proc/PID/stat): numbers are used again. */
   readonly started: string

@@ -4,7 +4,7 @@ import { createServer, type IncomingMessage } from 'node:http'
 import { type AddressInfo, isIP } from 'node:net'
 import { LabError } from '../harness/lab-error.ts'
 import { acquire, type Lease, type Leases, readLeases, release, renew } from './lease.ts'
-import { replace } from './store.ts'
+import { replace, sinceBoot } from './store.ts'
 
 /**
  * Leases of a bench that several machines share: POST takes, PUT renews, DELETE gives back `/leases/PLACE`; GET `/leases`
@@ -29,6 +29,8 @@ export interface LeaseServerOptions {
 const MOST_BODY = 16 * 1024
 const MOST_PLACES = 1000
 const LEAST_TTL_MS = 1_000
+/** What a lease has after a restart of the server, whatever its clock says by then: as long as one lasts unless told. */
+const AFTER_RESTART_MS = 60_000
 const MOST_TTL_MS = 3_600_000
 
 interface Reply {
@@ -37,10 +39,13 @@ interface Reply {
 }
 
 export async function startLeaseServer(options: LeaseServerOptions): Promise<LeaseServer> {
-  const { file, listen = '127.0.0.1', token = '', now = Date.now } = options
+  const { file, listen = '127.0.0.1', token = '', now = steadyClock() } = options
   if (token === '' && !/^(127\.|::1$|localhost$)/.test(listen))
     throw new LabError(`a lease server on ${isIP(listen) ? listen : `"${listen}"`} needs a token: set HIL_LEASE_TOKEN`)
-  let leases = stored(file)
+  const kept = Object.entries(stored(file)).map(
+    ([place, lease]) => [place, { ...lease, expires: now() + AFTER_RESTART_MS }] as const,
+  )
+  let leases: Leases = Object.fromEntries(kept)
   // One change after the other: a change is answered when it is on the disk.
   let queue: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
@@ -109,6 +114,12 @@ export async function startLeaseServer(options: LeaseServerOptions): Promise<Lea
       await queue
     },
   }
+}
+
+/** The time of day as it was at the start, counted on by a clock that nobody sets: a small computer learns the time late. */
+function steadyClock(): () => number {
+  const start = Date.now() - sinceBoot()
+  return () => start + sinceBoot()
 }
 
 function refused(held: Lease | undefined): Reply {

@@ -1,10 +1,20 @@
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readFileSync, readlinkSync } from 'node:fs'
 import { chmod, mkdir, open, readFile, rename } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { tmpdir, uptime } from 'node:os'
 import { join } from 'node:path'
 import { LabError } from '../harness/lab-error.ts'
-import { type Answer, acquire, type Holder, type Leases, readLeases, release, renew, type Wish } from './lease.ts'
+import {
+  type Answer,
+  acquire,
+  type Holder,
+  type Lease,
+  type Leases,
+  readLeases,
+  release,
+  renew,
+  type Wish,
+} from './lease.ts'
 
 /** Where leases live: a file on this machine, or a lease server. */
 export interface LeaseStore {
@@ -23,10 +33,18 @@ const GUARD_MS = 10_000
 const MOST_BYTES = 1024 * 1024
 
 /**
+ * Milliseconds since this machine was started, asleep or not. Leases count by it: when somebody sets the clock, no lease runs
+ * out early, and none lasts longer.
+ */
+export function sinceBoot(): number {
+  return Math.round(1000 * uptime())
+}
+
+/**
  * Leases in one file. Every change is made under a lock of the kernel (flock), which a process that dies lets go of by
  * dying; the file is replaced whole, so a reader sees the old or the new.
  */
-export function localStore(folder: string, now: () => number = Date.now): LeaseStore {
+export function localStore(folder: string, now: () => number = sinceBoot): LeaseStore {
   const file = join(folder, 'leases.json')
   const read = async (): Promise<Leases> => {
     const text = await readFile(file, 'utf8').catch(() => '{}')
@@ -42,13 +60,22 @@ export function localStore(folder: string, now: () => number = Date.now): LeaseS
       if (answer.leases !== before) await replace(file, JSON.stringify(answer.leases, null, 2))
       return answer
     })
+  /** With times of the wall clock, for people. */
+  const dated = <T extends Lease | undefined>(lease: T): T => {
+    const shift = Date.now() - now()
+    return lease && { ...lease, since: lease.since + shift, expires: lease.expires + shift }
+  }
+  const told = (answer: Answer): Answer =>
+    answer.granted
+      ? { ...answer, lease: dated(answer.lease), ...(answer.instead && { instead: dated(answer.instead) }) }
+      : { ...answer, held: dated(answer.held) }
   return {
-    acquire: (wish) => change((leases) => acquire(leases, wish, now(), isGone)),
-    renew: (place, token, ttlMs) => change((leases) => renew(leases, place, token, ttlMs, now())),
+    acquire: async (wish) => told(await change((leases) => acquire(leases, wish, now(), isGone))),
+    renew: async (place, token, ttlMs) => told(await change((leases) => renew(leases, place, token, ttlMs, now()))),
     release: async (place, token) => {
       await change((leases) => ({ granted: false, held: undefined, leases: release(leases, place, token) }))
     },
-    list: read,
+    list: async () => Object.fromEntries(Object.entries(await read()).map(([place, lease]) => [place, dated(lease)])),
   }
 }
 
@@ -63,9 +90,9 @@ export async function replace(file: string, text: string): Promise<void> {
 
 /** Acts alone among all processes of this machine that use the folder. @throws LabError when it stays locked for 10 s */
 export async function guarded<T>(folder: string, act: () => Promise<T>): Promise<T> {
-  await mkdir(folder, { recursive: true })
-  // Whoever may use the boards of this machine may take part.
-  await chmod(folder, 0o1777).catch(() => {})
+  // Whoever may use the boards of this machine may take part: replace the file that another user wrote last, and lift a quarantine.
+  // A folder that was there already is left as it is: it may be somebody's own.
+  if ((await mkdir(folder, { recursive: true })) !== undefined) await chmod(folder, 0o777).catch(() => {})
   // The child holds the lock until its stdin closes, which the kernel does for us if this process dies.
   const args = ['--timeout', String(GUARD_MS / 1000), join(folder, 'guard'), 'sh', '-c', 'echo held; cat']
   const child = spawn('flock', args, { stdio: ['pipe', 'pipe', 'ignore'] })
@@ -86,12 +113,32 @@ export async function guarded<T>(folder: string, act: () => Promise<T>): Promise
 
 /** This process, as a holder of leases. */
 export function thisHolder(): Holder {
-  return { bootId: bootId(), pid: process.pid, started: startOf(process.pid) ?? '' }
+  return { bootId: bootId(), pidSpace: pidSpace(), pid: process.pid, started: startOf(process.pid) ?? '' }
 }
 
-/** Whether a process is no more: another boot, no such number, or a number that was given out again. */
-export function isGone({ bootId: boot, pid, started }: Holder): boolean {
-  return boot !== bootId() || startOf(pid) !== started
+/**
+ * Whether a process is no more: another boot, no such number, or a number that was given out again. What cannot be told is not
+ * gone, and runs out: a process of another container, or one that /proc hides from this user.
+ */
+export function isGone(holder: Holder, startedAt: (pid: number) => string | undefined = startOf): boolean {
+  if (holder.bootId !== bootId()) return true
+  if (holder.pidSpace !== pidSpace()) return false
+  const started = startedAt(holder.pid)
+  return started === undefined ? !exists(holder.pid) : started !== holder.started
+}
+
+function exists(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    // EPERM: somebody else's.
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH'
+  }
+}
+
+function pidSpace(): string {
+  return readlinkSync('/proc/self/ns/pid')
 }
 
 function bootId(): string {
