@@ -137,12 +137,14 @@ describe('watchers', () => {
   })
 
   it('a stick that was pulled is no trouble of the device', () => {
-    const trouble = (line: string) => {
+    const trouble = (line: string, stick = true) => {
       const event = readLine(line)
-      return event !== undefined && isTrouble(event, [])
+      return event !== undefined && isTrouble(event, [], stick)
     }
     expect(trouble('[ 9.0] I/O error, dev vdb, sector 8 op 0x0:(READ)')).toBe(false)
     expect(trouble('[ 9.0] EXT4-fs error (device sda1): ext4_find_entry')).toBe(false)
+    // A PC's own disk has such a name.
+    expect(trouble('[ 9.0] EXT4-fs error (device sda1): ext4_find_entry', false)).toBe(true)
     expect(trouble('[ 9.0] I/O error, dev vda, sector 8 op 0x0:(READ)')).toBe(true)
     expect(trouble('[ 9.0] EXT4-fs error (device vda7): ext4_find_entry')).toBe(true)
     expect(trouble('You are in emergency mode.')).toBe(true)

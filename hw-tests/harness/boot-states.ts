@@ -60,16 +60,23 @@ const RULES: readonly Rule[] = [
   { pattern: /Kernel panic - not syncing/, kind: 'panic', state: 'panic' },
   {
     pattern:
-      /watchdog: BUG: (?:soft|hard)|hard LOCKUP|watchdog did not stop|reset by watchdog|Reset (?:Status|cause): .*(?:WDT|WDOG|watchdog)/i,
+      /watchdog: BUG: (?:soft|hard)|hard LOCKUP|reset by watchdog|Reset (?:Status|cause): .*(?:WDT|WDOG|watchdog)/i,
     kind: 'watchdog',
   },
-  { pattern: /(?:Oops: |BUG: |------------\[ cut here \]|KASAN:|unable to handle)/, kind: 'oops' },
+  {
+    // A program's "DEBUG: " is none. Behind an architecture's own words stands the number of the crash: "...: 0000 [#1] SMP".
+    pattern:
+      /\b(?:Oops|BUG|KASAN): |------------\[ cut here \]|[Uu]nable to handle (?:kernel|page fault)|: [0-9a-f]{4,16} \[#\d+\]/,
+    kind: 'oops',
+  },
   {
     pattern: /(?:EXT4-fs error|SQUASHFS error|I\/O error, dev|device-mapper: verity: .*corrupt)/,
     kind: 'filesystem-error',
   },
   {
-    pattern: /(?:You are in emergency mode|Give root password for maintenance)/,
+    // systemd's, Debian's initramfs, dracut's.
+    pattern:
+      /You are in emergency mode|Give root password for maintenance|Dropping to a shell!|Entering emergency mode/,
     kind: 'emergency',
     state: 'emergency',
   },
@@ -88,11 +95,14 @@ export const TROUBLES = [
 ] as const satisfies readonly BootEvent['kind'][]
 export type Trouble = (typeof TROUBLES)[number]
 
-/** Whether an event is a trouble that was not expected. A stick's own errors are not the device's: it may have been pulled. */
-export function isTrouble({ kind, line }: BootEvent, allowed: readonly Trouble[]): boolean {
+/**
+ * Whether an event is a trouble that was not expected. Where a stick was plugged in, errors of what may be one are not the device's:
+ * it may have been pulled.
+ */
+export function isTrouble({ kind, line }: BootEvent, allowed: readonly Trouble[], stick = false): boolean {
   const trouble = TROUBLES.find((one) => one === kind)
   if (trouble === undefined || allowed.includes(trouble)) return false
-  return trouble !== 'filesystem-error' || !/\b(?:vd[b-z]|sd[a-z])\d*\b/.test(line)
+  return trouble !== 'filesystem-error' || !stick || !/\b(?:vd[b-z]|sd[a-z])\d*\b/.test(line)
 }
 
 /** Reads one console line (without its line end): the event it stands for, or undefined. */

@@ -17,11 +17,17 @@ export interface WaitOptions {
   readonly signal?: AbortSignal
   /** Events that end the wait with an error, as soon as they are seen. */
   readonly fatal?: readonly BootEvent['kind'][]
+  /** What the error says was waited, where this is the last of several waits for the same. */
+  readonly ofMs?: number
 }
 
 const KEPT_LINES = 400
 const KEPT_TEXT = 256 * 1024
 const KEPT_EVENTS = 5_000
+/** Of one transcript: a system that panics and starts again all night must not fill the disk. */
+const MOST_LOG = 64 * 1024 * 1024
+/** A port that takes no byte for so long takes none any more, in milliseconds. */
+const WRITE_MS = 60_000
 const MOST_REMARK = 200
 const FRAME = /^<F[0-9A-F]{10} \d+\/\d+ /
 
@@ -30,12 +36,16 @@ export class Console {
   readonly #now: () => number
   readonly #modem: Modem | undefined
   #log: WriteStream | undefined
+  #logged = 0
+  readonly #writeMs: number
   #powerOn: number
   readonly #decoder = new Decoder()
   #lines: { at: number; text: string }[] = []
   #text = ''
   #textStart = 0
   #events: TimedEvent[] = []
+  /** Events that are not kept any more. */
+  #dropped = 0
   #state: BootState = 'off'
   #closed: Error | undefined
   #wake = new Set<() => void>()
@@ -43,24 +53,42 @@ export class Console {
 
   constructor(
     port: Duplex,
-    options: { readonly transcript?: string; readonly now?: () => number; readonly modem?: Modem } = {},
+    options: {
+      readonly transcript?: string
+      readonly now?: () => number
+      readonly modem?: Modem
+      readonly writeMs?: number
+    } = {},
   ) {
     this.#port = port
+    this.#writeMs = options.writeMs ?? WRITE_MS
     this.#modem = options.modem
     this.#now = options.now ?? Date.now
     this.#powerOn = this.#now()
     if (options.transcript !== undefined) this.logTo(options.transcript)
     port.on('data', (bytes: Buffer) => this.#take(bytes))
-    port.on('error', (error: Error) => this.#end(error))
+    port.on('error', (cause: Error) => this.#end(new LabError(`the console failed: ${cause.message}`, { cause })))
     port.on('close', () => this.#end(new LabError('the console closed')))
+    port.on('end', () => this.#end(new LabError('the console ended')))
   }
 
   get state(): BootState {
     return this.#state
   }
 
+  /** The last 5000. */
   get events(): readonly TimedEvent[] {
     return this.#events
+  }
+
+  /** How many there were: where a wait for what comes from now on begins. */
+  get eventCount(): number {
+    return this.#dropped + this.#events.length
+  }
+
+  /** Those since such a count, as far as they are kept. */
+  eventsSince(count: number): readonly TimedEvent[] {
+    return this.#events.slice(Math.max(0, count - this.#dropped))
   }
 
   /** From now on an event that `bad` takes ends every wait at once, unless it is the very event waited for. */
@@ -84,7 +112,9 @@ export class Console {
   /** The transcript goes to this file from now on; what it holds already stays. */
   logTo(transcript: string): void {
     this.#log?.end()
+    this.#logged = 0
     this.#log = createWriteStream(transcript, { flags: 'a' })
+    this.#log.on('error', (cause) => this.#end(new LabError(`the transcript: ${cause.message}`, { cause })))
   }
 
   /** A position in the stream; waits look only at what comes after it. */
@@ -105,13 +135,29 @@ export class Console {
     return lines.join('\n')
   }
 
+  /** @throws LabError when the port is gone, or takes no bytes for a minute */
   async write(text: string): Promise<void> {
-    if (this.#closed !== undefined) throw this.#closed
     // An emulated 16550 has a 16-byte FIFO: paced writes lose nothing.
-    for (let at = 0; at < text.length; at += 64) {
-      const piece = text.slice(at, at + 64)
-      await new Promise<void>((resolve, reject) => this.#port.write(piece, (e) => (e ? reject(e) : resolve())))
-    }
+    for (let at = 0; at < text.length; at += 64) await this.#writePiece(text.slice(at, at + 64))
+  }
+
+  #writePiece(piece: string): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      const settle = (error?: Error) => {
+        clearTimeout(clock)
+        this.#wake.delete(ended)
+        if (error === undefined) resolve()
+        else reject(error)
+      }
+      const ended = () => this.#closed !== undefined && settle(this.#closed)
+      const slow = () => settle(new LabError(`the console has taken no bytes for ${this.#writeMs / 1000} s`))
+      const clock = setTimeout(slow, this.#writeMs)
+      this.#wake.add(ended)
+      if (ended() !== false) return
+      this.#port.write(piece, (cause) =>
+        settle(cause ? new LabError(`the console takes no bytes: ${cause.message}`, { cause }) : undefined),
+      )
+    })
   }
 
   /** Break and the modem lines. @throws LabError where the console is no real serial port */
@@ -121,19 +167,20 @@ export class Console {
     return this.#modem
   }
 
-  /** Waits for an event after `from` (an index into `events`) that `accept` takes. */
+  /** Waits for an event that `accept` takes, after `from` (as `eventCount` was then). Returns it and where the next wait begins. */
   waitForEvent(
     accept: (event: TimedEvent) => boolean,
     what: string,
     from: number,
     options: WaitOptions,
-  ): Promise<TimedEvent> {
+  ): Promise<TimedEvent & { readonly next: number }> {
     let next = from
     return this.#wait(what, options, () => {
-      while (next < this.#events.length) {
-        const event = this.#events[next++]
+      next = Math.max(next, this.#dropped)
+      while (next < this.eventCount) {
+        const event = this.#events[next++ - this.#dropped]
         if (event === undefined) break
-        if (accept(event)) return event
+        if (accept(event)) return { ...event, next }
         if (options.fatal?.includes(event.kind))
           throw new DutError(this.#explain(`${event.kind} while waiting for ${what}: ${event.line}`))
       }
@@ -162,20 +209,23 @@ export class Console {
   async #wait<T>(what: string, options: WaitOptions, poll: () => T | undefined): Promise<T> {
     const deadline = AbortSignal.timeout(options.timeoutMs)
     const stop = options.signal === undefined ? deadline : AbortSignal.any([deadline, options.signal])
-    let watched = this.#events.length
+    let watched = this.eventCount
     for (;;) {
       const found = poll()
       if (found !== undefined) return found
-      for (; watched < this.#events.length; watched++) {
-        const event = this.#events[watched]
-        if (event !== undefined && this.#watch?.(event) === true)
-          throw new DutError(this.#explain(`${event.kind} while waiting for ${what}: ${event.line}`))
-      }
+      const bad = this.eventsSince(watched).find((event) => this.#watch?.(event) === true)
+      watched = this.eventCount
+      if (bad !== undefined) throw new DutError(this.#explain(`${bad.kind} while waiting for ${what}: ${bad.line}`))
       if (this.#closed !== undefined)
         throw new LabError(`${this.#closed.message} while waiting for ${what}\n${this.tail()}`)
       if (options.signal?.aborted) throw stopped(options.signal, what)
       if (deadline.aborted)
-        throw new DutError(this.#explain(`${what} did not come within ${options.timeoutMs / 1000} s`))
+        throw new DutError(
+          this.#explain(`${what} did not come within ${(options.ofMs ?? options.timeoutMs) / 1000} s`),
+          {
+            late: true,
+          },
+        )
       await new Promise<void>((resolve) => {
         const done = () => {
           this.#wake.delete(done)
@@ -207,7 +257,11 @@ export class Console {
     this.#note(text)
     const event = readLine(text)
     if (event === undefined) return
-    if (this.#events.length < KEPT_EVENTS) this.#events.push({ ...event, at: this.#now() - this.#powerOn })
+    this.#events.push({ ...event, at: this.#now() - this.#powerOn })
+    if (this.#events.length > 2 * KEPT_EVENTS) {
+      this.#dropped += this.#events.length - KEPT_EVENTS
+      this.#events = this.#events.slice(-KEPT_EVENTS)
+    }
     this.#state = nextState(this.#state, event)
   }
 
@@ -215,7 +269,11 @@ export class Console {
     const at = this.#now() - this.#powerOn
     this.#lines.push({ at, text })
     if (this.#lines.length > KEPT_LINES) this.#lines.splice(0, this.#lines.length - KEPT_LINES)
-    this.#log?.write(`${(at / 1000).toFixed(3).padStart(9)} ${text}\n`)
+    if (this.#log === undefined || this.#logged > MOST_LOG) return
+    const line = `${(at / 1000).toFixed(3).padStart(9)} ${text}\n`
+    this.#logged += line.length
+    this.#log.write(line)
+    if (this.#logged > MOST_LOG) this.#log.write('--- this transcript is full; what came behind it was not kept\n')
   }
 
   #end(error: Error): void {

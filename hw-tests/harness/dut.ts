@@ -1,5 +1,5 @@
 import type { BootEvent, BootState } from './boot-states.ts'
-import { Console, type TimedEvent } from './console.ts'
+import { Console, type TimedEvent, type WaitOptions } from './console.ts'
 import { partitionDigest } from './disk.ts'
 import { DutError, LabError } from './lab-error.ts'
 import type { Machine } from './machine.ts'
@@ -57,9 +57,12 @@ export class Dut {
   #machine: Machine | undefined
   #console: Console | undefined
   #shell: Shell | undefined
+  /** Console events by the time the shell was opened. */
+  #shellSince = 0
   /** Ends every wait: the running test's. */
   signal: AbortSignal | undefined
   #watch: ((event: TimedEvent) => boolean) | undefined
+  #hadStick = false
   /** Events before this index were already waited for. */
   #seen = 0
 
@@ -81,6 +84,11 @@ export class Dut {
   /** The state and the last console lines, also of a device that is off by now. */
   lastWords(): { readonly state: BootState; readonly tail: string } {
     return { state: this.#console?.state ?? 'off', tail: this.#console?.tail() ?? '(it was never on)' }
+  }
+
+  /** Whether a stick was ever plugged into it. */
+  get hadStick(): boolean {
+    return this.#hadStick
   }
 
   /** Path of the disk image. */
@@ -164,6 +172,7 @@ export class Dut {
 
   /** A stick with this image is plugged in, read-only; the device sees one more disk. */
   async plug(image: string): Promise<void> {
+    this.#hadStick = true
     await this.#machine?.plug(image)
   }
 
@@ -205,9 +214,20 @@ export class Dut {
 
   /** Waits for words on the console, from now on. A pattern may span at most 8 KiB. */
   async sees(pattern: RegExp, timeoutMs: number): Promise<string> {
-    const find = (text: string) => pattern.exec(text.slice(-SEEN_AT_ONCE))?.[0]
-    const options = { timeoutMs, ...(this.signal && { signal: this.signal }) }
-    return this.console.waitForText(find, `${pattern}`, this.console.position(), options)
+    return this.#find(pattern, `${pattern}`, { timeoutMs, ...(this.signal && { signal: this.signal }) })
+  }
+
+  /** Words that come from now on, however many bytes come at once. */
+  #find(pattern: RegExp, what: string, options: WaitOptions): Promise<string> {
+    const console = this.console
+    const begin = console.position()
+    let next = begin
+    const find = () => {
+      const text = console.since(Math.max(begin, next - SEEN_AT_ONCE))
+      next = console.position()
+      return pattern.exec(text)?.[0]
+    }
+    return console.waitForText(find, what, begin, options)
   }
 
   /** Waits for the next event of one of these kinds; events of `fatal` kinds end the wait with an error. */
@@ -218,14 +238,14 @@ export class Dut {
     const accept = (event: TimedEvent) => kinds.includes(event.kind) && (options.where?.(event) ?? true)
     const wait = { ...options, ...(this.signal && { signal: this.signal }) }
     const event = await this.console.waitForEvent(accept, kinds.join(' or '), this.#seen, wait)
-    this.#seen = this.console.events.indexOf(event) + 1
+    this.#seen = event.next
     if (event.kind === 'boot') this.#shell = undefined
     return event
   }
 
   /** Forgets what was seen so far: the next wait looks only at what comes from now on. */
   skipSeen(): void {
-    this.#seen = this.console.events.length
+    this.#seen = this.console.eventCount
   }
 
   /** The next time the boot loader hands over: which slot and why. */
@@ -242,6 +262,10 @@ export class Dut {
   }
 
   async #openShell(): Promise<Shell> {
+    // It started anew, and nobody waited for that.
+    const anew = (kind: BootEvent['kind']) => kind === 'firmware' || kind === 'boot' || kind === 'kernel'
+    if (this.#shell !== undefined && this.console.eventsSince(this.#shellSince).some(({ kind }) => anew(kind)))
+      this.#shell = undefined
     if (this.#shell === undefined) {
       if (this.#options.login !== undefined) await this.#login(this.#options.login)
       const shell = new Shell(this.console)
@@ -253,18 +277,16 @@ export class Dut {
         over.abort()
       }
       this.#shell = shell
+      this.#shellSince = this.console.eventCount
     }
     return this.#shell
   }
 
   /** Ends only when the device does not let us in. @throws DutError */
   async #refusal(signal: AbortSignal): Promise<never> {
-    const find = (text: string) => /Login (?:incorrect|timed out)/.exec(text.slice(-SEEN_AT_ONCE))?.[0]
-    const from = this.console.position()
     // Longer than a shell may take: that it did not come is the better word.
-    const word = await this.console
-      .waitForText(find, 'a refusal', from, { timeoutMs: 2 * SHELL_MS, signal })
-      .catch(() => undefined)
+    const options = { timeoutMs: 2 * SHELL_MS, signal }
+    const word = await this.#find(/Login (?:incorrect|timed out)/, 'a refusal', options).catch(() => undefined)
     if (word === undefined) return new Promise(() => {})
     throw new DutError(`${word}: is the user or the password of this place another?`)
   }
@@ -296,16 +318,12 @@ export class Dut {
   }
 
   async #login({ user, password }: { user: string; password: string }): Promise<void> {
-    const console = this.console
-    const options = { timeoutMs: 240_000 }
-    let from = console.position()
-    await console.write('\n')
-    const seen = (pattern: RegExp) => (text: string) => (pattern.test(text.slice(-4096)) ? true : undefined)
-    await console.waitForText(seen(/\S+ login: /), 'a login prompt', from, options)
-    from = console.position()
-    await console.write(`${user}\n`)
-    await console.waitForText(seen(/Password: /), 'a password prompt', from, { timeoutMs: 60_000 })
-    await console.write(`${password}\n`)
+    const options = (timeoutMs: number) => ({ timeoutMs, ...(this.signal && { signal: this.signal }) })
+    const prompt = this.#find(/\S+ login: /, 'a login prompt', options(240_000))
+    await Promise.all([prompt, this.console.write('\n')])
+    const question = this.#find(/Password: /, 'a password prompt', options(60_000))
+    await Promise.all([question, this.console.write(`${user}\n`)])
+    await this.console.write(`${password}\n`)
   }
 }
 

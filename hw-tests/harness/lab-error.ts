@@ -6,4 +6,11 @@ export class LabError extends Error {
 /** The device under test did not do what was waited for; carries the last console lines. */
 export class DutError extends Error {
   override readonly name = 'DutError'
+  /** Only time has passed: nothing was seen that could not be followed by what was waited for. */
+  readonly late: boolean
+
+  constructor(message: string, { late = false, ...options }: ErrorOptions & { readonly late?: boolean } = {}) {
+    super(message, options)
+    this.late = late
+  }
 }

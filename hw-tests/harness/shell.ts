@@ -77,7 +77,7 @@ export class Shell {
         })
         if (answer.output === 'ready\n') return
       } catch (error) {
-        if (!(error instanceof DutError) || Date.now() > deadline) throw error
+        if (!(error instanceof DutError && error.late) || Date.now() > deadline) throw error
       }
     }
   }
@@ -125,13 +125,14 @@ export class Shell {
           },
           `the output of \`${command.slice(0, 60)}\``,
           start,
-          { ...wait, timeoutMs: Math.max(1, Math.min(pause, left)) },
+          { ...wait, timeoutMs: Math.max(1, Math.min(pause, left)), ofMs: timeoutMs },
         )
         const answer = decode(whole)
         this.#console.remark(`= ${answer.code} ${answer.bytes.toString('latin1', 0, 300)}`)
         return answer
       } catch (error) {
-        if (!(error instanceof DutError) || left <= 0) throw error
+        // What ends every wait ends this one, too.
+        if (!(error instanceof DutError && error.late) || left <= 0) throw error
         const { frames, total } = readFrames(this.#console.since(start), tag)
         const growing = frames.size > seenBefore
         seenBefore = frames.size
