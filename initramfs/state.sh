@@ -119,7 +119,7 @@ copy_tree() {
 
 keep_copies() {
   local path n=0
-  rm -rf "$WAY/copies" && mkdir -p "$WAY/copies" && : >"$WAY/copies/list" || return 1
+  rm -rf "$WAY/copies" && mkdir -p "$WAY/copies" && true >"$WAY/copies/list" || return 1
   while read -r path; do
     n=$((n + 1))
     if [ -e "$STATE/$path" ] || [ -L "$STATE/$path" ]; then

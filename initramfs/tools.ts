@@ -24,6 +24,7 @@ export const APPLETS = [
     'cat',
     'chmod',
     'chown',
+    'chroot',
     'cp',
     'cttyhack',
     'cut',

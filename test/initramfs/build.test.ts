@@ -12,6 +12,7 @@ import { packCpio } from '../../initramfs/cpio.ts'
 import { readElf } from '../../initramfs/elf.ts'
 import { loadOrder, unpackModule } from '../../initramfs/modules.ts'
 import { APPLETS } from '../../initramfs/tools.ts'
+import { initFunctions } from '../helpers/init-functions.ts'
 import { have, run } from '../helpers/run.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'bistable-initramfs-'))
@@ -219,5 +220,24 @@ describe('the script', () => {
     const all = run('busybox', ['--list']).split('\n')
     expect(APPLETS.filter((name) => !all.includes(name))).toEqual([])
     expect(APPLETS.filter((name) => !new RegExp(`\\b${name}\\b`).test(init) && name !== 'ls')).toEqual([])
+  })
+
+  test('calls no other program of busybox: not every busybox finds its own by itself', () => {
+    const all = run('busybox', ['--list']).split('\n')
+    const own = new Set([...init.matchAll(/^([a-z_]+)\(\) \{/gm)].map(([, name]) => name))
+    const before = '(?:^|[|&;({!]|\\b(?:then|do|else|if|while)\\b)[ \\t]*(?:[A-Z_]+=\\S*[ \\t]+)*'
+    const words = init
+      .replace(/^\s*#.*$|\$\(\(.*?\)\)/gm, '')
+      .matchAll(new RegExp(`${before}([a-z_0-9]+)(?=[ \\t\\n;)])`, 'gm'))
+    const called = [...new Set([...words].map(([, name = '']) => name))].filter((name) => all.includes(name))
+    expect(called).toEqual(expect.arrayContaining(['chroot', 'dd', 'mount', 'reboot']))
+    const others = called.filter((name) => !own.has(name) && !APPLETS.some((applet) => applet === name))
+    expect(others.filter((name) => !run('busybox', ['sh', '-c', `type ${name}`]).includes('builtin'))).toEqual([])
+  })
+
+  test('resets by the kernel, waiting for no disk', () => {
+    const script = `sync() { :; }\nsleep() { :; }\nreboot() { echo "reboot $*"; exit; }
+${initFunctions(['reset'], { '/proc/sysrq-trigger': '/dev/null' })}\nreset`
+    expect(run('busybox', ['sh', '-c', script])).toBe('reboot -n -f\n')
   })
 })

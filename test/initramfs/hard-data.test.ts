@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -149,6 +149,11 @@ done`
     })
   })
 
+  test('a copy of the state for the way back that finds no room is an error, and not the end of the shell', () => {
+    const text = `WAY=$DATA/way; mkdir $WAY; ${FILL}; rm $DATA/logs/0\nkeep_copies 2>/dev/null; echo "code $?"`
+    expect(play(device('keep'), 64, text)).toEqual({ code: 0, said: 'code 1\n' })
+  })
+
   test('a declared place that cannot be made stays as the image has it, and a lost /var is made in memory', () => {
     const places = device('places', { places: 'data /opt/app\n' })
     const text = `start a 0.1 committed; stop; rm -rf $DATA/bind $DATA/var; ${FILL}
@@ -221,49 +226,103 @@ const loops =
   existsSync('/dev/loop-control') &&
   readFileSync('/proc/filesystems', 'utf8').includes('\text4\n')
 
+/** `mount_data` on a real ext4: a loop device for the partition. */
+function ext4(name: string) {
+  const image = join(dir, `${name}.img`)
+  const data = join(dir, name)
+  const at = (path: string) => join(dir, `${name}-tmp`, path)
+  for (const folder of [data, at('run/bistable')]) mkdirSync(folder, { recursive: true })
+  const functions = initFunctions(
+    ['mount_data', 'data_in_memory', 'has_errors', 'mount_writable', 'repair_from_copy', 'holds', 'is_number'],
+    { '/tmp/': `${at('')}/`, '/sbin/e2fsck': '/usr/bin/env', '/run/bistable/': at('run/bistable/') },
+  )
+  const start = (e2fsck: string, { boot = 'committed', readOnly = false } = {}) => {
+    const loop = run('losetup', ['-f', '--show', ...(readOnly ? ['-r'] : []), image]).trim()
+    try {
+      const script = `DATA='${data}' data_partition=${loop} boot=${boot} LONG=900 RUN='${at('run')}'
+. ${STATE_FUNCTIONS}
+say() { echo "$*"; }
+fail() { echo "fail: $1"; exit 9; }
+patience() { echo "patience $1"; }
+e2fsck() { ${e2fsck}; }
+${functions}
+mount_data
+echo $filesystem; umount $DATA`
+      const { stdout, stderr } = spawnSync('unshare', ['-m', 'busybox', 'sh', '-c', script], {
+        encoding: 'utf8',
+        timeout: 60_000,
+      })
+      return (stdout + stderr).replaceAll(loop, 'PARTITION')
+    } finally {
+      run('losetup', ['-d', loop])
+    }
+  }
+  return { image, data, at, start }
+}
+
 describe.skipIf(!loops)('an ext4 in which the kernel met errors', () => {
   test('is checked before it is used, and serves all the same when e2fsck leaves some for a person', () => {
-    const image = join(dir, 'ext4.img')
-    const data = join(dir, 'ext4')
-    for (const folder of [data, join(dir, 'ext4-tmp'), join(dir, 'ext4-run/bistable')])
-      mkdirSync(folder, { recursive: true })
+    const { image, at, start } = ext4('ext4')
     run('mke2fs', ['-q', '-t', 'ext4', image, '16m'])
     const wrong = () => {
       for (const field of ['error_count 3', 'state 3']) run('debugfs', ['-w', '-R', `ssv ${field}`, image])
     }
-    const functions = initFunctions(
-      ['mount_data', 'has_errors', 'mount_writable', 'repair_from_copy', 'holds', 'is_number'],
-      {
-        '/tmp/': `${join(dir, 'ext4-tmp')}/`,
-        '/sbin/e2fsck': '/usr/bin/env',
-      },
-    )
-    const start = (e2fsck: string) => {
-      const loop = run('losetup', ['-f', '--show', image]).trim()
-      try {
-        const script = `DATA='${data}' data_partition=${loop} boot=committed RUN='${dir}/ext4-run'
-. ${STATE_FUNCTIONS}
-say() { echo "$*"; }
-e2fsck() { echo "e2fsck $*"; ${e2fsck}; }
-${functions}
-mount_data
-echo $filesystem; umount $DATA`
-        const { stdout, stderr } = spawnSync('busybox', ['sh', '-c', script], { encoding: 'utf8' })
-        return (stdout + stderr).replaceAll(loop, 'PARTITION')
-      } finally {
-        run('losetup', ['-d', loop])
-      }
-    }
-    const said = join(dir, 'ext4-tmp/error')
+    const checked = 'note the kernel has met errors in the data partition; it is checked\npatience 901\next4\n'
     expect(start('true')).toBe('ext4\n')
     wrong()
-    expect(start('/usr/sbin/e2fsck "$@"')).toBe(
-      'note the kernel has met errors in the data partition; it is checked\next4\n',
-    )
+    expect(start('/usr/sbin/e2fsck "$@"')).toBe(checked)
     // What it mended is not checked again.
     expect(start('exit 70')).toBe('ext4\n')
     wrong()
-    expect(start('return 4')).toBe('note the kernel has met errors in the data partition; it is checked\next4\n')
-    expect(existsSync(said)).toBe(true)
+    expect(start('return 4')).toBe(checked)
+    expect(existsSync(at('error'))).toBe(true)
+    // Of a large one the check takes longer than the watchdog's patience with any stage.
+    truncateSync(image, 2 ** 40)
+    wrong()
+    expect(start('return 4')).toContain(`patience ${900 + 2 ** 40 / 2 ** 24}\n`)
+  })
+})
+
+describe.skipIf(!loops)('an ext4 that mounts and cannot be written', () => {
+  test('is one that does not mount: the committed system comes up without it, a trial ends', () => {
+    const { image, data, at, start } = ext4('worn-out')
+    run('mke2fs', ['-q', '-t', 'ext4', image, '32m'])
+    const check = '/usr/sbin/e2fsck "$@"'
+    expect(start(check)).toBe('ext4\n')
+    const without = start(check, { readOnly: true })
+    expect(without).toMatch(/^patience 902\n.*note data=tmpfs: .*\ntmpfs\n$/s)
+    expect([existsSync(at('run/bistable/data')), existsSync(join(data, 'bistable'))]).toEqual([true, false])
+    expect(start(check, { readOnly: true, boot: 'try' })).toMatch(/\nfail: the data partition does not mount: /)
+    // The place of the probe is damaged.
+    run('debugfs', ['-w', '-R', 'clri bistable/seeding/probe', image])
+    expect(start('return 4')).toMatch(/note data=tmpfs: .*\ntmpfs\n$/s)
+  })
+
+  test('for want of room alone serves as it is', () => {
+    const { image, data, start } = ext4('no-inode')
+    run('mke2fs', ['-q', '-t', 'ext4', '-N', '16', image, '1m'])
+    expect(start('exit 70')).toBe('ext4\n')
+    const fill = `mount -o loop ${image} ${data} && cd ${data} && rm bistable/seeding/probe && while touch $((n += 1)); do :; done; cd / && umount ${data}`
+    expect(spawnSync('unshare', ['-m', 'sh', '-c', fill], { encoding: 'utf8' }).stderr).toContain('No space left')
+    expect(start('exit 70')).toBe('ext4\n')
+  })
+})
+
+describe.skipIf(!have('busybox'))('a btrfs without the subvolume of the state', () => {
+  test('is one that does not mount, when it takes no new one', () => {
+    const data = join(dir, 'subvolume')
+    mkdirSync(join(data, 'run/bistable'), { recursive: true })
+    const script = (boot: string) => `
+DATA='${data}' RUN='${data}/run' ETC='${data}/etc' boot=${boot} filesystem=btrfs
+. ${STATE_FUNCTIONS}
+for name in mount umount btrfs; do eval "$name() { echo $name; [ $name != btrfs ]; }"; done
+say() { echo "$*"; }
+fail() { echo "fail: $1"; exit 9; }
+${initFunctions(['require_state', 'data_in_memory'], { '/run/bistable/': `${data}/run/bistable/` })}
+require_state && echo "$filesystem $STATE"`
+    const start = (boot: string) => spawnSync('busybox', ['sh', '-c', script(boot)], { encoding: 'utf8' }).stdout
+    const why = 'the state on the data partition cannot be found'
+    expect(start('committed')).toBe(`btrfs\numount\nnote data=tmpfs: ${why}\nmount\ntmpfs ${data}\n`)
+    expect(start('try')).toBe(`btrfs\nfail: ${why}\n`)
   })
 })
