@@ -51,10 +51,14 @@ export async function openBootState(path: string): Promise<BootStateDevice> {
   return bootStateOn(device)
 }
 
-/** Throws BOOT_STATE_LAYOUT unless the three files are where the bootloader finds them. */
+/**
+ * Throws BOOT_STATE_LAYOUT unless the three files are where the bootloader finds them, also when a sector around them is
+ * lost: a repair writes it anew. BOOT_STATE_READ when the partition ends before.
+ */
 export async function checkLayout(device: RawDevice): Promise<void> {
   const found = await device.read(0, METADATA_BYTES).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${systemReason(cause)}`, { cause })
+    if (cause instanceof RangeError) throw bootErrors.BOOT_STATE_READ(cause.message, { cause })
+    throw bootErrors.BOOT_STATE_LAYOUT(`${device.name} cannot be read: ${systemReason(cause)}`, { cause })
   })
   const at = metadata().findIndex((byte, index) => byte !== found[index])
   if (at !== -1)

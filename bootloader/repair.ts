@@ -56,17 +56,16 @@ export async function surveyBootState(device: RawDevice): Promise<BootStateSurve
   return { state, parts: [await layoutPart(device), ...copyParts, await reasonPart(device)] }
 }
 
-/** Throws BOOT_STATE_READ, BOOT_STATE_SIZE. */
+/** Throws BOOT_STATE_READ when nothing can be read, BOOT_STATE_SIZE. One sector that is lost is damage like any other. */
 export async function requireRoom(device: RawDevice): Promise<void> {
-  await device.read(0, SECTOR_BYTES).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${systemReason(cause)}`, { cause })
-  })
-  await device.read(BOOTSTATE_BYTES - SECTOR_BYTES, SECTOR_BYTES).catch((cause: unknown) => {
-    throw bootErrors.BOOT_STATE_SIZE(
-      `${device.name} cannot be read up to byte ${BOOTSTATE_BYTES}: ${systemReason(cause)}`,
-      { cause },
-    )
-  })
+  const places = [0, ...FILES.map(({ offset }) => offset), BOOTSTATE_BYTES - SECTOR_BYTES]
+  const reads = await Promise.allSettled(places.map((at) => device.read(at, SECTOR_BYTES)))
+  const causes = reads.flatMap((read): unknown[] => (read.status === 'rejected' ? [read.reason] : []))
+  if (causes.length === places.length)
+    throw bootErrors.BOOT_STATE_READ(`${device.name}: ${systemReason(causes[0])}`, { cause: causes[0] })
+  const short = causes.find((cause) => cause instanceof RangeError)
+  if (short !== undefined)
+    throw bootErrors.BOOT_STATE_SIZE(`${short.message}; the boot state takes ${BOOTSTATE_BYTES}`, { cause: short })
 }
 
 async function layoutPart(device: RawDevice): Promise<PartFound> {

@@ -30,7 +30,7 @@ const copyAt = (device: RawDevice, index: 0 | 1) =>
 
 async function survey(device: RawDevice): Promise<BootStateSurvey> {
   await requireRoom(device)
-  const whole = await isUbootPartition(device)
+  const whole = await isUbootPartition(device).catch(() => false)
   const header = {
     name: 'layout',
     ok: whole,

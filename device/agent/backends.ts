@@ -1,11 +1,9 @@
-import { systemReason } from '../../base/errors.ts'
 import type { BootBackend } from '../../bootloader/backend.ts'
 import { bareboxBackend } from '../../bootloader/barebox.ts'
 import { commandCounter } from '../../bootloader/boot-counter.ts'
 import { bootStateOn, checkLayout, openWhole } from '../../bootloader/bootstate.ts'
 import { commandBackend } from '../../bootloader/command-backend.ts'
 import { efiBackend } from '../../bootloader/efi-variables.ts'
-import { bootErrors } from '../../bootloader/errors.ts'
 import type { BootImage } from '../../bootloader/fat-read.ts'
 import type { GptPartition } from '../../bootloader/gpt.ts'
 import { reasonPlace } from '../../bootloader/reason-place.ts'
@@ -99,10 +97,7 @@ const grubRemains = (sector: Uint8Array | undefined): boolean =>
 async function openPartition(path: string): Promise<BootBackend> {
   const device = await openWhole(path)
   try {
-    const uboot = await isUbootPartition(device).catch((cause: unknown) => {
-      throw bootErrors.BOOT_STATE_READ(`${path} cannot be read: ${systemReason(cause)}`, { cause })
-    })
-    if (uboot) return ubootStateOn(device)
+    if (await isUbootPartition(device).catch(() => false)) return ubootStateOn(device)
     await checkLayout(device)
     return bootStateOn(device)
   } catch (error) {

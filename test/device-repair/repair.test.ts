@@ -3,11 +3,13 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
@@ -358,6 +360,85 @@ it('a boot state that another program keeps is not repaired from here', async ()
   const elsewhere = { boot: { kind: 'elsewhere' } } as never
   await expect(openRepairer(elsewhere, NO_EDGE)).rejects.toMatchObject({
     code: 'REPAIR_UNSUPPORTED',
+  })
+})
+
+/** Sectors of the boot state partition that cannot be read until they are written, as a medium loses them. */
+async function loseSectors(made: TestDevice, lost: readonly number[]): Promise<void> {
+  const handle = await open(place(made), 'r')
+  const prototype: FileHandle = Object.getPrototypeOf(handle)
+  await handle.close()
+  const left = new Set(lost)
+  const here = ({ fd }: FileHandle) => readlinkSync(`/proc/self/fd/${fd}`) === place(made)
+  type Call = (...given: unknown[]) => Promise<never>
+  const [read, write] = [prototype.read as Call, prototype.write as Call]
+  vi.spyOn(prototype, 'read').mockImplementation(async function (this: FileHandle, ...given: unknown[]) {
+    const [, , length, position] = given as [unknown, unknown, number, number]
+    if (here(this) && [...left].some((n) => n * 512 < position + length && (n + 1) * 512 > position))
+      throw Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' })
+    return await read.apply(this, given)
+  })
+  vi.spyOn(prototype, 'write').mockImplementation(async function (this: FileHandle, ...given: unknown[]) {
+    const [, , length, position] = given as [unknown, unknown, number, number]
+    if (here(this)) for (const n of left) if (n * 512 >= position && (n + 1) * 512 <= position + length) left.delete(n)
+    return await write.apply(this, given)
+  })
+}
+
+describe('a medium that has lost sectors', () => {
+  const armed = state({ trial: 'b', left: 2 })
+  const cases: readonly (readonly [string, readonly number[]])[] = [
+    ['the first', [0]],
+    ['in the tables', [3]],
+    ['in a copy', [FILES[0].offset / 512]],
+    ['the last', [BOOTSTATE_BYTES / 512 - 1, 0]],
+  ]
+  for (const uboot of [false, true])
+    for (const [what, lost] of cases)
+      it(`${what}, ${uboot ? 'U-Boot' : 'GRUB'}: a good copy counts, and they are written anew`, async () => {
+        const made = await device(armed)
+        if (uboot) {
+          writeFileSync(place(made), ubootBootstateImage(armed))
+          put(made, FILES[1].offset, encodeUbootCopy({ ...armed, generation: 6 }, 0))
+        }
+        await loseSectors(made, lost)
+        try {
+          expect((await made.run(['repair', '--json'])).json).toMatchObject({
+            ok: true,
+            state: { trial: 'b', left: 2 },
+          })
+          expect((await made.run(['repair', '--json'])).json).toMatchObject({ did: [] })
+          const { json } = await made.run(['status', '--json'])
+          expect(json).toMatchObject({ boot: { problem: null }, slots: { b: { role: 'trial', triesLeft: 2 } } })
+        } finally {
+          vi.restoreAllMocks()
+        }
+      })
+
+  it('by an agent that starts, which then takes back what is armed', async () => {
+    const made = await device(armed)
+    await loseSectors(made, [0])
+    try {
+      const { err } = await made.run(['health'])
+      expect(err).toContain('the boot state partition was damaged: wrote the file system around them')
+      expect(await made.run(['cancel'])).toMatchObject({ exit: 0 })
+    } finally {
+      vi.restoreAllMocks()
+    }
+    expect(await made.bootState()).toMatchObject({ primary: 'a', trial: undefined })
+  })
+
+  it('all of them: nothing can be known', async () => {
+    const made = await device(armed)
+    await loseSectors(
+      made,
+      Array.from({ length: BOOTSTATE_BYTES / 512 }, (_, n) => n),
+    )
+    try {
+      expect((await made.run(['repair', '--json'])).json).toMatchObject({ error: { code: 'BOOT_STATE_READ' } })
+    } finally {
+      vi.restoreAllMocks()
+    }
   })
 })
 
