@@ -113,16 +113,19 @@ async function pieces(image: Squashfs, entry: SquashEntry): Promise<Uint8Array[]
   return all
 }
 
+/** States in which nothing of a package but its settings is there (dpkg(1)); in all others its files are, set up or not. */
+const DPKG_GONE = ['not-installed', 'config-files']
+
 /**
- * The packages in dpkg's status text: stanzas of `Field: value`, parted by empty lines. Only those whose Status ends
- * in "installed", or that have no Status (status.d), are there.
+ * The packages in dpkg's status text: stanzas of `Field: value`, parted by empty lines. Those are there whose files are,
+ * also where a build left them half set up, or that have no Status (status.d).
  * @param path of the file, for messages
  * @throws PACKAGES_INVALID, PACKAGES_TOO_LARGE
  */
 export function parseDpkg(text: string, path: string): Package[] {
   return stanzas(text, /^(Package|Version|Architecture|Status|Source):(.*)$/, path).flatMap((fields) => {
     const status = fields.get('Status')
-    if (status !== undefined && status.split(' ').at(-1) !== 'installed') return []
+    if (status !== undefined && DPKG_GONE.includes(status.split(' ').at(-1) ?? '')) return []
     if (!fields.has('Package')) return []
     const version = wanted(fields, 'Version', path)
     // "NAME (VERSION)"; the version only where it is another than the binary package's.

@@ -20,9 +20,10 @@ const roleSchema = v.object({
   threshold: positive,
   keys: v.pipe(v.array(v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))), v.minLength(1), v.maxLength(MAX_KEYS_PER_ROLE)),
 })
+export const PRODUCT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 const rootSchema = v.object({
   type: v.literal('root'),
-  product: v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)),
+  product: v.pipe(v.string(), v.regex(PRODUCT_NAME)),
   version: positive,
   epoch: count,
   issued: v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$/), v.check(isRealTime, 'no such time')),

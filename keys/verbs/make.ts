@@ -4,7 +4,7 @@ import { nodeFiles } from '../../base/durable.ts'
 import { type AskPassphrase, createKeyFile, loadSigner, type Protection } from '../file-signer.ts'
 import { requireAbsent, writeEnvelopeFile } from '../files.ts'
 import { newPassphraseFrom, passphraseGiven, passphraseOptions } from '../passphrase.ts'
-import { encodeRoot, MAX_KEYS_PER_ROLE, ROOT_PAYLOAD_TYPE } from '../root.ts'
+import { encodeRoot, MAX_KEYS_PER_ROLE, PRODUCT_NAME, ROOT_PAYLOAD_TYPE } from '../root.ts'
 import { signStatement } from '../statement.ts'
 import type { PublicKey, Root } from '../types.ts'
 import { countOption, now, onlyPositional, report } from './options.ts'
@@ -29,6 +29,9 @@ export const initVerb: Verb = {
   async run(call) {
     const dir = onlyPositional(call, 'DIR')
     const product = requiredOption(call, 'product')
+    // Before there are keys: the root is made of them last.
+    if (!PRODUCT_NAME.test(product))
+      throw cliErrors.USAGE(`--product wants up to 64 of A-Z a-z 0-9 . _ -, found '${product}'`)
     const rootKeys = countOption(call, 'root-keys', 3, MAX_KEYS_PER_ROLE)
     const threshold = countOption(call, 'root-threshold', Math.min(2, rootKeys), rootKeys)
     const protection = protectionFrom(call)

@@ -75,6 +75,7 @@ describe('keys init', () => {
     [['--product', 'p', '--unprotected', '--root-keys', '2', '--root-threshold', '3']],
     [['--product', 'p', '--unprotected', '--root-threshold', '0']],
     [['another', '--product', 'p', '--unprotected']],
+    [['--product', 'my product', '--unprotected']],
   ])('refuses %j as usage', async (options) => {
     const made = await bistable('keys', 'init', at('refused'), ...options)
     expect(made.code).toBe(2)
