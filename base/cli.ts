@@ -150,11 +150,17 @@ function printError(thrown: unknown, json: boolean, terminal: Terminal): number 
   return EXIT.internal
 }
 
+/** What the system says of an open file, whose path it does not say then. */
+const STORAGE = ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS', 'EFBIG']
+
 /** A file that the system refused and nobody expected: a folder that is not there, a full disk. */
 function fileFailure(error: unknown): BistableError | undefined {
-  if (!(error instanceof Error && 'syscall' in error && 'path' in error)) return undefined
-  const code = systemCode(error) === 'ENOSPC' ? 'FILE_FULL' : 'FILE_FAILED'
-  return fileErrors[code](`cannot use '${error.path}': ${systemReason(error)}`, { cause: error })
+  if (!(error instanceof Error && 'syscall' in error)) return undefined
+  const system = systemCode(error) ?? ''
+  if (!('path' in error) && !STORAGE.includes(system)) return undefined
+  const code = system === 'ENOSPC' || system === 'EDQUOT' ? 'FILE_FULL' : 'FILE_FAILED'
+  const what = 'path' in error ? `use '${error.path}'` : `${error.syscall} a file`
+  return fileErrors[code](`cannot ${what}: ${systemReason(error)}`, { cause: error })
 }
 
 function printSentence(terminal: Terminal, code: string, sentence: string, next: string): void {

@@ -142,6 +142,12 @@ async function attempt(what: string, path: string, work: () => Promise<unknown>)
   }
 }
 
+/** What the system said while something was read or written, as an error of ours; anything else as it is. */
+export function storageFailure(what: string, path: string, error: unknown): unknown {
+  const said = error instanceof Error && 'syscall' in error && !isBistableError(error)
+  return said && !String(error.syscall).startsWith('spawn') ? failed(what, path, error) : error
+}
+
 function failed(what: string, path: string, error: unknown): Error {
   const code = systemCode(error)
   if (code === 'ENOSPC' || code === 'EDQUOT') {

@@ -3,6 +3,7 @@ import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { MiB } from '../base/bytes.ts'
+import { storageFailure } from '../base/durable.ts'
 import { systemCode } from '../base/errors.ts'
 import { type Build, buildImagePath, finishBuild } from '../bundle/build.ts'
 import { buildInventory, encodeInventory } from '../bundle/inventory.ts'
@@ -166,7 +167,7 @@ export async function buildRelease(
     return { build, lint }
   } catch (error) {
     await rm(folder, { recursive: true, force: true })
-    throw error
+    throw storageFailure('write', folder, error)
   }
 }
 

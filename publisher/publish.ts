@@ -3,7 +3,7 @@ import { createReadStream, createWriteStream } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { nodeFiles, writeFileDurably } from '../base/durable.ts'
+import { nodeFiles, storageFailure, writeFileDurably } from '../base/durable.ts'
 import { isBistableError } from '../base/errors.ts'
 import { compareNumbers, formatNumber } from '../bundle/fields.ts'
 import { fileSource } from '../bundle/file-source.ts'
@@ -215,7 +215,7 @@ function verifyOnce(envelope: ReturnType<typeof decodeEnvelope>, trusted: Truste
   })
 }
 
-/** Copies a bundle durably. What is verified is the copy: the original may change meanwhile. */
+/** Copies a bundle durably. What is verified is the copy: the original may change meanwhile. @throws FILE_*, as `verifyBundle` */
 export async function copyBundle(
   path: string,
   folder: string,
@@ -228,7 +228,10 @@ export async function copyBundle(
   const copy = join(folder, `.${process.pid}-${randomBytes(8).toString('hex')}.new`)
   const signal = edge.signal === undefined ? {} : { signal: edge.signal }
   try {
-    await pipeline(createReadStream(path), createWriteStream(copy, { flags: 'wx', flush: true }), signal)
+    const into = createWriteStream(copy, { flags: 'wx', flush: true })
+    await pipeline(createReadStream(path), into, signal).catch((cause) => {
+      throw storageFailure('copy', `${path} to ${folder}`, cause)
+    })
     const { head, hints } = await verifyCopy(copy, trusted, signal)
     if (head.assignment !== undefined)
       throw publisherErrors.PUBLISH_DIRECTED(`${path} is for device ${head.assignment.statement.device} only`)

@@ -4,7 +4,7 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
-import { nodeFiles, requireReplaceable } from '../../base/durable.ts'
+import { nodeFiles, requireReplaceable, storageFailure } from '../../base/durable.ts'
 import type { ByteSource } from '../../base/source.ts'
 import { writeAll } from '../../base/write-all.ts'
 import { chunkImage } from '../../bundle/chunk-image.ts'
@@ -103,6 +103,8 @@ export async function makeDelta(from: DeltaSide, to: DeltaSide, output: string, 
     await nodeFiles.syncDir(dirname(output))
     const size = head.length + units.reduce((sum, { stored }) => sum + stored, 0)
     return { size, head: { length: head.length, sha256: sha256(head) }, units: units.length, ...totals }
+  } catch (cause) {
+    throw storageFailure('write', output, cause)
   } finally {
     await rm(partial, { force: true })
     await rm(scratch, { force: true })

@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
+import { storageFailure } from '../../base/durable.ts'
 import { writeAll } from '../../base/write-all.ts'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import type { BiosImages } from '../../bootloader/grub-bios.ts'
@@ -55,7 +56,7 @@ const ESP_SIZE = 16 * MiB
 
 /**
  * Makes the disk image at `output`, by rename at the end: a failure leaves nothing there.
- * @throws IMAGE_TOO_LARGE, DISK_TOO_SMALL, TOOL_MISSING, TOOL_FAILED, IMAGE_READBACK_DIFFERS
+ * @throws IMAGE_TOO_LARGE, DISK_TOO_SMALL, TOOL_MISSING, TOOL_FAILED, IMAGE_READBACK_DIFFERS, FILE_*
  */
 export async function makeDisk(
   parts: DiskParts,
@@ -109,6 +110,8 @@ export async function makeDisk(
     }
     await rename(image, output)
     return plan
+  } catch (cause) {
+    throw storageFailure('write', output, cause)
   } finally {
     await rm(work, { recursive: true, force: true })
   }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { open, readFile } from 'node:fs/promises'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { runCli, type Terminal, type Verb } from '../../base/cli.ts'
@@ -100,6 +100,25 @@ describe('what the command line prints', () => {
       "bistable: FILE_FAILED: cannot use '/nowhere/at/all': no such file or directory (ENOENT)",
       '  next: Check the path and its permissions, that the file system is writable, and the disk for errors.',
     ])
+  })
+
+  it('and an open file that the system refuses, whose path it does not say', async () => {
+    const full = await cli(async () => {
+      const file = await open('/dev/full', 'w')
+      try {
+        await file.write('x')
+      } finally {
+        await file.close()
+      }
+      return 0
+    })
+    expect(full.exit).toBe(8)
+    expect(full.err[0]).toMatch(/^bistable: FILE_FULL: cannot write a file: no space left/)
+    // A connection that breaks is no disk that does.
+    const pipe = await cli(async () => {
+      throw Object.assign(new Error('write EPIPE'), { code: 'EPIPE', syscall: 'write' })
+    })
+    expect(pipe.err[0]).toMatch(/^bistable: INTERNAL: /)
   })
 
   it('leaves every text visible as it is, and any text the same inside JSON', () => {
