@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { closeSync, constants, existsSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -37,6 +37,21 @@ describe('console ports', () => {
     board.kill('SIGKILL')
     await expect(sees(console, 'never said')).rejects.toThrow(LabError)
     await console.close()
+  })
+
+  it('a port whose lines cannot be set is not kept: it can be opened again', async () => {
+    const path = join(folder, 'no-lines')
+    const board = spawn('socat', [`PTY,link=${path},rawer,pty-interval=0.01,ignoreeof`, 'EXEC:cat'], {
+      stdio: 'ignore',
+    })
+    closing.push(() => board.kill('SIGKILL'))
+    await expect.poll(() => existsSync(path), { timeout: 60_000 }).toBe(true)
+    const held = openSync(path, constants.O_RDWR | constants.O_NOCTTY)
+    const wiring = { driver: 'serial', path, baudRate: 115200 } as const
+    await expect(openConsolePort({ ...wiring, lines: { dtr: true } })).rejects.toThrow(/has no modem lines/)
+    const { port } = await openConsolePort(wiring)
+    port.destroy()
+    closeSync(held)
   })
 
   it('break is held and let go, the modem lines are set', async () => {

@@ -39,7 +39,13 @@ async function open(wiring: ConsoleWiring): Promise<ConsolePort> {
     case 'serial': {
       const port = await openSerial(wiring.path, wiring.baudRate)
       const modem = modemOf(port, wiring.path)
-      if (wiring.lines !== undefined) await modem.set(wiring.lines)
+      try {
+        if (wiring.lines !== undefined) await modem.set(wiring.lines)
+      } catch (error) {
+        // Locked as long as it is open.
+        await new Promise<void>((resolve) => port.close(() => resolve()))
+        throw error
+      }
       return { port, modem }
     }
     case 'tcp':
@@ -86,6 +92,8 @@ function openTcp(host: string, port: number): Promise<Duplex> {
     socket.once('timeout', () => fail(`no answer within ${CONNECT_MS / 1000} s`))
     socket.once('connect', () => {
       socket.setTimeout(0)
+      // A server that is switched off says nothing, as a silent board does.
+      socket.setKeepAlive(true, CONNECT_MS)
       socket.removeAllListeners('error')
       socket.on('error', () => {})
       resolve(socket)

@@ -3,17 +3,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { LabError } from '../harness/lab-error.ts'
-import { openBootMode } from './boot-mode.ts'
-import { gpioLine, gpiosetArguments } from './gpio.ts'
+import { gpiosetArguments } from './gpio.ts'
 import { openPower, type Power, type PowerWiring } from './power.ts'
-import { plugPath } from './power-http.ts'
+import { plugPath, plugState } from './power-http.ts'
 import { PROTOCOLS } from './power-relay.ts'
 import { apcOutlet, poePort } from './power-snmp.ts'
 import { portPower } from './power-uhubctl.ts'
 import * as standIns from './stand-ins.ts'
-import { noStorage, openStorage } from './storage.ts'
-import { muxCommand, muxSide } from './storage-mux.ts'
-import { attachedPort } from './storage-usbip.ts'
 import { runTool } from './tool.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'bistable-drivers-'))
@@ -28,7 +24,6 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 const file = (name: string) => (existsSync(join(bin, name)) ? readFileSync(join(bin, name), 'utf8') : undefined)
-const log = (name: string) => (file(`${name}.state.log`) ?? '').trim().split('\n')
 
 interface StandIn {
   readonly wiring: PowerWiring
@@ -102,6 +97,11 @@ const POWERS: Readonly<Record<string, () => Promise<StandIn>>> = {
     ),
   'an LCUS relay board': () => relay('lcus', standIns.lcusBoard(folder), 2),
   'a KMTronic relay board': () => relay('kmtronic', standIns.kmtronicBoard(folder), 1),
+  'a KMTronic board with eight relays': () => relay('kmtronic-8', standIns.kmtronic8Board(folder), 3),
+  'an LCUS board with one relay': async () => {
+    const { stick: _, ...rest } = await relay('lcus', standIns.lcus1Board(folder), 1)
+    return { ...rest, wiring: { ...rest.wiring, blind: true } as PowerWiring, blind: true }
+  },
   'a Numato relay board': () => relay('numato', standIns.numatoBoard(folder), 11),
   'an ICStation relay board': () => relay('icstation', standIns.icstationBoard(folder), 2),
   'a Tasmota plug': () => httpPlug('tasmota', standIns.tasmota(), undefined),
@@ -146,6 +146,25 @@ describe('power: every driver keeps the contract', () => {
     await power.close()
   })
 
+  it('two runs have two channels of one relay board', async () => {
+    const { wiring, on } = await relay('lcus', standIns.lcusBoard(folder), 1)
+    const [one, other] = [openPower(wiring), openPower({ ...wiring, channel: 2 } as PowerWiring)]
+    await one.on()
+    await Promise.all([other.on(), one.off(), one.state()])
+    expect([on(), await one.state(), await other.state()]).toEqual([false, false, true])
+    for (const power of [one, other]) await power.close()
+  })
+
+  it('a board that was started by an earlier run does what the next one tells it', async () => {
+    const { wiring, on } = await relay('icstation', standIns.icstationBoard(folder), 2)
+    for (const wanted of [true, false, true]) {
+      const power = openPower(wiring)
+      await (wanted ? power.on() : power.off())
+      await expect.poll(() => on()).toBe(wanted)
+      await power.close()
+    }
+  })
+
   it('one channel of a board that is told all at once leaves the others as they were told', () => {
     const told = new Map([[1, true]])
     expect(PROTOCOLS.icstation.order(3, true, told)).toEqual(Buffer.from([0b11111010]))
@@ -177,6 +196,21 @@ describe('power: every driver keeps the contract', () => {
       LabError,
     )
     await expect(runTool(['sleep', '9'], 50)).rejects.toThrow(/was stopped \(SIGKILL\) after 0.05 s/)
+    // What it has started neither lives on nor is waited for.
+    await expect(runTool(['sh', '-c', 'sleep 99 & wait'], 50)).rejects.toThrow(/was stopped/)
+    expect(await runTool(['sh', '-c', 'sleep 3 & echo done'])).toBe('done\n')
+    await expect(
+      runTool(['sh', '-c', 'echo secret word $1 >&2; exit 1', 'sh', 'word'], 5000, ['word', '']),
+    ).rejects.toThrow('secret *** $1 >&2; exit 1 sh ***` ended with 1: secret *** ***')
+    const refused = openPower({ driver: 'snmp', host: 'pdu', community: 'hush', ...poePort(4) }).on()
+    await expect(refused).rejects.toThrow(/-c \*\*\* -Oqve pdu/)
+  })
+
+  it('a plug whose first relay has a number answers to its name, too', () => {
+    const plug = { driver: 'http', speaks: 'tasmota', address: 'http://plug' } as const
+    expect(plugState(plug, { POWER1: 'ON' })).toBe(true)
+    expect(plugState({ ...plug, outlet: 1 }, { POWER: 'OFF' })).toBe(false)
+    expect(() => plugState({ ...plug, outlet: 2 }, { POWER1: 'ON' })).toThrow(LabError)
   })
 
   it('addresses, numbers and arguments are those of the devices', () => {
@@ -191,138 +225,5 @@ describe('power: every driver keeps the contract', () => {
     ])
     expect(gpiosetArguments('gpioset (libgpiod) v2.2.1', 'gpiochip0', 4, 0)).toEqual(['--chip', 'gpiochip0', '4=0'])
     expect(() => gpiosetArguments('gpioset v3', 'gpiochip0', 4, 0)).toThrow(LabError)
-  })
-})
-
-// Holds its line like gpioset 2.x: one at a time, until it is told to end.
-const GPIOSET = `
-[ "$1" = --version ] && { echo "gpioset (libgpiod) v2.2.1"; exit; }
-mkdir "$STATE.$2.held" 2>/dev/null || { echo "gpioset: unable to request lines on chip '$2': Device or resource busy" >&2; exit 1; }
-echo "$3" >"$STATE"
-trap 'rmdir "$STATE.$2.held"; echo none >"$STATE"; exit 0' TERM
-while :; do sleep 0.05; done`
-
-describe('GPIO lines', () => {
-  it('are held as long as they are wanted, one process at a time, and let go at the end', async () => {
-    await standIns.program(bin, 'gpioset', GPIOSET)
-    const power = openPower({ driver: 'gpio', chip: 'gpiochip0', line: 17, on: 0 })
-    expect(await power.state()).toBeUndefined()
-    await power.on()
-    expect([file('gpioset.state')?.trim(), await power.state()]).toEqual(['17=0', true])
-    await power.off()
-    expect([file('gpioset.state')?.trim(), await power.state()]).toEqual(['17=1', false])
-    const other = gpioLine('gpiochip0', 17)
-    await expect(other.set(1)).rejects.toThrow(/does not hold gpiochip0 line 17.*busy/s)
-    await power.close()
-    expect(file('gpioset.state')?.trim()).toBe('none')
-  })
-
-  it('straps choose what the board boots from', async () => {
-    await standIns.program(bin, 'gpioset', GPIOSET.replaceAll('$2.held', '$3.held'))
-    const modes = { sd: [1, 0], emmc: [0, 1], odd: [1] } as const
-    const straps = openBootMode({ driver: 'gpio', chip: 'gpiochip1', lines: [3, 4], modes })
-    await straps.set('emmc')
-    expect(log('gpioset').filter((line) => line.includes('gpiochip1'))).toEqual([
-      '--chip gpiochip1 3=0',
-      '--chip gpiochip1 4=1',
-    ])
-    await expect(straps.set('odd')).rejects.toThrow(/1 levels for 2 lines/)
-    await expect(straps.set('nand')).rejects.toThrow(/no boot mode nand; there are: sd, emmc, odd/)
-    await straps.close()
-    const mode = openBootMode({ driver: 'command', modes: { sd: ['gpioset', '--version'] } })
-    await mode.set('sd')
-    expect(log('gpioset').at(-1)).toBe('--version')
-  })
-})
-
-describe('storage', () => {
-  const card = join(folder, 'card')
-
-  it('an SD card goes to this machine and to the board, and is asked for where it is', async () => {
-    await standIns.program(
-      bin,
-      'usbsdmux',
-      `[ "$2" = get ] && exec cat "$STATE"; ${KEEP} echo "$2" >"$STATE"; [ "$2" = host ] && touch '${card}'; exit 0`,
-    )
-    const storage = openStorage({ driver: 'usbsdmux', mux: '/dev/usb-sd-mux/id-1', device: card, appearsMs: 200 })
-    await storage.toBoard()
-    expect(file('usbsdmux.state')?.trim()).toBe('dut')
-    await storage.pull()
-    expect(file('usbsdmux.state')?.trim()).toBe('off')
-    expect(await storage.toHost()).toBe(card)
-    rmSync(card)
-    writeFileSync(join(bin, 'usbsdmux.state.stuck'), '')
-    await expect(storage.toBoard()).rejects.toThrow(/sent to board and is at host/)
-  })
-
-  it('a card that does not appear is a broken lab; each multiplexer has its own words', async () => {
-    const wiring = { driver: 'sd-mux-ctrl', mux: 'sd-wire_11', device: card, appearsMs: 100 } as const
-    await standIns.program(
-      bin,
-      'sd-mux-ctrl',
-      'case "$2" in --ts) echo TS >"$STATE";; --dut) echo DUT >"$STATE";; --status) echo "SD connected to: $(cat "$STATE")";; *) exit 1;; esac',
-    )
-    const storage = openStorage(wiring)
-    await storage.toBoard()
-    await expect(storage.toHost()).rejects.toThrow(/did not appear within 0.1 s/)
-    expect(muxCommand(wiring, 'off')).toBeUndefined()
-    expect(muxSide('SD connected to: DUT\n')).toBe('board')
-    expect(muxSide('no such device')).toBeUndefined()
-    await expect(noStorage('bench').toHost()).rejects.toThrow(/bench has no storage driver/)
-  })
-
-  it('a USB gadget is bound last, shows its image, and ejects by force', async () => {
-    const configfs = join(folder, 'configfs')
-    const gadget = join(configfs, 'usb_gadget/bistable-stick')
-    mkdirSync(join(configfs, 'usb_gadget'), { recursive: true })
-    const unit = join(gadget, 'functions/mass_storage.0/lun.0')
-    const attribute = (name: string) => readFileSync(join(gadget, name), 'utf8').trim()
-    const storage = openStorage({ driver: 'usb-gadget', image: '/lab/stick.img', controller: 'fe980000.usb', configfs })
-    await storage.toBoard()
-    expect(attribute('UDC')).toBe('fe980000.usb')
-    expect([attribute('functions/mass_storage.0/lun.0/ro'), attribute('functions/mass_storage.0/lun.0/file')]).toEqual([
-      '1',
-      '/lab/stick.img',
-    ])
-    expect(existsSync(join(gadget, 'configs/c.1/mass_storage.0'))).toBe(true)
-    // An older kernel has no forced_eject: an empty name it is.
-    expect(await storage.toHost()).toBe('/lab/stick.img')
-    expect(attribute('functions/mass_storage.0/lun.0/file')).toBe('')
-    await storage.toBoard()
-    writeFileSync(join(unit, 'forced_eject'), '')
-    await storage.pull()
-    expect(attribute('functions/mass_storage.0/lun.0/forced_eject')).toBe('1')
-    const nowhere = openStorage({
-      driver: 'usb-gadget',
-      image: 'x',
-      controller: 'y',
-      configfs: '/proc/no-such-configfs',
-    })
-    await expect(nowhere.toBoard()).rejects.toThrow(/is configfs mounted/)
-  })
-
-  it('a far stick is attached by USB/IP and let go by its own port', async () => {
-    writeFileSync(card, '')
-    const head = 'Imported USB devices\n====================\n'
-    const other =
-      'Port 00: <Port in Use> at High Speed(480Mbps)\n       unknown (0951:1666)\n  3-1 -> usbip://lab-9:3240/1-1.2\n           -> remote bus/dev 001/004\n'
-    await standIns.program(
-      bin,
-      'usbip',
-      `case "$1" in
-attach) [ "$3 $5" = "lab-3 1-1.2" ] && touch "$STATE";;
-detach) [ "$3" = 1 ] && rm "$STATE";;
-port) printf '${head}${other}'; [ ! -e "$STATE" ] || printf 'Port 01: <Port in Use>\\n   unknown\\n  3-2 -> usbip://lab-3:3240/1-1.2\\n';;
-esac`,
-    )
-    const storage = openStorage({ driver: 'usbip', host: 'lab-3', bus: '1-1.2', device: card })
-    expect(await storage.toHost()).toBe(card)
-    expect(await storage.toHost()).toBe(card)
-    expect(log('usbip').filter((line) => line.startsWith('attach'))).toHaveLength(1)
-    await storage.toBoard()
-    expect(existsSync(join(bin, 'usbip.state'))).toBe(false)
-    expect(log('usbip')).toContain('detach --port 1')
-    expect(attachedPort({ host: 'lab-9', bus: '1-1.2' }, `${head}${other}`)).toBe(0)
-    expect(attachedPort({ host: 'lab-9', bus: '1-1.3' }, `${head}${other}`)).toBeUndefined()
   })
 })

@@ -33,7 +33,7 @@ export function gpioLine(chip: string, line: number, program = 'gpioset'): GpioL
     const child = holder
     holder = undefined
     now = undefined
-    if (child === undefined || child.exitCode !== null) return
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
     const gone = new Promise<void>((resolve) => child.once('close', () => resolve()))
     child.kill('SIGTERM')
     await gone
@@ -44,7 +44,9 @@ export function gpioLine(chip: string, line: number, program = 'gpioset'): GpioL
     set: async (level) => {
       const args = gpiosetArguments(await runTool([program, '--version']), chip, line, level)
       await release()
-      const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+      // A run that is killed lets go of its lines: else nobody could have them.
+      const dies = ['--pdeathsig', 'TERM', '--', program]
+      const child = spawn('setpriv', [...dies, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
       let told = ''
       child.stderr.on('data', (bytes: Buffer) => {
         told = (told + bytes.toString()).slice(-500)
@@ -57,6 +59,9 @@ export function gpioLine(chip: string, line: number, program = 'gpioset'): GpioL
       if (early !== undefined) throw new LabError(`gpioset does not hold ${chip} line ${line}: ${early} ${told}`.trim())
       holder = child
       now = level
+      child.once('close', () => {
+        if (holder === child) now = undefined
+      })
     },
   }
 }

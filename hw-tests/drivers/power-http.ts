@@ -37,7 +37,10 @@ export function plugPath(wiring: HttpPower, order: 'on' | 'off' | 'ask'): string
 export function plugState(wiring: HttpPower, answer: unknown): boolean {
   const fields = (typeof answer === 'object' && answer !== null ? answer : {}) as Readonly<Record<string, unknown>>
   if (wiring.speaks === 'tasmota') {
-    const word = fields[`POWER${wiring.outlet ?? ''}`] ?? fields['POWER']
+    const word =
+      fields[`POWER${wiring.outlet ?? ''}`] ??
+      fields['POWER'] ??
+      (wiring.outlet === undefined ? fields['POWER1'] : undefined)
     if (word === 'ON' || word === 'OFF') return word === 'ON'
   } else {
     const flag = fields[wiring.speaks === 'shelly-1' ? 'ison' : 'output']

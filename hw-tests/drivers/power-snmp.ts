@@ -1,7 +1,7 @@
 import { LabError } from '../harness/lab-error.ts'
 import type { Power } from './power.ts'
 import { agrees } from './power-command.ts'
-import { runTool } from './tool.ts'
+import { runTool, TOOL_MS } from './tool.ts'
 
 /** Power by a PDU's outlet (or a switch's PoE port), set with net-snmp's `snmpset` and read back with `snmpget`. */
 export interface SnmpPower {
@@ -26,17 +26,20 @@ export function poePort(port: number): Pick<SnmpPower, 'oid' | 'on' | 'off'> {
 }
 
 export function snmpPower(wiring: SnmpPower): Power {
-  const common = ['-v2c', '-c', wiring.community, '-Oqv', wiring.host, wiring.oid]
+  // Numbers of enumerations, also where the device's MIB is installed.
+  const common = ['-v2c', '-c', wiring.community, '-Oqve', wiring.host, wiring.oid]
+  // Who knows the community can switch the outlet: it must not get into a report.
+  const run = (argv: readonly string[]) => runTool(argv, TOOL_MS, [wiring.community])
   const state = async () => {
-    const text = (await runTool(['snmpget', ...common])).trim()
-    // With the MIB loaded the number carries its name: "outletOn(1)".
+    const text = (await run(['snmpget', ...common])).trim()
+    // An older net-snmp gives it its name, too: "outletOn(1)".
     const value = Number(/^(?:[A-Za-z]\w*\()?(\d+)\)?$/.exec(text)?.[1])
     if (value !== wiring.on && value !== wiring.off)
       throw new LabError(`the outlet ${wiring.oid} of ${wiring.host} says "${text.slice(0, 100)}"`)
     return value === wiring.on
   }
   const turn = async (wanted: boolean) => {
-    await runTool(['snmpset', ...common, 'i', String(wanted ? wiring.on : wiring.off)])
+    await run(['snmpset', ...common, 'i', String(wanted ? wiring.on : wiring.off)])
     await agrees(state, wanted, `the outlet ${wiring.oid} of ${wiring.host}`)
   }
   return { on: () => turn(true), off: () => turn(false), state, close: async () => {} }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync } from 'node:fs'
 import { chmod, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer } from 'node:net'
@@ -48,17 +48,44 @@ export async function relayBoard(
     [`PTY,link=${path},rawer,pty-interval=0.01`, `TCP:127.0.0.1:${(server.address() as AddressInfo).port}`],
     { stdio: 'ignore' },
   )
+  let held: number | undefined
   const board: RelayBoard = {
     path,
     channels: new Map(),
     stuck: false,
     close: () => {
+      if (held !== undefined) closeSync(held)
       bridge.kill('SIGKILL')
       server.close()
     },
   }
   while (!existsSync(path)) await sleep(10)
+  // A port stays when its user goes; a pty would not.
+  held = openSync(path, constants.O_RDWR | constants.O_NOCTTY)
   return board
+}
+
+/** With one relay: it cannot tell. */
+export function lcus1Board(folder: string): Promise<RelayBoard> {
+  return relayBoard(folder, (got, channels) => {
+    if (got.length < 4) return { used: 0 }
+    const [start, channel = 0, on = 0, sum] = got
+    if (start === 0xa0 && sum === ((0xa0 + channel + on) & 0xff)) channels.set(channel, on === 1)
+    return { used: 4 }
+  })
+}
+
+export function kmtronic8Board(folder: string): Promise<RelayBoard> {
+  return relayBoard(folder, (got, channels, stuck) => {
+    if (got.length < 3) return { used: 0 }
+    const [start, channel = 0, order] = got
+    if (start !== 0xff) return { used: 1 }
+    if (channel === 9 && order === 0)
+      return { used: 3, answer: Buffer.from(Array.from({ length: 8 }, (_, i) => Number(channels.get(i + 1) === true))) }
+    // It knows no other question.
+    if (!stuck && (order === 0 || order === 1)) channels.set(channel, order === 1)
+    return { used: 3 }
+  })
 }
 
 export function lcusBoard(folder: string, count = 2): Promise<RelayBoard> {

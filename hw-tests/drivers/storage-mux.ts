@@ -1,4 +1,4 @@
-import { access } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LabError } from '../harness/lab-error.ts'
 import type { Storage } from './storage.ts'
@@ -14,6 +14,8 @@ export interface MuxStorage {
   /** How long the card may take to appear, in milliseconds (10000). */
   readonly appearsMs?: number
 }
+
+const SECTOR = 512
 
 type Side = 'host' | 'board' | 'off'
 
@@ -56,15 +58,26 @@ export function muxStorage(wiring: MuxStorage): Storage {
   }
 }
 
-/** Waits for a device node. @throws LabError */
+/** Waits for a device node and the medium behind it. @throws LabError */
 export async function appears(path: string, timeoutMs: number): Promise<void> {
   const deadline = Date.now() + timeoutMs
   for (;;) {
-    try {
-      return await access(path)
-    } catch {
-      if (Date.now() > deadline) throw new LabError(`${path} did not appear within ${timeoutMs / 1000} s`)
-      await sleep(50)
-    }
+    const why = await lacks(path)
+    if (why === undefined) return
+    if (Date.now() > deadline) throw new LabError(`${path} ${why} within ${timeoutMs / 1000} s`)
+    await sleep(50)
+  }
+}
+
+/** The node of a card reader is there without a card, too: it has no first sector then. */
+async function lacks(path: string): Promise<string | undefined> {
+  try {
+    await using file = await open(path, 'r')
+    if (!(await file.stat()).isBlockDevice()) return undefined
+    const { bytesRead } = await file.read(Buffer.alloc(SECTOR), 0, SECTOR, 0)
+    return bytesRead === SECTOR ? undefined : 'had no medium'
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 'did not appear'
+    return `could not be read (${error instanceof Error ? error.message : ''})`
   }
 }
