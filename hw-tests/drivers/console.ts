@@ -2,9 +2,10 @@ import { spawn } from 'node:child_process'
 import { createConnection } from 'node:net'
 import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { SerialPort } from 'serialport'
+import type { SerialPort } from 'serialport'
 import { LabError } from '../harness/lab-error.ts'
 import type { Modem } from '../harness/machine.ts'
+import { openSerial } from './serial-port.ts'
 
 /** A board's console: a serial port of this machine, a raw TCP port (ser2net, a console server), or a program's stdio. */
 export type ConsoleWiring =
@@ -53,14 +54,6 @@ async function open(wiring: ConsoleWiring): Promise<ConsolePort> {
     case 'command':
       return { port: await openCommand(wiring.argv) }
   }
-}
-
-export function openSerial(path: string, baudRate: number): Promise<SerialPort> {
-  return new Promise((resolve, reject) => {
-    const port = new SerialPort({ path, baudRate }, (error) =>
-      error ? reject(new LabError(`the serial port ${path} does not open: ${error.message}`)) : resolve(port),
-    )
-  })
 }
 
 /** Break and the modem lines. A pty has none, which is said as a lab error when one is asked for. */

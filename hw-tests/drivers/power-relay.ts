@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { SerialPort } from 'serialport'
 import { LabError } from '../harness/lab-error.ts'
-import { openSerial } from './console.ts'
 import type { Power } from './power.ts'
 import { agrees } from './power-command.ts'
+import { openSerial } from './serial-port.ts'
 
 /** Power by a USB relay board that shows up as a serial port. */
 export interface RelayPower {

@@ -4,7 +4,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { SerialPort } from 'serialport'
+import type { SerialPort } from 'serialport'
+import { openSerial } from '../drivers/serial-port.ts'
 import { BROKER_PORT } from './broker.ts'
 import { LabError } from './lab-error.ts'
 import type { Machine } from './machine.ts'
@@ -136,7 +137,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
     const qmp = await Promise.race([Qmp.connect(control, START_MS), failed])
     const port = await Promise.race([openConsole(qmp, wire, join(scratch, 'tty')), failed])
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
-    // With the emulator its console ends, also where the pty does not tell: once nobody was told, and a wait ran out.
+    // With the emulator its console ends, also where the bridge to it does not.
     void exited.then(() => setTimeout(() => port.destroy(), LAST_WORDS_MS))
     // The console is open before the first instruction runs: nothing is lost.
     await qmp.send('cont')
@@ -219,7 +220,7 @@ async function openConsole(qmp: Qmp, wire: string, tty: string): Promise<SerialP
     bridge.on('exit', (code) => reject(new LabError(`socat, the console's bridge, ended with ${code}`)))
   })
   failed.catch(() => {})
-  const port = await Promise.race([pathAppears(tty).then(() => openPort(tty)), failed])
+  const port = await Promise.race([pathAppears(tty).then(() => openSerial(tty, 115200)), failed])
   port.on('close', () => bridge.kill('SIGKILL'))
   const connected = async () => {
     const chardevs = (await qmp.send('query-chardev')) as { label: string; filename: string }[]
@@ -239,14 +240,6 @@ async function pathAppears(path: string): Promise<void> {
     if (Date.now() > deadline) throw new LabError(`socat made no pty at ${path}`)
     await sleep(10)
   }
-}
-
-function openPort(path: string): Promise<SerialPort> {
-  return new Promise((resolve, reject) => {
-    const port = new SerialPort({ path, baudRate: 115200 }, (error) =>
-      error ? reject(new LabError(`the console ${path} does not open: ${error.message}`)) : resolve(port),
-    )
-  })
 }
 
 async function cut(child: ChildProcess, qmp: Qmp, exited: Promise<number | null>): Promise<void> {
