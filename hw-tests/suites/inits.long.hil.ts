@@ -9,9 +9,9 @@ hil.override('needs', ['init-scripts'])
 const BOOT = { timeoutMs: 300_000 }
 const INSTALL = { timeoutMs: 400_000 }
 
-/** The process of the agent; a shell or a supervisor that only waits for it is another. */
+/** The process of the agent; a shell or a supervisor that only waits for it is another. Others end while one looks. */
 const AGENT =
-  "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'bistable.mjs agent' && echo ${p#/proc/}; done"
+  "for p in /proc/[0-9]*; do tr '\\0' ' ' 2>/dev/null <$p/cmdline | grep -q 'bistable.mjs agent' && echo ${p#/proc/}; done"
 const agent = async (dut: Dut) => (await dut.run(AGENT)).output.trim()
 
 /** Waits until another process than `before` is the agent and answers. */
@@ -50,7 +50,9 @@ hil('add-ons come before services', async ({ dut, kit, server }) => {
   await dut.reboot()
   await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
   await expect(dut).toRun({ slot: 'a', release: '1.2' })
-  expect((await dut.run('cat /run/app.tools', BOOT)).output).toBe('tools from the add-on\n')
+  // The service may start behind the agent. What it says of its version comes second.
+  const said = 'for i in $(seq 60); do [ -s /run/app.version ] && break; sleep 1; done; cat /run/app.tools'
+  expect((await dut.run(said, BOOT)).output).toBe('tools from the add-on\n')
   expect(await dut.status()).toMatchObject({ addons: [{ name: 'tools', state: 'active' }] })
 })
 
