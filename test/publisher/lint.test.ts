@@ -4,8 +4,9 @@ import { checkSystem } from '../../bundle/system.ts'
 import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
 import { kernelRelease, parseModulesDep } from '../../publisher/lint/kernel.ts'
 import { lintTree, requireFit } from '../../publisher/lint/lint.ts'
+import { fakeModule } from '../helpers/elf.ts'
 import { signedRoot } from '../keys/helpers.ts'
-import { fakeKernel, fakeModule, fitSpecs, memoryTree, type Spec, VERSION } from './memory-tree.ts'
+import { fakeKernel, fitSpecs, memoryTree, type Spec, VERSION } from './memory-tree.ts'
 
 async function problems(change: (specs: Record<string, Spec>) => void): Promise<string[]> {
   const specs = await fitSpecs()

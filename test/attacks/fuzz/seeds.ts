@@ -20,6 +20,7 @@ import { tarHeader } from '../../../bundle/tar.ts'
 import type { InventoryEntry } from '../../../bundle/types.ts'
 import { EMPTY_BODY, encodeRecord } from '../../../device/records/record.ts'
 import { encodeRoot } from '../../../keys/root.ts'
+import { fakeModule } from '../../helpers/elf.ts'
 import { rootOf, signedRoot } from '../../keys/helpers.ts'
 import { dir, file, hardlink, paxBody, symlink, tar } from '../../oci/tars.ts'
 import { type Image, imageOf, memoryBundle, statementFor } from '../container.ts'
@@ -242,30 +243,9 @@ export const keyUris = give(
   'aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234',
   'gcp-kms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1',
 )
-/** A relocatable ELF file of 64 bits with nothing but the section that counts, and a signature behind it. */
+/** Without and with a signature behind it. */
 export const modules: Seeds = async () => {
-  const info = Buffer.from('license=GPL\0vermagic=6.1.0-42-amd64 SMP mod_unload \0intree=Y\0')
-  const names = Buffer.from('\0.modinfo\0.shstrtab\0')
-  const head = Buffer.alloc(64)
-  head.write('\x7fELF\x02\x01\x01', 'latin1')
-  head.writeUInt16LE(62, 18)
-  head.writeBigUInt64LE(BigInt(64 + info.length + names.length), 40)
-  for (const [at, value] of [
-    [58, 64],
-    [60, 3],
-    [62, 2],
-  ] as const)
-    head.writeUInt16LE(value, at)
-  const section = (name: number, offset: number, length: number) => {
-    const out = Buffer.alloc(64)
-    out.writeUInt32LE(name, 0)
-    out.writeUInt32LE(1, 4)
-    out.writeBigUInt64LE(BigInt(offset), 24)
-    out.writeBigUInt64LE(BigInt(length), 32)
-    return out
-  }
-  const sections = [section(0, 0, 0), section(1, 64, info.length), section(10, 64 + info.length, names.length)]
-  const plain = Buffer.concat([head, info, names, ...sections])
+  const plain = fakeModule('6.1.0-42-amd64')
   const signature = Buffer.concat([Buffer.alloc(20, 's'), Buffer.from([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 20])])
   return [plain, Buffer.concat([plain, signature, Buffer.from('~Module signature appended~\n')])]
 }
