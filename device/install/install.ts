@@ -1,4 +1,3 @@
-import { isBistableError } from '../../base/errors.ts'
 import type { DeltaUnit } from '../../bundle/delta/head.ts'
 import { treeSize } from '../../bundle/tree.ts'
 import { type BundleHead, IMAGE_NAMES, type ImageEntry, type ImageName } from '../../bundle/types.ts'
@@ -9,7 +8,7 @@ import { createSlotWriter } from '../slots/writer.ts'
 import { type FillCounts, type FillJob, fillSlot, type ReuseMap, reuseMap } from './fill.ts'
 import { ChunkJournal } from './journal.ts'
 import { PatchedChunks } from './patch.ts'
-import { throwIfCancelled } from './pieces.ts'
+import { throwIfCancelled, unreadable } from './pieces.ts'
 import { checkBudget, type InstallPlan, lackingOf, planInstall, unitsFor } from './plan.ts'
 import { holdsSample, scanSlot } from './scan.ts'
 import type { ImageResult, InstallPhase, InstallProgress, InstallRequest, InstallResult } from './types.ts'
@@ -182,12 +181,7 @@ async function fillImage(
 
 /** A tree that cannot be read is written anew, as one that is wrong. */
 async function holds(...asked: Parameters<typeof slotFault>): Promise<boolean> {
-  try {
-    return (await slotFault(...asked)) === undefined
-  } catch (error) {
-    if (isBistableError(error, 'SLOT_READ_FAILED')) return false
-    throw error
-  }
+  return (await slotFault(...asked).then((fault) => fault === undefined, unreadable)) === true
 }
 
 /**

@@ -31,10 +31,13 @@ export function readablePieces(
   range: PieceRange,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Uint8Array | undefined> {
-  return pieces(device, range, signal, (error) => {
-    if (!isBistableError(error, 'SLOT_READ_FAILED')) throw error
-    return undefined
-  })
+  return pieces(device, range, signal, unreadable)
+}
+
+/** For `catch`: undefined for what the medium does not give; whatever else failed has failed. */
+export function unreadable(error: unknown): undefined {
+  if (!isBistableError(error, 'SLOT_READ_FAILED')) throw error
+  return undefined
 }
 
 interface PieceRange {
@@ -43,16 +46,16 @@ interface PieceRange {
   readonly fresh: boolean
 }
 
-async function* pieces<Unreadable>(
+async function* pieces<Unread>(
   device: Pick<SlotDevice, 'read'>,
   range: PieceRange,
   signal: AbortSignal | undefined,
-  unreadable: (error: unknown) => Unreadable,
-): AsyncGenerator<Uint8Array | Unreadable> {
+  onFailed: (error: unknown) => Unread,
+): AsyncGenerator<Uint8Array | Unread> {
   const sizeAt = (at: number): number => Math.min(PIECE, range.length - at)
   const fetch = (buffer: Uint8Array, at: number) => {
     const piece = buffer.subarray(0, sizeAt(at))
-    const ready = device.read(range.offset + at, piece, { fresh: range.fresh }).then(() => piece, unreadable)
+    const ready = device.read(range.offset + at, piece, { fresh: range.fresh }).then(() => piece, onFailed)
     // Its failure is seen when it is awaited below; if nobody comes for it any more, it does not matter.
     ready.catch(() => undefined)
     return ready

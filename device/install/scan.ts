@@ -1,9 +1,8 @@
 import { MiB } from '../../base/bytes.ts'
-import { isBistableError } from '../../base/errors.ts'
 import { createSha256, sha256 } from '../../bundle/digest.ts'
 import type { ChunkIndex } from '../../bundle/types.ts'
 import type { SlotDevice } from '../slots/types.ts'
-import { PIECE, readablePieces, throwIfCancelled } from './pieces.ts'
+import { PIECE, readablePieces, throwIfCancelled, unreadable } from './pieces.ts'
 
 /**
  * Which chunks the slot already holds at their place: one byte per chunk, 1 for held. This is all there is to resuming;
@@ -77,12 +76,7 @@ export async function holdsSample(
     if (chunk === undefined) break
     const bytes = scratch.subarray(0, chunk.length)
     const read = await device.read(chunk.offset, bytes, { fresh: false }).then(() => true, unreadable)
-    if (read && sha256(bytes) === chunk.digest) return true
+    if (read === true && sha256(bytes) === chunk.digest) return true
   }
-  return false
-}
-
-function unreadable(error: unknown): false {
-  if (!isBistableError(error, 'SLOT_READ_FAILED')) throw error
   return false
 }
