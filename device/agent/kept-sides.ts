@@ -97,17 +97,17 @@ export interface KeptInventory {
 
 /**
  * The inventory of a new release from that of the running one.
+ * @param stored what is recorded about the running slot
  * @param offered a patch that was checked
  * @param fetch false: only says what it takes
  */
 export async function keptInventory(
-  { files, data }: Kept,
+  { files, data, stored }: Kept & { readonly stored: StoredRelease | undefined },
   { running, head, hints, signal }: PlanCall,
   offered: OfferedPatch | undefined,
   fetch: boolean,
 ): Promise<KeptInventory | undefined> {
   const folder = slotFolder(data, running)
-  const stored = await readSlotRelease(files, folder)
   const [entry, next] = [stored && inventoryOf(stored.statement), inventoryOf(head.statement)]
   if (entry === undefined || next === undefined) return undefined
   const read = async (): Promise<Uint8Array | undefined> => {

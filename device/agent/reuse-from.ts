@@ -11,7 +11,7 @@ import { checkPatch, type Patch } from '../install/patch.ts'
 import type { ReuseSource } from '../install/types.ts'
 import type { Slots } from './engine-over.ts'
 import { type KeptInventory, keptInventory } from './kept-sides.ts'
-import type { InstallCall, PlanCall } from './ports.ts'
+import type { InstallCall, PlanCall, StoredRelease } from './ports.ts'
 import { readEarlierIndex, readSlotIndex, readSlotRelease, slotFolder } from './slot-files.ts'
 
 /** What on the device, and which patch, an install may draw on. */
@@ -28,21 +28,34 @@ export interface Around {
   readonly opened: { close(): Promise<void> }[]
 }
 
+/** The same, with what is recorded about the running slot: three look at it. */
+interface AroundRunning extends Around {
+  readonly stored: StoredRelease | undefined
+}
+
 /** Places whose chunks may serve, best first: the running slot, the other one as it was, bundles that were named. */
 async function reuseFrom(
-  around: Around,
+  around: AroundRunning,
   { running, reuse = [], signal }: Pick<InstallCall, 'running' | 'reuse' | 'signal'>,
 ): Promise<readonly ReuseSource[]> {
   const target = otherSlot(running)
-  const sources = [...(await slotReuse(around, running)), ...(await slotReuse(around, target, true))]
+  const before = await readSlotRelease(around.files, slotFolder(around.data, target))
+  const sources = [
+    ...(await slotReuse(around, running, around.stored)),
+    ...(await slotReuse(around, target, before, true)),
+  ]
   for (const path of reuse) sources.push(...(await bundleReuse(around, path, signal)))
   return sources
 }
 
-async function slotReuse(around: Around, slot: Slot, overwritten = false): Promise<readonly ReuseSource[]> {
+async function slotReuse(
+  around: Around,
+  slot: Slot,
+  stored: StoredRelease | undefined,
+  overwritten = false,
+): Promise<readonly ReuseSource[]> {
   const { files, data, slots } = around
   const folder = slotFolder(data, slot)
-  const stored = await readSlotRelease(files, folder)
   const sources: ReuseSource[] = []
   for (const name of IMAGE_NAMES) {
     const known = stored === undefined ? undefined : await readSlotIndex(files, folder, stored, name)
@@ -75,10 +88,12 @@ async function bundleReuse(around: Around, path: string, signal: AbortSignal): P
  * @param fetch false: nothing is fetched for it yet
  */
 export async function placesFor(
-  around: Around,
+  surroundings: Around,
   call: PlanCall,
   fetch: boolean,
 ): Promise<{ readonly reuse: readonly ReuseSource[]; readonly patch?: Patch; readonly inventory?: KeptInventory }> {
+  const { files, data } = surroundings
+  const around = { ...surroundings, stored: await readSlotRelease(files, slotFolder(data, call.running)) }
   const reuse = await reuseFrom(around, call)
   const patch = await patchFrom(around, call)
   const inventory = await keptInventory(around, call, patch && call.patch, fetch)
@@ -86,11 +101,11 @@ export async function placesFor(
 }
 
 /** The offered patch, checked as far as its head goes; one that does not fit is refused and nothing more. */
-async function patchFrom(around: Around, call: PlanCall): Promise<Patch | undefined> {
+async function patchFrom(around: AroundRunning, call: PlanCall): Promise<Patch | undefined> {
   const { patch: offered, running, head: wanted, signal } = call
   if (offered === undefined) return undefined
   try {
-    const stored = await readSlotRelease(around.files, slotFolder(around.data, running))
+    const { stored } = around
     if (stored === undefined)
       throw deltaErrors.DELTA_WRONG_RELEASE(`nothing is recorded about slot ${running}, from which a patch would lead`)
     const { head } = offered
