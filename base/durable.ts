@@ -75,7 +75,7 @@ export const nodeFiles: Files = {
   },
   async makeDir(path) {
     await attempt('create', path, async () => {
-      const first = await mkdir(path, { recursive: true, mode: 0o755 })
+      const first = await makeFolders(path)
       if (first === undefined) return
       // Every directory that got a new entry, from the deepest up.
       const highest = resolve(first)
@@ -123,6 +123,22 @@ export async function requireReplaceable(path: string): Promise<void> {
   throw fileErrors.FILE_FAILED(`cannot write ${path}: a device, folder, pipe or socket stands there, wanted a file`, {
     next: 'Give the name of a file.',
   })
+}
+
+/** @returns the highest one that was made */
+async function makeFolders(path: string): Promise<string | undefined> {
+  const make = () => mkdir(path, { recursive: true, mode: 0o755 })
+  try {
+    return await make()
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error
+    // Node.js 20 and 22 say that of a full file system, too: the highest missing one alone fails with the reason.
+    let highest = resolve(path)
+    while ((await stat(dirname(highest)).catch(() => undefined)) === undefined) highest = dirname(highest)
+    await mkdir(highest, { mode: 0o755 })
+    await make()
+    return highest
+  }
 }
 
 async function flush(path: string): Promise<void> {

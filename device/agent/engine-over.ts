@@ -1,5 +1,5 @@
 import { isAddress } from '../../base/address.ts'
-import { humanBytes, KiB, MiB } from '../../base/bytes.ts'
+import { KiB, MiB } from '../../base/bytes.ts'
 import type { Files } from '../../base/durable.ts'
 import { isBistableError } from '../../base/errors.ts'
 import { useHashCrew } from '../../base/hash-crew.ts'
@@ -18,10 +18,11 @@ import { openMqttDoor } from '../doors/mqtt.ts'
 import type { PatienceLimits } from '../doors/patience.ts'
 import { readAhead } from '../doors/read-ahead.ts'
 import { fetchRetained } from '../doors/retained.ts'
-import { installErrors } from '../install/errors.ts'
 import { install, previewInstall } from '../install/install.ts'
 import { slotFault } from '../install/verify.ts'
 import type { SlotDevice } from '../slots/types.ts'
+import type { Taken } from '../space/biggest.ts'
+import { type Space, UNLIMITED } from '../space/space.ts'
 import { keptIndexes } from './kept-sides.ts'
 import type { BootPort, Engine, InstallCall } from './ports.ts'
 import { placesFor } from './reuse-from.ts'
@@ -36,10 +37,6 @@ export interface Slots {
   forVerifying(slot: Slot, image: ImageName): Promise<SlotDevice>
 }
 
-/** Bytes free on the file system of a path. */
-export type Space = (path: string) => Promise<number>
-const unlimited: Space = async () => Number.POSITIVE_INFINITY
-
 /** Imported when asked for: HTTP and TLS cost a start more than a local install reads in the same time. */
 const openHttpDoor = async (url: string, options: HttpDoorOptions): Promise<ByteSource> =>
   (await import('../doors/http.ts')).openHttpDoor(url, options)
@@ -47,7 +44,9 @@ const openHttpDoor = async (url: string, options: HttpDoorOptions): Promise<Byte
 const isBroker = (address: string): boolean => /^mqtts?:/i.test(address)
 
 /** For the records that are written until the release is armed, each beside the one it replaces. */
-const RECORDS_NEED = 128 * KiB
+const RECORDS: Taken = { bytes: 128 * KiB, files: 4 }
+/** For those of a slot that never held a release. */
+const FOLDERS: Taken = { bytes: 32 * KiB, files: 4 }
 
 /** Of a small file: done within half a minute when nobody is there, so that the reason is told before the caller's patience ends. */
 const SMALL_PATIENCE: PatienceLimits = { firstMs: 1000, maxMs: 60_000, tries: 6 }
@@ -58,7 +57,7 @@ export function engineOver(
   data: string,
   files: Files,
   slots: Slots,
-  space: Space = unlimited,
+  space: Space = UNLIMITED,
   reach: () => Promise<Reach> = async () => ({}),
   brokers: Brokers = new Brokers(),
 ): Engine {
@@ -77,16 +76,18 @@ export function engineOver(
     verifyWhole: (source, head, signal, onProgress) =>
       verifyBehindHead(source, head, { signal, onProgress, storedOnly: true }),
     install: async (call) => {
-      await requireSpace(data, call.head, space)
+      const target = otherSlot(call.running)
       return await withOpened(async (opened) => {
+        opened.push({ close: () => space.end() })
+        // Asked before anything is given up: afterwards it would be too late to find that the release cannot be recorded.
+        await space.require(keptFor(call.head), target)
         opened.push(crew())
-        const target = otherSlot(call.running)
         const slot = await bothOpened(opened, (image) => slots.forWriting(target, image))
         const { patch: _, hints, ...rest } = call
         const given = await placesFor({ files, data, slots, opened }, call, true)
         return await install({
           ...{ ...rest, slot, ...given, hintBytes: hints?.bytes ?? 0 },
-          ...steps(files, slotFolder(data, target), call, given.inventory?.read),
+          ...steps(files, slotFolder(data, target), call, given.inventory?.read, space, target),
         })
       })
     },
@@ -125,15 +126,9 @@ export function engineOver(
   }
 }
 
-/** Asked before anything is given up: afterwards it would be too late to find that the release cannot be recorded. */
-async function requireSpace(data: string, head: BundleHead, space: Space): Promise<void> {
-  const free = await space(data)
-  const need = slotFilesSize(head) + RECORDS_NEED
-  if (free < need)
-    throw installErrors.INSTALL_NO_SPACE(
-      `${data} has ${humanBytes(free)} free, ${humanBytes(need)} are needed for what is kept there about a release`,
-      { details: { path: data, free, need } },
-    )
+function keptFor(head: BundleHead): Taken {
+  const { bytes, files } = slotFilesSize(head)
+  return { bytes: bytes + RECORDS.bytes, files: files + RECORDS.files }
 }
 
 /** The data partition's knowledge of the slot follows the slot: void before the first write, complete before arming. */
@@ -142,13 +137,18 @@ function steps(
   folder: string,
   call: InstallCall,
   inventory: (() => Promise<Uint8Array | undefined>) | undefined,
+  space: Space,
+  slot: Slot,
 ): Pick<InstallCall, 'invalidate' | 'beforeArm'> {
   return {
     invalidate: async () => {
       await call.invalidate()
+      space.begin(slot)
+      await space.make(FOLDERS)
       await forgetSlot(files, folder, true)
     },
     beforeArm: async () => {
+      await space.make(keptFor(call.head), () => forgetSlot(files, folder))
       await storeSlot(files, folder, call.head, call.source, call.signal, await inventory?.())
       await call.beforeArm()
     },

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { open, statfs } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
 import { gptPartition } from '../../bootloader/gpt.ts'
@@ -11,6 +11,7 @@ import { slotErrors } from '../slots/errors.ts'
 import { checkNotInUse, findRunningDisk, findSlots, partitionNames } from '../slots/find.ts'
 import { nodeSys } from '../slots/sys.ts'
 import type { SlotDevice, SlotPlace } from '../slots/types.ts'
+import type { Space } from '../space/space.ts'
 import { type BackendEdge, openBackend, openRepairer } from './backends.ts'
 import { bootOver, engineOver, type Slots } from './engine-over.ts'
 import type { GivenPlaces } from './places.ts'
@@ -26,12 +27,8 @@ export const makeEngine = (
   given: GivenPlaces | undefined,
   reach?: () => Promise<Reach>,
   brokers?: Brokers,
-): Engine => engineOver(data, files, slotsOfDevice(given), freeBytes, reach, brokers)
-
-async function freeBytes(path: string): Promise<number> {
-  const { bfree, bsize } = await statfs(path)
-  return bfree * bsize
-}
+  space?: Space,
+): Engine => engineOver(data, files, slotsOfDevice(given), space, reach, brokers)
 
 export function slotsOfDevice(given: GivenPlaces | undefined): Slots {
   const place = async (slot: 'a' | 'b', image: 'boot' | 'rootfs'): Promise<SlotPlace> =>

@@ -48,6 +48,7 @@ export async function runAgent(core: Core, signal: AbortSignal): Promise<void> {
 async function main(core: Core, keepClock: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
   await guarded(core, 'health', () => bringToVerdict(core, signal))
   await guarded(core, 'state', () => keepState(core))
+  await keepRoom(core)
   const { agent } = core.ports.config
   const { activity } = core
   if (agent.channel === undefined) return
@@ -60,6 +61,7 @@ async function main(core: Core, keepClock: () => Promise<unknown>, signal: Abort
     const failed = await guarded(core, 'check', () => poll(core, signal))
     failures = failed === undefined ? 0 : failures + 1
     await guarded(core, 'agent', () => core.apply({ kind: 'checked' }))
+    await keepRoom(core)
     const random = core.ports.random()
     const pause =
       failed === undefined
@@ -76,6 +78,11 @@ const LASTING_FAMILIES: readonly ErrorFamily[] = ['usage', 'policy', 'device']
 async function keepState(core: Core): Promise<void> {
   const committed = core.body.state.name !== 'trying' && (await core.bootState()).primary === core.line.slot
   if (committed) await stateCommitted(core.ports, core.line)
+}
+
+/** In a trial what room there is belongs to the release that is tried. */
+async function keepRoom(core: Core): Promise<void> {
+  if (core.body.state.name !== 'trying') await core.ports.space?.keep()
 }
 
 /** Milliseconds until what is waited for by the clock. */

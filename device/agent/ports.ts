@@ -19,6 +19,7 @@ import type { InstallPlan } from '../install/plan.ts'
 import type { InstallProgress, InstallResult } from '../install/types.ts'
 import type { Power } from '../policy/surroundings.ts'
 import type { SlotFacts } from '../records/record.ts'
+import type { Space } from '../space/space.ts'
 import type { StateOfDevice } from '../state/state.ts'
 import type { Sticks } from '../usb/sticks.ts'
 import type { AddonPort } from './addons.ts'
@@ -203,6 +204,8 @@ export interface Ports {
   readonly engine: Engine
   /** What outlives the slots; undefined where nothing is known of it. */
   readonly state?: Pick<StateOfDevice, 'facts' | 'snapshots' | 'verdict' | 'allowRollBack' | 'committed' | 'prune'>
+  /** Room that is kept for updates; undefined: none is. */
+  readonly space?: Pick<Space, 'keep'>
   readonly processes: Processes
   readonly config: DeviceConfig
   /** What this start had to do without, in the initramfs's words. */

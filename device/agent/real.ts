@@ -13,6 +13,7 @@ import { deviceErrors } from '../errors.ts'
 import { realProbes } from '../health/probes.ts'
 import { RESERVE_FILE, withReserve } from '../records/reserve.ts'
 import { nodeSys } from '../slots/sys.ts'
+import { DataSpace } from '../space/space.ts'
 import { kernelSticks } from '../usb/sticks.ts'
 import { committedNote } from './committed-note.ts'
 import { makeBoot, makeEngine } from './engine.ts'
@@ -50,6 +51,13 @@ export async function realPorts(
   })
   const processes = realProcesses(paths.root)
   const state = makeState(paths, files, processes)
+  const space = new DataSpace({
+    partition: paths.partition,
+    data: paths.data,
+    // What cannot be flushed gives no room, which is seen.
+    flush: () => processes.run(['sync', '-f', paths.partition], SYNC_MS),
+    dropSnapshot: () => state.dropOldest(),
+  })
   const journal = options.daemon && toJournal(config.agent.log, process.env)
   const say = both(
     journal ? (line, level) => out(`${PRIORITY[level]}${line}`) : out,
@@ -62,12 +70,21 @@ export async function realPorts(
     boot: makeBoot(given),
     note: committedNote(paths.data, files),
     engine: withState(
-      withEtc(makeEngine(paths.data, files, given, reach, brokers), paths, config, files, processes, given),
+      withEtc(
+        makeEngine(paths.data, files, given, reach, brokers, space),
+        paths,
+        config,
+        files,
+        processes,
+        given,
+        space,
+      ),
       state,
       paths,
       given,
     ),
     state,
+    space,
     root: paths.root,
     etcRules: paths.etcRules,
     brokers,
@@ -94,6 +111,8 @@ export async function realPorts(
 }
 
 const MAX_NOTES = 16
+/** Slow flash with much to write. */
+const SYNC_MS = 120_000
 
 /** From this version on V8 has the collection that it makes when memory is short, for the asking. */
 const LAST_RESORT_V8 = 12

@@ -9,6 +9,7 @@ import { readIndex } from '../../bundle/reader.ts'
 import { parseRelease } from '../../bundle/release.ts'
 import { type BundleHead, type ChunkIndex, IMAGE_NAMES, type ImageName } from '../../bundle/types.ts'
 import { decodeEnvelope, MAX_ENVELOPE_BYTES } from '../../keys/dsse.ts'
+import type { Taken } from '../space/biggest.ts'
 import type { StoredRelease } from './ports.ts'
 
 /** `/data/bistable/slots/a|b/`: what the device keeps about the content of a slot. */
@@ -58,8 +59,8 @@ export async function storeSlot(
   await writeFileDurably(join(folder, RELEASE), head.envelope, files)
 }
 
-/** Bytes that `storeSlot` takes, in whole blocks. */
-export function slotFilesSize(head: BundleHead): number {
+/** What `storeSlot` takes, in whole blocks. */
+export function slotFilesSize(head: BundleHead): Taken {
   const inventory = head.statement.attachments.find((attachment) => attachment.name === 'inventory')
   const lengths = [
     head.envelope.length,
@@ -68,7 +69,9 @@ export function slotFilesSize(head: BundleHead): number {
     inventory?.length ?? 0,
   ]
   // A folder takes a block, and its parent may need a further one to name it.
-  return lengths.reduce((sum, length) => sum + roundUp(length, BLOCK), 4 * BLOCK)
+  const bytes = lengths.reduce((sum, length) => sum + roundUp(length, BLOCK), 4 * BLOCK)
+  // Each is written beside the one that it replaces, and the folders.
+  return { bytes, files: lengths.length + 4 }
 }
 
 /** The index of what a slot held before it was begun to be overwritten: much of it may still be there. */

@@ -3,6 +3,8 @@ import { join } from 'node:path'
 import type { Files } from '../../base/durable.ts'
 import type { System } from '../../bundle/system.ts'
 import type { Paths } from '../config.ts'
+import type { Taken } from '../space/biggest.ts'
+import type { Space } from '../space/space.ts'
 import { slotsOfDevice } from './engine.ts'
 import type { EtcOfDevice } from './etc.ts'
 import type { GivenPlaces } from './places.ts'
@@ -23,6 +25,7 @@ export function withEtc(
   files: Files,
   processes: Processes,
   given: GivenPlaces | undefined,
+  space: Space,
 ): Engine {
   const load = async (): Promise<EtcOfDevice> => {
     const [{ EtcOfDevice }, { attrTools }, { etcErrors }] = await Promise.all([
@@ -42,7 +45,9 @@ export function withEtc(
         () => true,
         () => false,
       )
-    const around = { running, folders, rules, report, owned: system.owned, files, xattrs: attrTools, flush, inMemory }
+    const where = { running, folders, rules, report, owned: system.owned }
+    const makeRoom = (wanted: Taken) => space.make(wanted)
+    const around = { ...where, files, xattrs: attrTools, flush, inMemory, makeRoom }
     return new EtcOfDevice(around, slotsOfDevice(given), paths.data, files)
   }
   const etc: EtcWork = {

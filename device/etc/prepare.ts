@@ -1,9 +1,11 @@
 import { join } from 'node:path'
+import { KiB, roundUp } from '../../base/bytes.ts'
 import { type Files, writeFileDurably } from '../../base/durable.ts'
 import type { Slot } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import type { Squashfs } from '../../bundle/squashfs/image.ts'
 import type { ReleaseNumber } from '../../bundle/types.ts'
+import type { Taken } from '../space/biggest.ts'
 import { choicesOf, declaredBy, readDeviceRules } from './choices.ts'
 import { decideEtc, type EtcTrees } from './decide.ts'
 import { etcErrors } from './errors.ts'
@@ -30,6 +32,8 @@ export interface EtcSurroundings {
   readonly xattrs: XattrTool
   /** Makes everything written outlive a power cut. */
   readonly flush: () => Promise<void>
+  /** Makes room on the data partition. */
+  readonly makeRoom?: (wanted: Taken) => Promise<void>
   /** True when the running /etc was made in memory for this start: what the device made of it is not in it. */
   readonly inMemory?: () => Promise<boolean>
 }
@@ -115,6 +119,7 @@ export async function prepareEtc(
   signal: AbortSignal,
 ): Promise<EtcReport> {
   const { plan, trees, report } = await planEtc(around, images, signal)
+  await around.makeRoom?.(roomFor(plan, trees))
   const text = Buffer.from(JSON.stringify({ release: formatNumber(target.number), slot: target.slot, ...report }))
   await writeFileDurably(around.report, text.length > MAX_REPORT_BYTES ? shortened(report) : text, around.files)
   const refused = report.findings.filter(({ level }) => level === 'refused')
@@ -140,6 +145,21 @@ export async function prepareEtc(
     signal,
   })
   return report
+}
+
+const BLOCK = 4 * KiB
+/** The report, marks, and folders that grow. */
+const BESIDE = 64 * KiB
+
+/** What the merged tree takes beside the one that it replaces. Pure. */
+export function roomFor({ entries }: EtcPlan, { local, image }: EtcTrees): Taken {
+  const sources = { local, image }
+  let bytes = BESIDE
+  for (const { path, type, from, content } of entries) {
+    const size = content?.length ?? (from === 'made' ? 0 : (sources[from].entries.get(path)?.size ?? 0))
+    bytes += type === 'dir' ? BLOCK : roundUp(size, BLOCK)
+  }
+  return { bytes, files: entries.length + 4 }
 }
 
 const shortened = (report: EtcReport) => Buffer.from(JSON.stringify({ ...report, findings: [] }))

@@ -8,8 +8,9 @@ export const installErrors = defineErrors({
   },
   INSTALL_NO_SPACE: {
     family: 'storage',
-    meaning: 'The data partition lacks room for what is kept there about a release. No slot was touched.',
-    next: 'Free space on the data partition, then install again.',
+    meaning:
+      'The data partition lacks room for what is kept there about a release, beyond what is kept for updates. Nothing was armed.',
+    next: 'Remove some of what the message names, or what else the data partition can do without; then install again.',
   },
   INSTALL_BUDGET: {
     family: 'policy',

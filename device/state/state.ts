@@ -6,6 +6,8 @@ import { systemCode, systemReason } from '../../base/errors.ts'
 import type { Slot } from '../../bootloader/state.ts'
 import type { DeclaredState } from '../../bundle/state.ts'
 import type { Processes } from '../agent/ports.ts'
+import { taken } from '../space/biggest.ts'
+import { MOST_ROOM, ROOM_FILE } from '../space/space.ts'
 import { stateErrors } from './errors.ts'
 import { parseSnapshot, readFacts, readSlotState, type SlotState, type Snapshot, type StateFacts } from './facts.ts'
 import { canRead, snapshotBefore, snapshotsToDrop } from './judge.ts'
@@ -141,6 +143,16 @@ export class StateOfDevice {
     }
   }
 
+  /** Removes the oldest snapshot, for an update that has no room without it; false when there is none. @throws STATE_WRITE_FAILED */
+  async dropOldest(): Promise<boolean> {
+    if ((await this.facts())?.filesystem !== 'btrfs') return false
+    const [oldest] = snapshotsToDrop(await this.snapshots(), Number.POSITIVE_INFINITY, true)
+    if (oldest === undefined) return false
+    await this.#btrfs('subvolume', 'delete', '--commit-after', join(this.#snapshots, oldest.name))
+    await this.#btrfs('subvolume', 'sync', this.#places.partition)
+    return true
+  }
+
   /** Bytes of what stands at `paths` of the running system, as its copies would take them. @throws STATE_UNREADABLE */
   async sizeOf(root: string, paths: readonly string[]): Promise<number> {
     let bytes = 0
@@ -160,9 +172,11 @@ export class StateOfDevice {
     return bytes
   }
 
+  /** Bytes that a trial finds free: where there are few, the initramfs gives up what is kept for updates. */
   async free(): Promise<number> {
     const { bavail, bsize } = await statfs(this.#places.partition)
-    return bavail * bsize
+    const free = bavail * bsize
+    return free < MOST_ROOM ? free + (await taken(join(this.#places.data, ROOM_FILE))).bytes : free
   }
 
   get #snapshots(): string {

@@ -238,7 +238,7 @@ describe('a device that cannot take it', () => {
     const attachments = { inventory: noise(300_000) }
     await refuses(
       await bundleWith({ attachments }),
-      { family: 'storage', code: 'INSTALL_NO_SPACE', says: [/data\/bistable has \d\d KiB free, \d{3} KiB are needed/] },
+      { family: 'storage', code: 'INSTALL_NO_SPACE', says: [/data has \d\d KiB free, \d{3} KiB are needed/] },
       {},
       smallData(64),
     )

@@ -11,7 +11,16 @@ import { have, run } from '../helpers/run.ts'
 const dir = mkdtempSync(join(tmpdir(), 'bistable-hard-data-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 const FUNCTIONS = [
-  ...['prepare_etc', 'make_etc', 'clear_away', 'in_memory', 'carry_owned', 'make_like', 'prepare_var_mounts'],
+  ...[
+    'give_room',
+    'prepare_etc',
+    'make_etc',
+    'clear_away',
+    'in_memory',
+    'carry_owned',
+    'make_like',
+    'prepare_var_mounts',
+  ],
   ...['prepare_var', 'renew_var', 'find_new_var', 'list_var', 'seed_var', 'mount_declared', 'mount_place'],
   ...['stage_data', 'bind_data', 'mount_overlay', 'clean_seeding'],
 ]
@@ -68,6 +77,7 @@ start() {
   echo "start $slot $boot"
   mount -o bind '${base}'/image-$slot $ROOT
   mkdir -p $SEEDING
+  give_room
   prepare_etc
   prepare_var
   mount_declared
@@ -112,6 +122,22 @@ describe.skipIf(!ready)('a data partition without any room', () => {
     const trial = `start a 0.1 committed; stop; ${FILL}\nstart b 0.2 try`
     const ended = play(device('trial'), 256, trial)
     expect([ended.code, ended.said]).toEqual([9, expect.stringContaining('\nfail: /etc cannot be made: no space?\n')])
+  })
+
+  test('a trial gets the room that was kept for it, where there is none besides; no other start does', () => {
+    const log = 'dd if=/dev/zero of=$DATA/log bs=1k 2>/dev/null'
+    const room = 'mkdir -p $DATA/bistable; dd if=/dev/urandom of=$DATA/bistable/room bs=1k count=100 2>/dev/null'
+    const there = '[ ! -e $DATA/bistable/room ] || echo kept'
+    const begin = `start a 0.1 committed; stop; ${room}`
+    const full = `${begin}; ${log}\nstart a 0.1 committed; stop; ${there}\nstart b 0.2 try; ${there}; cat $ROOT/etc/motd $ROOT/var/lib/b`
+    expect(play(device('room'), 256, full)).toEqual({
+      code: 0,
+      said: 'start a committed\nstart a committed\nkept\nstart b try\nb\nb\n',
+    })
+    // With 16 MiB besides.
+    const ample = `${begin}\nstart b 0.2 try; ${there}`
+    expect(play(device('ample'), 17 * 1024, ample).said).toBe('start a committed\nstart b try\nkept\n')
+    expect(play(device('scarce'), 16 * 1024, ample).said).toBe('start a committed\nstart b try\n')
   })
 
   test('an /etc that is made anew at every boot is made in memory, with what the device owns', () => {
