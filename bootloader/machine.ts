@@ -166,6 +166,15 @@ export function adopt(state: BootState, slot: Slot): BootState {
 }
 
 /**
+ * Makes `slot` the primary because a person says so: it runs and is no spare, which is where a device ends whose primary
+ * cannot be loaded while the other slot holds what was never committed. Throws BOOT_STATE_INVALID when it is the primary.
+ */
+export function vouch(state: BootState, slot: Slot): BootState {
+  if (slot === state.primary) throw bootErrors.BOOT_STATE_INVALID(`slot ${slot} is the primary already`)
+  return next(state, { primary: slot, trial: undefined, left: 0, spare: false })
+}
+
+/**
  * Asks to return to the spare: it goes on trial like any release, so a spare that does not come up cannot strand the
  * device. Throws BOOT_NO_SPARE when there is none.
  */

@@ -1,7 +1,7 @@
 import { isAddress } from '../../base/address.ts'
 import type { Sha256 } from '../../base/bytes.ts'
 import { isBistableError } from '../../base/errors.ts'
-import { adopt, arm, disarm } from '../../bootloader/machine.ts'
+import { adopt, arm, disarm, vouch } from '../../bootloader/machine.ts'
 import { DEFAULT_TRIES, otherSlot, type Slot } from '../../bootloader/state.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { checkApplies } from '../../bundle/policy.ts'
@@ -288,7 +288,7 @@ async function requireSteady(core: Core): Promise<void> {
   }
 }
 
-/** A person vouches for the running slot: commits a try, or adopts a spare that was booted by hand. */
+/** A person vouches for the running slot: commits a try, or makes primary what runs because the primary does not, or by hand. */
 export async function commitNow(core: Core): Promise<string> {
   const { slot } = core.line
   if (core.body.state.name === 'trying') {
@@ -303,7 +303,7 @@ export async function commitNow(core: Core): Promise<string> {
   }
   const boot = await core.bootState()
   if (boot.primary === slot) return `slot ${slot} is committed already`
-  await core.ports.boot.write(adopt(boot, slot))
+  await core.ports.boot.write(boot.spare ? adopt(boot, slot) : vouch(boot, slot))
   await core.keepNote()
   const at = core.now().wall
   await core.update((body) => addOutcome(body, { at, what: 'commit', ok: true, message: `slot ${slot} was adopted` }))

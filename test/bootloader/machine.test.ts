@@ -16,6 +16,7 @@ import {
   refuse,
   renew,
   rollBack,
+  vouch,
 } from '../../bootloader/machine.ts'
 import { type BootState, otherSlot, type Slot } from '../../bootloader/state.ts'
 
@@ -69,6 +70,7 @@ describe('moves', () => {
     expect(() => refuse(fresh, 'b')).toThrow(code('BOOT_REFUSE_NOT_TRIED'))
     expect(() => rollBack(fresh)).toThrow(code('BOOT_NO_SPARE'))
     expect(() => adopt(fresh, 'b')).toThrow(code('BOOT_NO_SPARE'))
+    expect(() => vouch(fresh, 'a')).toThrow(code('BOOT_STATE_INVALID'))
     expect(() => adopt({ ...fresh, spare: true }, 'a')).toThrow(code('BOOT_NO_SPARE'))
     expect(() => claim({ ...fresh, generation: MAX_GENERATION })).toThrow(code('BOOT_GENERATION_SPENT'))
     expect(() => checkState({ ...fresh, trial: 'a' })).toThrow(code('BOOT_STATE_INVALID'))

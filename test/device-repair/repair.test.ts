@@ -442,6 +442,19 @@ describe('a medium that has lost sectors', () => {
   })
 })
 
+it('what runs because the primary cannot be loaded is made primary by a person, spare or not', async () => {
+  for (const other of [{ trial: 'b', left: 0 }, { spare: true }, {}] as const) {
+    const made = await device(state(other), 'slot=b boot=fallback left=0 why=image-unreadable')
+    if (!('spare' in other)) {
+      // Nothing by itself: it may be what failed its health.
+      await made.run(['health'])
+      expect(await made.bootState()).toMatchObject({ primary: 'a', ...other })
+    }
+    expect(await made.run(['commit'])).toMatchObject({ exit: 0 })
+    expect(await made.bootState()).toMatchObject({ primary: 'b', trial: undefined, left: 0, spare: false })
+  }
+})
+
 it('reads of the partition fail by name when it is not there', async () => {
   const made = await TestDevice.make(lab.base, lab.program, { missing: 'bootstate' })
   expect((await made.run(['repair', '--json'])).json).toMatchObject({ error: { code: 'BOOT_STATE_READ' } })
