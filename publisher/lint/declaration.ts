@@ -41,6 +41,14 @@ export async function lintSystem(tree: MergedTree, report: Report): Promise<Syst
         SYSTEM_PATH,
         "a development release: 'bistable unlock' makes /usr writable; do not ship it",
       )
+    // The kernel's own default, and the bootloader's panic=5 stands in front: the last one counts.
+    if (/^panic=0*$/.test(checked.system.kernelArgs.findLast((arg) => arg.startsWith('panic=')) ?? ''))
+      report(
+        'error',
+        'panic-halts',
+        SYSTEM_PATH,
+        'panic=0: a kernel that panicked would stand still, and no try would end',
+      )
     return checked.system
   }
   for (const problem of checked.problems) report('error', 'system-invalid', SYSTEM_PATH, problem)

@@ -111,6 +111,13 @@ describe('lint', () => {
       ['error system-invalid /usr/lib/bistable/system.json'],
     ],
     [
+      'a kernel that halts when it panics',
+      (s) => {
+        s['usr/lib/bistable/system.json'] = '{"product":"demo","hardware":["x"],"kernelArgs":["panic=9","panic=0"]}'
+      },
+      ['error panic-halts /usr/lib/bistable/system.json'],
+    ],
+    [
       'root.json that is no envelope',
       (s) => {
         s['usr/lib/bistable/root.json'] = '{}'
