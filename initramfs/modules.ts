@@ -7,6 +7,16 @@ import { initramfsErrors } from './errors.ts'
 /** Every one of these must be there or built into the kernel. */
 export const REQUIRED_MODULES = ['dm_mod', 'dm_verity', 'sha256_generic', 'squashfs', 'ext4'] as const
 
+/** Linux 6.17 has its SHA-256, for all processors, in a module of another name (commit e96cb9507f2d). */
+const RENAMED: Readonly<Record<string, string>> = { sha256_generic: 'sha256' }
+
+/** The names that a wanted module may have, as `moduleName` gives them, in the order in which they are looked for. */
+export function namesOfModule(wanted: string): readonly string[] {
+  const name = moduleName(wanted)
+  const renamed = RENAMED[name]
+  return renamed === undefined ? [name] : [name, renamed]
+}
+
 /** Taken where the kernel has them: faster digests, and the CRC that ext4 asks for by a name nobody can look up there. */
 export const USUAL_MODULES = [
   ...['sha256_ssse3', 'sha256_ni', 'sha256_arm64', 'sha2_ce', 'crc32c_generic', 'crc32c_intel', 'crc32c'],
@@ -67,10 +77,11 @@ export function loadOrder(tables: ModuleTables, required: readonly string[], usu
     order.add(path)
   }
   const missing: string[] = []
-  for (const name of required.map(moduleName)) {
-    const path = paths.get(name)
+  for (const wanted of required) {
+    const names = namesOfModule(wanted)
+    const path = names.map((name) => paths.get(name)).find((found) => found !== undefined)
     if (path !== undefined) add(path)
-    else if (!builtin.has(name)) missing.push(name)
+    else if (!names.some((name) => builtin.has(name))) missing.push(moduleName(wanted))
   }
   if (missing.length > 0)
     throw initramfsErrors.INITRAMFS_MODULE_MISSING(`the kernel has no ${missing.join(', no ')}`, {

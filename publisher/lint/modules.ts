@@ -1,4 +1,4 @@
-import { MAX_MODULE } from '../../initramfs/modules.ts'
+import { MAX_MODULE, namesOfModule } from '../../initramfs/modules.ts'
 import type { MergedTree, TreeEntry, TreeNode } from '../tree.ts'
 import { isFile, moduleName, moduleOfPath, moduleVersions, parseModulesDep } from './kernel.ts'
 import { type ModuleFacts, readModule, unpackAnyModule } from './module-file.ts'
@@ -144,8 +144,9 @@ async function neededFiles(
   )
   const files = new Set<string>()
   for (const name of new Set(needed.map(moduleName))) {
-    if (builtin.has(name)) continue
-    const own = modules.get(name)
+    const names = namesOfModule(name)
+    if (names.some((one) => builtin.has(one))) continue
+    const own = names.map((one) => modules.get(one)).find((found) => found !== undefined)
     if (own === undefined)
       report('error', 'module-missing', `/${path}`, `module ${name}, needed to start, is neither there nor built in`)
     for (const file of own ?? []) files.add(file)

@@ -198,6 +198,16 @@ describe('modules', () => {
     expect(loadOrder({ dep, builtin: '', softdep }, ['btrfs'], [])).toEqual(order)
   })
 
+  test('the digest of a kernel from 6.17 on is found under its new name', () => {
+    const dep = 'kernel/crypto/sha256.ko.xz: kernel/lib/crypto/libsha256.ko.xz\nkernel/lib/crypto/libsha256.ko.xz:\n'
+    const tables = { dep, builtin: '', softdep: '' }
+    expect(loadOrder(tables, ['sha256_generic'], [])).toEqual([
+      ...['kernel/lib/crypto/libsha256.ko.xz', 'kernel/crypto/sha256.ko.xz'],
+    ])
+    expect(loadOrder({ ...tables, dep: '', builtin: 'kernel/crypto/sha256.ko\n' }, ['sha256_generic'], [])).toEqual([])
+    expect(() => loadOrder({ ...tables, dep: '' }, ['sha256_generic'], [])).toThrow(code('INITRAMFS_MODULE_MISSING'))
+  })
+
   test('a frame without a size, and xz, are refused', () => {
     const path = join(dir, 'x')
     writeFileSync(path, 'module')

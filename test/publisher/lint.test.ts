@@ -25,6 +25,15 @@ describe('lint', () => {
     expect(fit.root.version).toBe(1)
   })
 
+  it('finds nothing wrong with a kernel from 6.17 on, whose digest has another name', async () => {
+    const renamed = await problems((specs) => {
+      const path = `usr/lib/modules/${VERSION}/modules.builtin`
+      specs[path] = String(specs[path]).replace('sha256_generic.ko', 'sha256.ko')
+      expect(specs[path]).toContain('/sha256.ko')
+    })
+    expect(renamed).toEqual([])
+  })
+
   const modules = `usr/lib/modules/${VERSION}`
   const cases: [string, (specs: Record<string, Spec>) => void, string[]][] = [
     ['no kernel', (s) => delete s[`boot/vmlinuz-${VERSION}`], ['error kernel-missing /boot']],
