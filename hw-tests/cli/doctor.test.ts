@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
@@ -36,6 +36,24 @@ describe('doctor', () => {
     expect(readFileSync(power, 'utf8').trim()).toBe('off')
   })
 
+  it('a system that waits at its login prompt, without a line end, is up; medium, stick and network are in order', async () => {
+    const configfs = join(folder, 'configfs')
+    mkdirSync(join(configfs, 'usb_gadget'), { recursive: true })
+    const storage = { driver: 'usb-gadget', image: join(folder, 'card'), controller: 'udc0', configfs } as const
+    const { place } = await lab('login', { storage, stick: storage })
+    const facts = await examine(place, open(place), TIMES)
+    expect(facts.states).toEqual(['firmware', 'bootloader', 'kernel', 'userspace'])
+    expect(diagnose(facts).map(({ part, ok, text }) => [part, ok, text])).toEqual([
+      ['tools', true, 'all programs are here'],
+      ['storage', true, 'the medium comes to this machine and goes back (usb-gadget)'],
+      ['storage', true, 'the stick comes to this machine and goes back (usb-gadget)'],
+      ['network', true, "the tests' servers can listen on 127.0.0.1"],
+      ['power', true, 'off is silent, and answers nothing'],
+      ['console', true, expect.stringMatching(/^\d+ bytes of text/)],
+      ['boot', true, 'seen: firmware, bootloader, kernel, userspace'],
+    ])
+  })
+
   const SICK: readonly (readonly [string, string, Partial<BoardPlace>, string, RegExp])[] = [
     ['a console without a word', 'silent', {}, '', /^console: no byte came after power-on: TX and RX swapped/],
     ['another baud rate', 'garbage', {}, '', /^console: \d+ of \d+ bytes are no text: another baud rate/],
@@ -44,7 +62,28 @@ describe('doctor', () => {
       'other-outlet',
       {},
       '',
-      /^power: \d+ bytes came while the power was off: the outlet is another/,
+      /^power: \d+ bytes came while the power was off, where a line end was typed: the outlet is another/,
+    ],
+    [
+      'a system that was never off, and is idle',
+      'always-on',
+      {},
+      '',
+      /^power: \d+ bytes came while the power was off, where a line end was typed: /,
+    ],
+    [
+      'a medium that does not come',
+      'good',
+      { storage: { driver: 'usb-gadget', image: 'x', controller: 'udc0', configfs: '/proc/no-such-configfs' } },
+      '',
+      /^storage: no USB gadget in /,
+    ],
+    [
+      'a network that this machine is not in',
+      'good',
+      { serverListen: '192.0.2.7' },
+      '',
+      /^network: no web server on 192.0.2.7: .*EADDRNOTAVAIL/,
     ],
     ['a system that panics', 'panics', {}, '', /^boot: it ended in panic .*Unable to mount root fs/],
     ['a dead outlet', 'good', {}, 'echo no route to host >&2; exit 1', /^power: .*no route to host/],
@@ -74,7 +113,8 @@ describe('doctor', () => {
   for (const [what, health, more, script, words] of SICK)
     it(`says what is wrong: ${what}`, async () => {
       const { place } = await lab(health, more, script)
-      const times = ['silent', 'garbage', 'other-outlet'].includes(health) ? ENDLESS : TIMES
+      const never = ['other-outlet', 'always-on'].includes(health)
+      const times = never ? { ...ENDLESS, bootMs: 100 } : ['silent', 'garbage'].includes(health) ? ENDLESS : TIMES
       expect(wrong(await examine(place, open(place), times))).toMatch(words)
     })
 })

@@ -4,7 +4,7 @@ import { Decoder } from '../harness/decoder.ts'
 import { LabError } from '../harness/lab-error.ts'
 import type { Place } from '../places/index.ts'
 import { missingTools } from '../places/index.ts'
-import type { Patient } from './patient.ts'
+import type { Check, Patient } from './patient.ts'
 
 /** `npm run hil -- doctor PLACE`: looks at wiring, power, console and boot, and says what is wrong. */
 
@@ -15,7 +15,9 @@ export interface Facts {
   /** Undefined when it went well; else what the driver said, or how the console went away while the board was on. */
   readonly consoleError: string | undefined
   readonly powerError: string | undefined
-  /** Bytes on the console in the last moment of the time without power. */
+  /** What else the tests need, each with what is wrong with it. */
+  readonly checked: readonly (Pick<Check, 'part' | 'text'> & { readonly error: string | undefined })[]
+  /** Bytes on the console in the last moment of the time without power, after a line end was typed. */
   readonly bytesOff: number
   /** Bytes after power-on, and how many of them no console text has. */
   readonly bytesOn: number
@@ -27,10 +29,13 @@ export interface Facts {
 }
 
 export interface Finding {
-  readonly part: 'tools' | 'console' | 'power' | 'boot'
+  readonly part: 'tools' | 'console' | 'power' | 'boot' | Check['part']
   readonly ok: boolean
   readonly text: string
 }
+
+/** A line that goes on does so before. */
+const PROMPT_MS = 1_000
 
 const GOAL: readonly BootState[] = ['bootloader', 'kernel', 'userspace']
 
@@ -45,15 +50,16 @@ export function diagnose(facts: Facts): readonly Finding[] {
   tell('tools', true, 'all programs are here')
   if (facts.consoleError !== undefined) tell('console', false, facts.consoleError)
   if (facts.powerError !== undefined) tell('power', false, facts.powerError)
+  for (const { part, text, error } of facts.checked) tell(part, error === undefined, error ?? text)
   if (facts.consoleError !== undefined || facts.powerError !== undefined) return findings
 
   if (facts.bytesOff > 0)
     tell(
       'power',
       false,
-      `${facts.bytesOff} bytes came while the power was off: the outlet is another board's, the console is another board's, or the board is fed through its serial adapter or USB`,
+      `${facts.bytesOff} bytes came while the power was off, where a line end was typed: the outlet is another board's, the console is another board's or sends back what it gets, or the board is fed through its serial adapter or USB`,
     )
-  else tell('power', true, 'off is silent')
+  else tell('power', true, 'off is silent, and answers nothing')
 
   if (facts.bytesOn === 0) {
     tell(
@@ -74,7 +80,12 @@ export function diagnose(facts: Facts): readonly Finding[] {
   const way = facts.states.length === 0 ? 'nothing known' : facts.states.join(', ')
   const reached = GOAL.filter((state) => facts.states.includes(state))
   const last = facts.states.at(-1)
-  if (last === 'userspace') tell('boot', true, `seen: ${way}`)
+  if (last === 'userspace')
+    tell(
+      'boot',
+      true,
+      `seen: ${way}${facts.states.length === 1 ? ' (firmware, boot loader and kernel say nothing)' : ''}`,
+    )
   else if (last === 'panic' || last === 'emergency' || last === 'initramfs-failed')
     tell('boot', false, `it ended in ${last} (seen: ${way}); last line: ${facts.lastLine}`)
   else
@@ -96,8 +107,10 @@ export interface DoctorTimes {
 export async function examine(place: Place, open: () => Promise<Patient>, times: DoctorTimes): Promise<Facts> {
   const seen = new Observation()
   const missing = missingTools(place.tools, process.env['PATH'] ?? '')
+  const checked: { part: Check['part']; text: string; error: string | undefined }[] = []
   const facts = (errors: { consoleError?: string; powerError?: string }, bytesOff: number): Facts => ({
     missing,
+    checked,
     consoleError: errors.consoleError,
     powerError: errors.powerError,
     bytesOff,
@@ -117,7 +130,11 @@ export async function examine(place: Place, open: () => Promise<Patient>, times:
       await patient.off()
       // What was under way, and what capacitors keep alive, is not counted.
       await sleep(patient.offMs)
+      for (const { part, text, run } of patient.checks)
+        checked.push({ part, text, error: await run().then(() => undefined, message) })
       seen.restart()
+      // A system that has nothing to say is silent, too; one that waits for somebody answers.
+      patient.write(Buffer.from('\r'))
       await sleep(times.silenceMs)
       const bytesOff = seen.bytes
       seen.restart()
@@ -149,6 +166,7 @@ class Observation {
   #states: BootState[] = []
   #last = ''
   #decoder = new Decoder()
+  #lastAt = 0
   #ended: string | undefined
 
   /** How the console went away, and what it had said by then. */
@@ -165,6 +183,8 @@ class Observation {
   /** Nothing more is to be learnt: the system is up, has given up, or cannot be heard any more. */
   get done(): boolean {
     if (this.#ended !== undefined) return true
+    // A login prompt has no line end: it is one when nothing comes behind it.
+    if (Date.now() - this.#lastAt > PROMPT_MS) this.#read(this.#decoder.partial)
     return ['userspace', 'panic', 'emergency', 'initramfs-failed'].includes(this.#states.at(-1) ?? '')
   }
 
@@ -180,16 +200,19 @@ class Observation {
 
   take(bytes: Buffer): void {
     this.#first ??= Date.now() - this.#since
+    this.#lastAt = Date.now()
     this.bytes += bytes.length
     for (const byte of bytes)
       if ((byte < 0x20 && ![7, 8, 9, 10, 13, 27].includes(byte)) || byte >= 0x80) this.#strange++
-    for (const line of this.#decoder.take(bytes)) {
-      if (line.trim() !== '') this.#last = line.slice(0, 200)
-      const event = readLine(line)
-      if (event === undefined) continue
-      const state = nextState(this.#states.at(-1) ?? 'off', event)
-      if (state !== (this.#states.at(-1) ?? 'off')) this.#states.push(state)
-    }
+    for (const line of this.#decoder.take(bytes)) this.#read(line)
+  }
+
+  #read(line: string): void {
+    if (line.trim() !== '') this.#last = line.slice(0, 200)
+    const event = readLine(line)
+    if (event === undefined) return
+    const state = nextState(this.#states.at(-1) ?? 'off', event)
+    if (state !== (this.#states.at(-1) ?? 'off')) this.#states.push(state)
   }
 
   facts() {

@@ -1,14 +1,17 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { openBootMode } from '../drivers/boot-mode.ts'
 import { openConsolePort } from '../drivers/console.ts'
 import { openPower } from '../drivers/power.ts'
+import { openStorage, type StorageWiring } from '../drivers/storage.ts'
 import { copyImage } from '../harness/disk.ts'
 import { openKit } from '../harness/kit.ts'
 import { LabError } from '../harness/lab-error.ts'
 import type { Machine, Modem } from '../harness/machine.ts'
 import { startQemu } from '../harness/qemu.ts'
-import { chooseStore, hold } from '../lease/hold.ts'
+import { TestServer } from '../harness/server.ts'
+import { chooseStore, hold, type SharedLease } from '../lease/hold.ts'
 import type { Place } from '../places/index.ts'
 
 /** A place in the hands of a person or of the doctor: its console and its power, one by one. */
@@ -26,7 +29,16 @@ export interface Patient {
   off(): Promise<void>
   /** Milliseconds that the power must be off to be off. */
   readonly offMs: number
+  /** What else the tests need of the place; the power must be off. Each ends with a LabError when it is not in order. */
+  readonly checks: readonly Check[]
   close(): Promise<void>
+}
+
+export interface Check {
+  readonly part: 'storage' | 'network'
+  /** Said when it is in order. */
+  readonly text: string
+  run(): Promise<void>
 }
 
 export interface PatientOptions {
@@ -56,6 +68,7 @@ async function emulated(place: Extract<Place, { kind: 'qemu' }>): Promise<Patien
   }
   return {
     offMs: 0,
+    checks: [],
     modem: undefined,
     open: async () => {},
     onData: (to) => {
@@ -90,6 +103,7 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
   const lease = await hold(chooseStore(process.env), place.name, { say: options.say })
   lease.signal.addEventListener('abort', () => options.onLost(lease.signal.reason))
   const power = openPower(place.power)
+  const bootMode = place.bootMode === undefined ? undefined : openBootMode(place.bootMode)
   let console: Awaited<ReturnType<typeof openConsolePort>> | undefined
   let take: (bytes: Buffer) => void = () => {}
   let tell: (why: string) => void = () => {}
@@ -100,6 +114,15 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
   }
   return {
     offMs: place.offMs ?? 2000,
+    checks: [
+      ...(place.storage === undefined ? [] : [medium('medium', place.storage, lease)]),
+      ...(place.stick === undefined ? [] : [medium('stick', place.stick, lease)]),
+      {
+        part: 'network',
+        text: `the tests' servers can listen on ${place.serverListen}`,
+        run: async () => (await TestServer.start(place.serverAddress, place.serverListen)).close(),
+      },
+    ],
     get modem() {
       return console?.modem
     },
@@ -122,13 +145,32 @@ async function onTheBench(place: Extract<Place, { kind: 'board' }>, options: Pat
       console.port.write(bytes)
     },
     state: () => power.state(),
-    on: order(() => power.on()),
+    on: order(async () => {
+      if (place.mode !== undefined) await bootMode?.set(place.mode)
+      await power.on()
+    }),
     off: order(() => power.off()),
     close: async () => {
       closing = true
       console?.port.destroy()
       await power.close()
+      await bootMode?.close()
       await lease.release()
+    },
+  }
+}
+
+/** Takes it here and gives it back; a stick is pulled then, as tests begin without one. */
+function medium(name: 'medium' | 'stick', wiring: StorageWiring, lease: SharedLease): Check {
+  return {
+    part: 'storage',
+    text: `the ${name} comes to this machine and goes back (${wiring.driver})`,
+    run: async () => {
+      lease.check()
+      const storage = openStorage(wiring)
+      await storage.toHost()
+      await storage.toBoard()
+      if (name === 'stick') await storage.pull()
     },
   }
 }

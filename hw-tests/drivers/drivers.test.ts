@@ -223,7 +223,12 @@ describe('power: every driver keeps the contract', () => {
       'gpiochip0',
       '4=1',
     ])
-    expect(gpiosetArguments('gpioset (libgpiod) v2.2.1', 'gpiochip0', 4, 0)).toEqual(['--chip', 'gpiochip0', '4=0'])
+    expect(gpiosetArguments('gpioset (libgpiod) v2.2.1', 'gpiochip0', 4, 0)).toEqual([
+      '--banner',
+      '--chip',
+      'gpiochip0',
+      '4=0',
+    ])
     expect(() => gpiosetArguments('gpioset v3', 'gpiochip0', 4, 0)).toThrow(LabError)
   })
 })

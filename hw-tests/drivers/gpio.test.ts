@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
@@ -31,8 +31,11 @@ const startOf = (pid: number) => {
 // Holds its line like gpioset 2.x: one at a time, until it is told to end.
 const GPIOSET = `
 [ "$1" = --version ] && { echo "gpioset (libgpiod) v2.2.1"; exit; }
+[ "$1" = --banner ] || exit 2
+shift
 mkdir "$STATE.$2.held" 2>/dev/null || { echo "gpioset: unable to request lines on chip '$2': Device or resource busy" >&2; exit 1; }
 echo "$3" >"$STATE"
+echo "Setting line '$3'..."
 trap 'rmdir "$STATE.$2.held"; echo none >"$STATE"; exit 0' TERM
 while :; do sleep 0.05; done`
 
@@ -52,7 +55,7 @@ describe('GPIO lines', () => {
   })
 
   it("whose holder was killed are nobody's, and can be had again; a run that is killed lets go of its own", async () => {
-    const HOLDS = '[ "$1" = --version ] && { echo v2.2.1; exit; }; echo $$ >"$STATE.pid"; exec sleep 1000'
+    const HOLDS = '[ "$1" = --version ] && { echo v2.2.1; exit; }; echo $$ >"$STATE.pid"; echo; exec sleep 1000'
     await standIns.program(bin, 'gpioset', HOLDS)
     const line = gpioLine('gpiochip2', 5)
     await line.set(1)
@@ -73,14 +76,26 @@ await gpioLine('gpiochip2', 5).set(1); console.log('held'); setInterval(() => {}
     await expect.poll(() => startOf(its)).toBeUndefined()
   })
 
+  it('held by gpioset 1.x are had when it has not refused after a second', async () => {
+    const OLD = `[ "$1" = --version ] && { echo v1.6.3; exit; }; [ "$1" = --mode=signal ] || exit 2
+[ -e "$STATE.stuck" ] && { sleep 0.4; echo busy >&2; exit 1; }; exec sleep 1000`
+    await standIns.program(bin, 'gpioset', OLD)
+    const line = gpioLine('gpiochip3', 1)
+    await line.set(1)
+    expect(line.level()).toBe(1)
+    writeFileSync(join(bin, 'gpioset.state.stuck'), '')
+    await expect(line.set(0)).rejects.toThrow(/does not hold gpiochip3 line 1: ended with 1 busy/)
+    expect(line.level()).toBeUndefined()
+  })
+
   it('straps choose what the board boots from', async () => {
     await standIns.program(bin, 'gpioset', GPIOSET.replaceAll('$2.held', '$3.held'))
     const modes = { sd: [1, 0], emmc: [0, 1], odd: [1] } as const
     const straps = openBootMode({ driver: 'gpio', chip: 'gpiochip1', lines: [3, 4], modes })
     await straps.set('emmc')
     expect(log('gpioset').filter((line) => line.includes('gpiochip1'))).toEqual([
-      '--chip gpiochip1 3=0',
-      '--chip gpiochip1 4=1',
+      '--banner --chip gpiochip1 3=0',
+      '--banner --chip gpiochip1 4=1',
     ])
     await expect(straps.set('odd')).rejects.toThrow(/1 levels for 2 lines/)
     await expect(straps.set('nand')).rejects.toThrow(/no boot mode nand; there are: sd, emmc, odd/)

@@ -15,14 +15,16 @@ export interface GpioLine {
   release(): Promise<void>
 }
 
-/** How long a `gpioset` that cannot have its line takes to say so. */
-const REFUSAL_MS = 300
+/** How long a `gpioset` 1.x that cannot have its line takes to say so: it says nothing when it has it. */
+const REFUSAL_MS = 1_000
+/** How long one of 2.x takes to say that it has it. */
+const BANNER_MS = 10_000
 
 /** Arguments that hold a line, for the version that `gpioset --version` printed. Pure. @throws LabError */
 export function gpiosetArguments(version: string, chip: string, line: number, level: 0 | 1): readonly string[] {
   const major = /v?(\d+)\.\d+/.exec(version)?.[1]
   if (major === '1') return ['--mode=signal', chip, `${line}=${level}`]
-  if (major === '2') return ['--chip', chip, `${line}=${level}`]
+  if (major === '2') return ['--banner', '--chip', chip, `${line}=${level}`]
   throw new LabError(`gpioset printed the version "${version.trim().slice(0, 60)}", 1.x or 2.x was wanted`)
 }
 
@@ -46,7 +48,7 @@ export function gpioLine(chip: string, line: number, program = 'gpioset'): GpioL
       await release()
       // A run that is killed lets go of its lines: else nobody could have them.
       const dies = ['--pdeathsig', 'TERM', '--', program]
-      const child = spawn('setpriv', [...dies, ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
+      const child = spawn('setpriv', [...dies, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
       let told = ''
       child.stderr.on('data', (bytes: Buffer) => {
         told = (told + bytes.toString()).slice(-500)
@@ -55,8 +57,17 @@ export function gpioLine(chip: string, line: number, program = 'gpioset'): GpioL
         child.on('error', (error) => resolve(error.message))
         child.on('close', (code) => resolve(`ended with ${code}`))
       })
-      const early = await Promise.race([ended, sleep(REFUSAL_MS)])
-      if (early !== undefined) throw new LabError(`gpioset does not hold ${chip} line ${line}: ${early} ${told}`.trim())
+      const speaks = args.includes('--banner')
+      const held = new Promise<undefined>((resolve) => child.stdout.once('data', () => resolve(undefined)))
+      const silent = sleep(speaks ? BANNER_MS : REFUSAL_MS, speaks ? 'it does not say that it does' : undefined)
+      const early = await Promise.race([ended, held, silent])
+      if (early === undefined) {
+        // More than its banner is not read.
+        child.stdout.resume()
+      } else {
+        child.kill('SIGKILL')
+        throw new LabError(`gpioset does not hold ${chip} line ${line}: ${early} ${told}`.trim())
+      }
       holder = child
       now = level
       child.once('close', () => {

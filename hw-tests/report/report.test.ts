@@ -18,7 +18,7 @@ const folder = mkdtempSync(join(tmpdir(), 'bistable-report-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
 const TOLD: readonly [number, string][] = [
-  [1200, 'BdsDxe: starting Boot0001 "UEFI <disk> & more"'],
+  [1200, 'BdsDxe: starting Boot0001 "UEFI <disk> & more – größer"'],
   [2000, 'bistable: boot slot=b boot=try left=2 why=ok'],
   [2500, '[    0.000000] Linux version 6.1.0'],
   [9000, '[   6.0] Kernel panic - not syncing: VFS'],
