@@ -13,7 +13,7 @@ export { type BootEvent, type BootState, readLine } from './harness/boot-states.
 export { TestBroker } from './harness/broker.ts'
 export { Console, type TimedEvent } from './harness/console.ts'
 export { Dut, type DutOptions } from './harness/dut.ts'
-export { type Begin, expect, hil, type OwnDevice, type OwnDut, seconds } from './harness/hil.ts'
+export { type Begin, expect, hil, type OwnBench, type OwnDevice, type OwnDut, seconds } from './harness/hil.ts'
 export { DutError, LabError } from './harness/lab-error.ts'
 export type { Machine, Modem } from './harness/machine.ts'
 export { type DiskFault, type QemuOptions, startQemu } from './harness/qemu.ts'

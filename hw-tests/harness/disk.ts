@@ -16,9 +16,14 @@ export interface Partition {
 const SECTOR = 512
 const PIECE = 1024 * 1024
 
-/** Copies an image with its holes. */
+/** Copies an image with its holes. @throws LabError */
 export async function copyImage(from: string, to: string): Promise<void> {
-  await promisify(execFile)('cp', ['--sparse=always', '--reflink=auto', from, to])
+  await promisify(execFile)('cp', ['--sparse=always', '--reflink=auto', from, to]).catch(broken)
+}
+
+/** A disk of this machine that is full says nothing about the device. */
+function broken(cause: unknown): never {
+  throw new LabError(cause instanceof Error ? cause.message : '', { cause })
 }
 
 /** The used entries of the GPT at the start of a disk. Pure. @throws LabError */
@@ -108,8 +113,8 @@ export async function startOfFile(image: string, name: string, file: string, len
   return stdout.subarray(0, length)
 }
 
-/** A stick: an ext4 file system with the files of a folder. */
+/** A stick: an ext4 file system with the files of a folder. @throws LabError */
 export async function makeStick(image: string, folder: string, mib: number): Promise<void> {
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
-  await promisify(execFile)('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', folder, image, `${mib}M`], { env })
+  await promisify(execFile)('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', folder, image, `${mib}M`], { env }).catch(broken)
 }

@@ -12,6 +12,7 @@ import { copyImage } from './disk.ts'
 import { Dut, type DutOptions } from './dut.ts'
 import { openKit } from './kit.ts'
 import { DutError, LabError } from './lab-error.ts'
+import type { Machine } from './machine.ts'
 import type { DiskFault } from './qemu.ts'
 import { nextHealth, quarantineText, readHealth, writeHealth } from './quarantine.ts'
 import { leaveRecord } from './record.ts'
@@ -42,12 +43,25 @@ const BOOT_MS = 300_000
 
 /** Makes the device of each test. `folder` is the test file's own, removed behind it. */
 export interface OwnDevice {
-  readonly make?: (bench: { readonly folder: string; readonly httpPort: number }) => Promise<OwnDut>
+  readonly make?: (bench: OwnBench) => Promise<OwnDut>
+}
+
+export interface OwnBench {
+  readonly folder: string
+  readonly httpPort: number
+  /** On a place of `HIL_PLACES`: its power and its console, leased, for `machine`. */
+  readonly powerOn?: () => Promise<Machine>
 }
 
 export interface OwnDut extends Omit<DutOptions, 'transcript'> {
   /** Ends when the device is where its tests begin, such as after a login. */
   readonly ready?: (dut: Dut) => Promise<void>
+}
+
+/** What a call of the system or a program of this machine could not do is nothing that the device did. */
+function ofTheLab(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof LabError || error instanceof DutError) return error
+  return 'syscall' in error || 'cmd' in error ? new LabError(error.message, { cause: error }) : error
 }
 
 /** The device that the tests of a file hand on. */
@@ -168,6 +182,10 @@ export const hil = test
       if (isDone(output, file, task.fullTestName)) skip('it has ended in another part of this run')
       if (missing.length > 0) throw new LabError(`not here: ${missing.join(', ')}`)
       await refuseQuarantined(place)
+      if (place.kind === 'board' && lease === undefined)
+        throw new LabError(
+          `this run has no lease of ${place.name}: is globalSetup 'bistable/hil/setup' in its configuration?`,
+        )
       const transcript = join(output, transcriptPath(file, task.name))
       const begun = Date.now()
       await mkdir(dirname(transcript), { recursive: true })
@@ -175,7 +193,8 @@ export const hil = test
       const kept = begin === 'shared' && bench.sound ? bench.dut : undefined
       if (kept === undefined) await clear(bench)
       const disk = diskOf(bench)
-      const own = await device.make?.({ folder: bench.folder, httpPort: server.port })
+      const power = board && { powerOn: () => board.powerOn() }
+      const own = await device.make?.({ folder: bench.folder, httpPort: server.port, ...power })
       const dut = kept ?? new Dut(own ?? dutOptions(place, board, bench, server.port, extra))
       bench.dut = dut
       dut.signal = lease === undefined ? signal : AbortSignal.any([signal, lease.signal])
@@ -217,7 +236,7 @@ export const hil = test
         // No clean-up is called for what never began.
         leave()
         await clear(bench).catch(() => {})
-        throw error
+        throw ofTheLab(error)
       }
       bench.sound = true
       return dut
@@ -242,10 +261,7 @@ function dutOptions(
     const { machine: profile, memoryMiB } = place
     return { disk, profile, memoryMiB, httpPort, brokerSocket: brokerSocket(bench), extra }
   }
-  if (board === undefined)
-    throw new LabError(
-      `this run has no lease of ${place.name}: is globalSetup 'bistable/hil/setup' in its configuration?`,
-    )
+  if (board === undefined) throw new LabError(`the place ${place.name} is not leased`)
   return {
     disk,
     machine: () => board.powerOn(),

@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
@@ -6,6 +7,7 @@ import { choosePlace, missingTools } from '../places/index.ts'
 import { Console } from './console.ts'
 import { LabError } from './lab-error.ts'
 import { diskFile, type QemuMachine, startQemu } from './qemu.ts'
+import { Qmp } from './qmp.ts'
 
 // The emulator as a power driver: no system boots here, the suites are for that.
 
@@ -30,6 +32,16 @@ const status = async ({ qmp }: QemuMachine) => ((await qmp.send('query-status'))
 const disks = async ({ qmp }: QemuMachine) =>
   ((await qmp.send('query-named-block-nodes')) as { 'node-name': string }[]).map((node) => node['node-name'])
 
+/** Console bridges of this process. */
+const bridges = () => {
+  const path = `/proc/${process.pid}/task/${process.pid}/children`
+  const children = readFileSync(path, 'utf8').trim().split(' ')
+  const commands = children.map((pid) =>
+    existsSync(`/proc/${pid}/cmdline`) ? readFileSync(`/proc/${pid}/cmdline`, 'utf8') : '',
+  )
+  return commands.filter((command) => command.startsWith('socat')).join()
+}
+
 const missing = missingTools(choosePlace('qemu-x86-bios').tools, process.env['PATH'] ?? '')
 describe.skipIf(missing.length > 0 && process.env['CI'] === undefined)('the emulator as a power driver', () => {
   it('goes on with its console open, is reset, and is off for good when it was cut; and on again', async () => {
@@ -45,6 +57,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] === undefined)('the emul
       await expect(wait).rejects.toThrow(LabError)
       // Cutting what is off is no error.
       await machine.cut()
+      await expect.poll(bridges).toBe('')
     }
   })
 
@@ -67,6 +80,30 @@ describe.skipIf(missing.length > 0 && process.env['CI'] === undefined)('the emul
       /the emulator ended with 1: .*no-such-thing/s,
     )
     await expect(powerOn({ restore: join(folder, 'nothing') })).rejects.toThrow(/there is no machine state/)
+  })
+})
+
+describe('an emulator that hangs', () => {
+  it('is a broken lab, after a time', async () => {
+    const path = join(folder, 'silent')
+    const server = createServer((socket) => socket.write('{"QMP": {}}\n')).listen(path)
+    try {
+      const failure = Qmp.connect(path, 10, 50)
+      await expect(failure).rejects.toThrow(LabError)
+      await expect(failure).rejects.toThrow(/no control socket at/)
+    } finally {
+      server.close()
+    }
+    const answers = createServer((socket) => socket.once('data', () => socket.write('{"return": {}}\n'))).listen(
+      `${path}-2`,
+    )
+    try {
+      const qmp = await Qmp.connect(`${path}-2`, 1000, 300)
+      await expect(qmp.send('stop')).rejects.toThrow(/did not answer to stop within 0.3 s/)
+      await expect(qmp.send('cont')).rejects.toThrow(LabError)
+    } finally {
+      answers.close()
+    }
   })
 })
 

@@ -135,7 +135,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
   failed.catch(() => {})
   try {
     const qmp = await Promise.race([Qmp.connect(control, START_MS), failed])
-    const port = await Promise.race([openConsole(qmp, wire, join(scratch, 'tty')), failed])
+    const port = await openConsole(qmp, wire, join(scratch, 'tty'), failed)
     if (options.restore !== undefined) await Promise.race([restore(qmp, options.restore), failed])
     // With the emulator its console ends, also where the bridge to it does not.
     void exited.then(() => setTimeout(() => port.destroy(), LAST_WORDS_MS))
@@ -209,35 +209,47 @@ function quotable(path: string): string {
 
 /**
  * A pty on the emulator's console socket. QEMU's own pty drops what is not read at once, and was once seen to go silent
- * for good after a reset of the guest; behind a socket the guest's UART waits instead.
+ * for good after a reset of the guest; behind a socket the guest's UART waits instead. `gone`: how the emulator ends.
  */
-async function openConsole(qmp: Qmp, wire: string, tty: string): Promise<SerialPort> {
-  const bridge = spawn('socat', [`PTY,link=${tty},rawer,wait-slave,pty-interval=0.01`, `UNIX-CONNECT:${wire}`], {
-    stdio: 'ignore',
-  })
+async function openConsole(qmp: Qmp, wire: string, tty: string, gone: Promise<never>): Promise<SerialPort> {
+  const ends = [`PTY,link=${tty},rawer,wait-slave,pty-interval=0.01`, `UNIX-CONNECT:${wire}`]
+  const bridge = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'socat', ...ends], { stdio: 'ignore' })
   const failed = new Promise<never>((_, reject) => {
     bridge.on('error', (error) => reject(new LabError(`socat does not start: ${error.message}`)))
     bridge.on('exit', (code) => reject(new LabError(`socat, the console's bridge, ended with ${code}`)))
   })
   failed.catch(() => {})
-  const port = await Promise.race([pathAppears(tty).then(() => openSerial(tty, 115200)), failed])
-  port.on('close', () => bridge.kill('SIGKILL'))
+  const over = new AbortController()
+  const opening = pathAppears(tty, over.signal).then(() => openSerial(tty, 115200))
   const connected = async () => {
     const chardevs = (await qmp.send('query-chardev')) as { label: string; filename: string }[]
     return chardevs.some(({ label, filename }) => label === 'console' && !filename.startsWith('disconnected:'))
   }
-  const deadline = Date.now() + START_MS
-  while (!(await connected())) {
-    if (Date.now() > deadline) throw new LabError('the console bridge does not reach the emulator')
-    await sleep(10)
+  try {
+    const port = await Promise.race([opening, failed, gone])
+    port.on('close', () => bridge.kill('SIGKILL'))
+    const deadline = Date.now() + START_MS
+    while (!(await connected())) {
+      if (Date.now() > deadline) throw new LabError('the console bridge does not reach the emulator')
+      await sleep(10)
+    }
+    return port
+  } catch (error) {
+    // Nothing of it stays: a bridge whose pty nobody opened would wait for ever.
+    over.abort()
+    bridge.kill('SIGKILL')
+    opening.then(
+      (port) => port.destroy(),
+      () => {},
+    )
+    throw error
   }
-  return port
 }
 
-async function pathAppears(path: string): Promise<void> {
+async function pathAppears(path: string, stop: AbortSignal): Promise<void> {
   const deadline = Date.now() + START_MS
   while (!existsSync(path)) {
-    if (Date.now() > deadline) throw new LabError(`socat made no pty at ${path}`)
+    if (stop.aborted || Date.now() > deadline) throw new LabError(`socat made no pty at ${path}`)
     await sleep(10)
   }
 }

@@ -2,6 +2,9 @@ import { createConnection, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LabError } from './lab-error.ts'
 
+/** On an idle machine an answer takes milliseconds. */
+const ANSWER_MS = 120_000
+
 /** QEMU's control socket (QMP): one JSON object a line; commands answered in order. */
 export class Qmp {
   readonly #socket: Socket
@@ -11,8 +14,11 @@ export class Qmp {
   readonly events: string[] = []
   #waiting: { resolve: (value: unknown) => void; reject: (error: Error) => void }[] = []
 
-  private constructor(socket: Socket) {
+  readonly #answerMs: number
+
+  private constructor(socket: Socket, answerMs: number) {
     this.#socket = socket
+    this.#answerMs = answerMs
     socket.setEncoding('utf8')
     socket.on('data', (text: string) => this.#take(text))
     const end = () => {
@@ -24,7 +30,7 @@ export class Qmp {
   }
 
   /** Connects, trying for up to `timeoutMs`: the emulator makes its socket shortly after it starts. */
-  static async connect(path: string, timeoutMs: number): Promise<Qmp> {
+  static async connect(path: string, timeoutMs: number, answerMs = ANSWER_MS): Promise<Qmp> {
     const deadline = Date.now() + timeoutMs
     for (;;) {
       try {
@@ -32,7 +38,7 @@ export class Qmp {
           const s = createConnection(path, () => resolve(s))
           s.once('error', reject)
         })
-        const qmp = new Qmp(socket)
+        const qmp = new Qmp(socket, answerMs)
         await qmp.send('qmp_capabilities')
         return qmp
       } catch (error) {
@@ -42,11 +48,24 @@ export class Qmp {
     }
   }
 
+  /** @throws LabError also when there is no answer within two minutes: the emulator hangs, and is not used any more */
   send(execute: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
     // Nobody would answer: an emulator that died must not look like one that is slow.
     if (this.#closed) return Promise.reject(new LabError(`the emulator is gone; ${execute} was not sent`))
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve, reject })
+      const late = () => {
+        reject(new LabError(`the emulator did not answer to ${execute} within ${this.#answerMs / 1000} s`))
+        // A late answer would be taken for the next one's.
+        this.#socket.destroy()
+      }
+      const clock = setTimeout(late, this.#answerMs)
+      const settled =
+        <T>(settle: (value: T) => void) =>
+        (value: T) => {
+          clearTimeout(clock)
+          settle(value)
+        }
+      this.#waiting.push({ resolve: settled(resolve), reject: settled(reject) })
       this.#socket.write(`${JSON.stringify(args === undefined ? { execute } : { execute, arguments: args })}\n`)
     })
   }

@@ -74,7 +74,7 @@ describe('a whole run', () => {
       void other.release()
     })
     expect(waited).toEqual([])
-    expect(verdicts(out), said).toEqual(['passed', 'failed', 'passed', 'passed', 'skipped'])
+    expect(verdicts(out), said).toEqual(['passed', 'failed', 'passed', 'passed', 'skipped', 'passed'])
     expect(code).toBe(1)
     expect(orders().at(-1)).toBe('off')
     const page = readFileSync(join(out, 'index.html'), 'utf8')
@@ -82,7 +82,9 @@ describe('a whole run', () => {
     expect(page).toContain('device on fake-1, state: userspace')
     expect(page).toContain('HIL_PLACE=fake-1 npx vitest run')
     expect(page).toContain('the place fake-1 has no bad-medium')
-    expect(readFileSync(join(out, 'junit.xml'), 'utf8')).toContain('[[ATTACHMENT|lab-hil-fixture/boots.log]]')
+    expect(readFileSync(join(out, 'junit.xml'), 'utf8')).toContain(
+      `[[ATTACHMENT|${join(out, 'lab-hil-fixture/boots.log')}]]`,
+    )
   })
 
   it('on a broken one: nothing is said about the product; the place is quarantined, also for the next run', async () => {
@@ -93,7 +95,7 @@ describe('a whole run', () => {
     mkdirSync(join(configfs, 'usb_gadget'), { recursive: true })
     const medium = { driver: 'usb-gadget', image: join(folder, 'broken-card'), controller: 'udc0', configfs } as const
     const first = await wholeRun({ ...wired, storage: medium }, locks)
-    expect(verdicts(first.out), first.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    expect(verdicts(first.out), first.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped', 'lab'])
     const junit = readFileSync(join(first.out, 'junit.xml'), 'utf8')
     expect(junit).not.toContain('<failure')
     expect(junit.match(/the relay is silent/g)?.length).toBeGreaterThan(2)
@@ -103,7 +105,7 @@ describe('a whole run', () => {
     // A run that goes on leaves out what had ended before.
     const done = ['hw-tests/fixtures/lab.hil-fixture.ts boots']
     const second = await wholeRun({ ...wired, storage: medium }, locks, {}, () => {}, done)
-    expect(verdicts(second.out)).toEqual(['skipped', 'lab', 'lab', 'passed', 'skipped'])
+    expect(verdicts(second.out)).toEqual(['skipped', 'lab', 'lab', 'passed', 'skipped', 'lab'])
     expect(orders().filter((order) => order === 'on')).toEqual(['on', 'on'])
     expect(existsSync(join(locks, 'health-fake-1.json'))).toBe(true)
   })
@@ -115,10 +117,10 @@ describe('a whole run', () => {
     const other = await hold(localStore(locks), 'fake-1', { owner: 'another run' })
     const missing = await wholeRun({ ...wired, tools: ['no-such-tool'] }, locks, { CI: 'true' })
     expect(orders()).toEqual([])
-    expect(verdicts(missing.out), missing.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    expect(verdicts(missing.out), missing.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped', 'lab'])
     expect(readFileSync(join(missing.out, 'junit.xml'), 'utf8')).toContain('not here: no-such-tool')
     const alone = await wholeRun(wired, locks, { HIL_FIXTURE_SETUP: 'none' })
-    expect(verdicts(alone.out), alone.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped'])
+    expect(verdicts(alone.out), alone.said).toEqual(['lab', 'lab', 'lab', 'passed', 'skipped', 'lab'])
     expect(readFileSync(join(alone.out, 'junit.xml'), 'utf8')).toContain('this run has no lease of fake-1')
     expect(orders()).toEqual([])
     await other.release()

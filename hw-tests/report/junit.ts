@@ -1,18 +1,19 @@
+import { join } from 'node:path'
 import { countsOf, timelineText } from '../harness/record.ts'
 import { escaped, type Outcome, type Run, tally } from './outcome.ts'
 
 /**
  * JUnit XML as Jenkins and GitLab read it: a failed assertion is a `failure`, a broken lab an `error`. The transcript is
- * named by the attachment line of both (`[[ATTACHMENT|path]]` in system-out).
+ * named by the attachment line of both (`[[ATTACHMENT|path]]` in system-out): `folder` is the run's, as seen from the project.
  */
-export function junitXml(run: Run): string {
+export function junitXml(run: Run, folder = ''): string {
   const files = [...new Set(run.outcomes.map(({ file }) => file))]
   const { failed, lab, skipped } = tally(run.outcomes)
   const totals = `tests="${run.outcomes.length}" failures="${failed}" errors="${lab + run.stray.length}" skipped="${skipped}"`
   const lines = [
     '<?xml version="1.0" encoding="UTF-8"?>',
     `<testsuites name="bistable hil" ${totals} time="${time(run.ms)}">`,
-    ...files.flatMap((file) => suite(run, file)),
+    ...files.flatMap((file) => suite(run, file, folder)),
   ]
   if (run.stray.length > 0) {
     lines.push(`  <testsuite name="outside of tests" tests="1" failures="0" errors="1" skipped="0" time="0">`)
@@ -23,7 +24,7 @@ export function junitXml(run: Run): string {
   return `${[...lines, '</testsuites>'].join('\n')}\n`
 }
 
-function suite(run: Run, file: string): string[] {
+function suite(run: Run, file: string, folder: string): string[] {
   const outcomes = run.outcomes.filter((outcome) => outcome.file === file)
   const { failed, lab, skipped } = tally(outcomes)
   const { boots, cuts } = countsOf(outcomes.flatMap(({ record }) => record ?? []))
@@ -39,12 +40,12 @@ function suite(run: Run, file: string): string[] {
       ['power-cuts', String(cuts)],
     ].map(([name, value]) => `      <property name="${name}" value="${escaped(value ?? '')}"/>`),
     '    </properties>',
-    ...outcomes.flatMap(testCase),
+    ...outcomes.flatMap((outcome) => testCase(outcome, folder)),
     '  </testsuite>',
   ]
 }
 
-function testCase({ file, name, verdict, ms, errors, note, record }: Outcome): string[] {
+function testCase({ file, name, verdict, ms, errors, note, record }: Outcome, folder: string): string[] {
   const lines = [`    <testcase classname="${escaped(file)}" name="${escaped(name)}" time="${time(ms)}">`]
   if (verdict === 'skipped') lines.push(`      <skipped message="${escaped(note ?? '')}"/>`)
   const tag = verdict === 'lab' ? 'error' : 'failure'
@@ -60,7 +61,7 @@ function testCase({ file, name, verdict, ms, errors, note, record }: Outcome): s
     lines.push(
       `      <system-out>${escaped(timelineText(record.sessions))}`,
       `state at the end: ${record.state}`,
-      `[[ATTACHMENT|${escaped(record.transcript)}]]</system-out>`,
+      `[[ATTACHMENT|${escaped(join(folder, record.transcript))}]]</system-out>`,
     )
   return [...lines, '    </testcase>']
 }

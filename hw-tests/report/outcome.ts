@@ -78,6 +78,13 @@ export function runText({ outcomes, place, ms, parts }: Run): string {
   return `${tallyText(outcomes)} on ${place}; ${countsText(outcomes)}, ${seconds(ms)} s${of}`
 }
 
+/** Long text without its middle: what failed stands first, what the device said last. */
+export function bounded(text: string, most: number): string {
+  if (text.length <= most) return text
+  const half = Math.floor(most / 2)
+  return `${text.slice(0, half)}\n[${text.length - 2 * half} characters are left out]\n${text.slice(-half)}`
+}
+
 /** Text for XML and HTML: the five characters escaped, what XML 1.0 forbids dropped. */
 export function escaped(text: string): string {
   const entities: Readonly<Record<string, string>> = {

@@ -110,7 +110,7 @@ describe('records', () => {
 describe('reports', () => {
   it('JUnit XML is well formed; failure, error and skip are told apart; the transcript is attached', () => {
     const file = join(folder, 'junit.xml')
-    writeFileSync(file, junitXml({ ...run, stray: ['cannot load <x>'] }))
+    writeFileSync(file, junitXml({ ...run, stray: ['cannot load <x>'] }, 'out/hil/1'))
     const reader = `
 import json, sys, xml.etree.ElementTree as E
 root = E.parse(sys.argv[1]).getroot()
@@ -129,7 +129,7 @@ print(json.dumps({
         ['later', [['skipped', 'not here: socat']]],
         ['the run', [['error', 'errors outside of tests']]],
       ],
-      out: '[[ATTACHMENT|x/y.log]]',
+      out: '[[ATTACHMENT|out/hil/1/x/y.log]]',
       properties: { place: 'qemu', run: '20261121-1', boots: '6', 'power-cuts': '3' },
     })
   })
@@ -141,6 +141,13 @@ print(json.dumps({
     expect(text).toContain('````\nAssertionError: slot is b')
     const rows = text.split('\n').filter((line) => line.startsWith('| ✅') || line.startsWith('| ❌'))
     for (const row of rows) expect(row.replace(/\\./g, '').match(/\|/g)).toHaveLength(5)
+    const long = {
+      ...outcomes[1],
+      errors: [{ name: 'Error', message: `why ${'x'.repeat(300_000)} last words` }],
+    } as Outcome
+    const bound = summaryMarkdown({ ...run, outcomes: [long, long, long, long] })
+    expect([bound.length < 40_000, bound.includes('why x'), bound.includes('x last words')]).toEqual([true, true, true])
+    expect(bound.split('\n').filter((line) => line.startsWith('| ❌'))).toHaveLength(4)
     const much = { ...run, outcomes: Array.from({ length: 4000 }, () => outcomes[1] as Outcome) }
     expect(Buffer.byteLength(summaryMarkdown(much))).toBeLessThan(1024 * 1024)
   })

@@ -8,7 +8,7 @@ import { runFolder } from '../harness/report.ts'
 import { choosePlaceName } from '../places/index.ts'
 import { htmlPage } from './html.ts'
 import { junitXml } from './junit.ts'
-import { type Outcome, type Run, runText, verdictOf } from './outcome.ts'
+import { bounded, type Outcome, type Run, runText, verdictOf } from './outcome.ts'
 import { summaryMarkdown } from './summary.ts'
 
 /**
@@ -19,6 +19,8 @@ import { summaryMarkdown } from './summary.ts'
 
 const root = process.cwd()
 const MOST_TRANSCRIPT = 4 * 1024 * 1024
+/** GitLab takes no JUnit file of more than 30 MB. */
+const MOST_MESSAGE = 64 * 1024
 
 // Vitest wants a reporter by its module's default export.
 // biome-ignore lint/style/noDefaultExport: see above
@@ -112,12 +114,14 @@ export async function writeReports(folder: string, run: Run): Promise<void> {
   const transcripts = new Map<string, string>()
   for (const { record } of run.outcomes) {
     if (record === undefined) continue
-    const text = await readFile(join(folder, record.transcript), 'latin1').catch(() => undefined)
+    const text = await readFile(join(folder, record.transcript), 'utf8').catch(() => undefined)
     if (text !== undefined) transcripts.set(record.transcript, text.slice(-MOST_TRANSCRIPT))
   }
   const { outcomes: _, ...file } = run satisfies RunFile
   await writeFile(join(folder, 'run.json'), `${JSON.stringify(file, null, 2)}\n`)
-  await writeFile(join(folder, 'junit.xml'), junitXml(run))
+  // GitLab looks for attachments from the project's folder, Jenkins from its workspace.
+  const seen = relative(process.cwd(), folder)
+  await writeFile(join(folder, 'junit.xml'), junitXml(run, seen.startsWith('..') ? folder : seen))
   await writeFile(join(folder, 'summary.md'), summaryMarkdown(run))
   await writeFile(join(folder, 'index.html'), htmlPage(run, transcripts))
 }
@@ -131,7 +135,10 @@ async function pointLast(folder: string): Promise<void> {
 
 function outcomeOf(test: TestCase): Outcome {
   const result = test.result()
-  const errors = (result.errors ?? []).map((error) => ({ name: error.name ?? 'Error', message: error.message }))
+  const errors = (result.errors ?? []).map((error) => ({
+    name: error.name ?? 'Error',
+    message: bounded(error.message, MOST_MESSAGE),
+  }))
   return {
     file: relative(root, test.module.moduleId),
     name: test.fullName,

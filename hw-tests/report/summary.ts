@@ -1,9 +1,10 @@
 import { seconds, timelineText } from '../harness/record.ts'
-import { type Outcome, type Run, runText } from './outcome.ts'
+import { bounded, type Outcome, type Run, runText } from './outcome.ts'
 
 const SIGNS = { passed: '✅', failed: '❌', lab: '🔧', skipped: '⏭️' } as const
 /** GitHub takes at most 1 MiB per step. */
 const MOST_BYTES = 900 * 1024
+const MOST_TROUBLE = 8 * 1024
 
 /** The run as Markdown, for `$GITHUB_STEP_SUMMARY`: what went wrong first, then every test with its boots. */
 export function summaryMarkdown(run: Run): string {
@@ -28,7 +29,7 @@ function trouble({ verdict, name, errors }: Outcome): string[] {
   return [
     `### ${cell(heading)}`,
     '',
-    ...fenced(errors.map((error) => `${error.name}: ${error.message}`).join('\n\n')),
+    ...fenced(bounded(errors.map((error) => `${error.name}: ${error.message}`).join('\n\n'), MOST_TROUBLE)),
     '',
   ]
 }
