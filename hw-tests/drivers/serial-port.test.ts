@@ -1,8 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
+import { closeSync, constants, existsSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { SerialPort } from 'serialport'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
 import { openSerial } from './serial-port.ts'
@@ -43,6 +44,26 @@ describe('a serial port', () => {
     await closed
     expect(port.isOpen).toBe(false)
     expect(isHeld(end)).toBe(false)
+  })
+
+  it('is closed in the middle of an answer, again and again, as between the orders to a relay board', async () => {
+    const { port: first, end } = await openPty('answers')
+    // Else the pty would be gone with its first user.
+    const held = openSync(end, constants.O_RDWR | constants.O_NOCTTY)
+    onTestFinished(() => closeSync(held))
+    // A read that is under way keeps the lock a moment longer.
+    const openAgain = async (): Promise<SerialPort> => {
+      const port = await openSerial(end, 9600).catch(() => undefined)
+      return port ?? sleep(5).then(openAgain)
+    }
+    let port = first
+    for (let i = 0; i < 100; i++) {
+      port.resume()
+      await new Promise<void>((done) => port.write('x', () => port.drain(() => done())))
+      await new Promise<void>((done) => port.close(() => done()))
+      port = await openAgain()
+    }
+    port.destroy()
   })
 
   it('is closed by destroy, at rest and with bytes under way', async () => {

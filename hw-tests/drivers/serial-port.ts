@@ -67,6 +67,8 @@ async function readOrHangUp(
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code !== 'EAGAIN' && code !== 'EINTR') throw error
+      // Closed while it was read: to ask the poller then ends the process.
+      if (!port.isOpen) continue
       await new Promise<void>((resolve, reject) =>
         port.poller.once('readable', (failed) => (failed ? reject(failed) : resolve())),
       )
