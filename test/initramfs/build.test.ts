@@ -245,6 +245,13 @@ describe('the script', () => {
     expect(others.filter((name) => !run('busybox', ['sh', '-c', `type ${name}`]).includes('builtin'))).toEqual([])
   })
 
+  test('has as long for a look at all of a slot as a slow card takes', () => {
+    const script = (starts: number) =>
+      `LONG=900 starts=${starts} length=${2 ** 33}\nenter() { echo "$*"; }\ndd() { echo dd; }\n${initFunctions(['check_whole_slot'])}\ncheck_whole_slot`
+    expect(run('busybox', ['sh', '-c', script(2)])).toBe('check 2948\ndd\n')
+    expect(run('busybox', ['sh', '-c', script(1)])).toBe('')
+  })
+
   test('resets by the kernel, waiting for no disk', () => {
     const script = `sync() { :; }\nsleep() { :; }\nreboot() { echo "reboot $*"; exit; }
 ${initFunctions(['reset'], { '/proc/sysrq-trigger': '/dev/null' })}\nreset`
