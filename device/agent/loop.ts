@@ -15,6 +15,7 @@ import { after, before } from './hooks.ts'
 import { clockKeeper } from './lost-clock.ts'
 import { keepAsking, waitFor } from './may.ts'
 import { checkAnywhere, installAnywhere } from './mirrors.ts'
+import { BEAT_MS } from './service-watchdog.ts'
 import { runSession } from './session.ts'
 import { bringToVerdict } from './verdict.ts'
 import { stateCommitted } from './with-state.ts'
@@ -181,9 +182,10 @@ function progressLines(core: Core) {
 
 /** Moves deadlines on, and feeds the watchdog as long as they do. */
 export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
-  const { clock, watchdog } = core.ports
+  const { clock, watchdog, beat } = core.ports
   const feedMs = Math.min(FEED_MS, (core.ports.config.watchdogSeconds * 1000) / FEED_PART)
   let fedAt = Number.NEGATIVE_INFINITY
+  let beatAt = Number.NEGATIVE_INFINITY
   let wedgedSince: number | undefined
   let ticking: Promise<unknown> | undefined
   let tickedAt = clock.now()
@@ -204,6 +206,11 @@ export async function ticker(core: Core, signal: AbortSignal): Promise<void> {
     if (watchdog !== undefined && !hopeless && now - fedAt >= feedMs) {
       fedAt = now
       await guarded(core, 'agent', () => watchdog.feed())
+    }
+    if (now - beatAt >= BEAT_MS) {
+      beatAt = now
+      // Not waited for: a program that starts slowly must not keep deadlines from moving on. Its own time is shorter.
+      void beat?.()
     }
     await rest(core, TICK_MS, signal)
   }

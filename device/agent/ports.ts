@@ -236,6 +236,8 @@ export interface Ports {
   readonly systemd: boolean
   /** Undefined when none is configured, or another program holds it. */
   readonly watchdog: Watchdog | undefined
+  /** Tells the service manager that the agent is alive; undefined: nobody wants to hear. Never rejects. */
+  readonly beat?: (() => Promise<void>) | undefined
   /** 0 .. 1. */
   readonly random: () => number
   /** One line for people, to standard output and the console. */

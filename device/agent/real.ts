@@ -23,6 +23,7 @@ import { overUsr } from './over-usr.ts'
 import { readPlaces } from './places.ts'
 import type { Clock, Level, Ports, Processes, ProcessResult, Watchdog } from './ports.ts'
 import { readReach } from './reach.ts'
+import { beatOf } from './service-watchdog.ts'
 import { channelOnBroker } from './session.ts'
 import { realSurroundings } from './surroundings.ts'
 import { withEtc } from './with-etc.ts'
@@ -103,6 +104,7 @@ export async function realPorts(
     pid: process.pid,
     systemd: await exists(paths.systemd),
     watchdog: options.daemon ? await openWatchdog(config.watchdog, say) : undefined,
+    beat: options.daemon ? beatOf(process.env, processes) : undefined,
     random: Math.random,
     // There with --expose-gc, which the launcher gives: left alone, V8 lets the heap of an idle agent grow for hours.
     relax: options.daemon && globalThis.gc !== undefined ? giveBack : undefined,

@@ -102,6 +102,9 @@ export class World {
   /** What outlives the slots; undefined: an initramfs that says nothing of it. */
   state: Ports['state']
   feeds: number[] = []
+  /** Signs of life for the service manager. */
+  beats: number[] = []
+  onBeat: () => Promise<void> = async () => undefined
   rebootArgument: string | undefined
   watchdogSeconds = 60
   disarmed = 0
@@ -328,6 +331,10 @@ export class World {
         disarm: async () => {
           this.disarmed++
         },
+      },
+      beat: () => {
+        this.beats.push(this.mono)
+        return this.onBeat()
       },
       random: () => 0.5,
       ...(this.state && { state: this.state }),
