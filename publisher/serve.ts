@@ -14,7 +14,12 @@ export interface ServeOptions {
   readonly host: string
   /** One line per request. */
   readonly log?: (line: string) => void
+  /** A connection on which nothing moves for so long is ended: each holds a file open. Milliseconds; two minutes unless told. */
+  readonly idleMs?: number
 }
+
+const IDLE_MS = 120_000
+const MAX_CONNECTIONS = 2000
 
 /** Starts serving `folder`; the server is listening when this returns. */
 export async function serveFolder(folder: string, options: ServeOptions): Promise<Server> {
@@ -30,6 +35,8 @@ export async function serveFolder(folder: string, options: ServeOptions): Promis
   })
   server.requestTimeout = 60_000
   server.headersTimeout = 30_000
+  server.maxConnections = MAX_CONNECTIONS
+  server.setTimeout(options.idleMs ?? IDLE_MS)
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(options.port, options.host, resolve)

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { request, type Server } from 'node:http'
-import { connect } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -105,6 +105,22 @@ describe('serve', () => {
     ])
       expect([path, (await get(path)).status]).toEqual([path, expect.toSatisfy((s: number) => s === 404 || s === 400)])
     expect(await get('/bundles/x.bundle', {}, 'PUT')).toMatchObject({ status: 405 })
+  })
+
+  it('waits for no client that takes nothing any more', async () => {
+    writeFileSync(join(work, 'www', 'bundles', 'large.bundle'), Buffer.alloc(64 << 20))
+    const said: string[] = []
+    const log = (line: string) => void said.push(line)
+    const patient = await serveFolder(join(work, 'www'), { port: 0, host: '127.0.0.1', log, idleMs: 100 })
+    const { port: at } = patient.address() as AddressInfo
+    const socket = connect(at, '127.0.0.1').pause()
+    socket.on('error', () => undefined)
+    socket.write('GET /bundles/large.bundle HTTP/1.1\r\nHost: x\r\n\r\n')
+    await once(patient, 'request')
+    // The file is closed and the request over, though the client never said so.
+    await expect.poll(() => said).toEqual(['GET /bundles/large.bundle 200'])
+    socket.destroy()
+    patient.close()
   })
 
   it('ETags change with the content', async () => {
