@@ -1,6 +1,8 @@
 import { createReadStream } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { compareBytes } from '../base/bytes.ts'
+import { nodeFiles } from '../base/durable.ts'
 import { isBistableError, systemReason } from '../base/errors.ts'
 import type { ByteSource } from '../base/source.ts'
 import { walkRoots } from '../keys/root.ts'
@@ -113,6 +115,7 @@ export async function writeAddon(
     } finally {
       await file.close()
     }
+    await nodeFiles.syncDir(dirname(path))
   } catch (cause) {
     if (isBistableError(cause)) throw cause
     throw addonErrors.ADDON_FORMAT(`${path} cannot be written: ${systemReason(cause)}`, { cause })

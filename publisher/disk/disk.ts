@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, mkdtemp, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { MiB, type Sha256 } from '../../base/bytes.ts'
-import { storageFailure } from '../../base/durable.ts'
+import { nodeFiles, storageFailure } from '../../base/durable.ts'
 import { writeAll } from '../../base/write-all.ts'
 import { COMMITTED_NOTE, encodeNote } from '../../bootloader/committed-note.ts'
 import type { BiosImages } from '../../bootloader/grub-bios.ts'
@@ -109,6 +109,7 @@ export async function makeDisk(
       await file.close()
     }
     await rename(image, output)
+    await nodeFiles.syncDir(dirname(output))
     return plan
   } catch (cause) {
     throw storageFailure('write', output, cause)

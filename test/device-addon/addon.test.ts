@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { nodeFiles } from '../../base/durable.ts'
 import { type AddonFacts, encodeAddon, judgeAddon, parseAddon } from '../../bundle/addon.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
@@ -304,7 +304,9 @@ describe("the publisher's side", () => {
   })
 
   it('packs only the image that was signed, and the file is a tar', async () => {
+    const flushed = vi.spyOn(nodeFiles, 'syncDir')
     const made = await makeAddon(folder, [RUNNING], { name: 'packed' })
+    expect(flushed).toHaveBeenLastCalledWith(folder)
     expect(readdirSync(made.build).sort()).toEqual(['addon.squashfs', 'release.json', 'statement.json'])
     const image = join(made.build, 'addon.squashfs')
     copyFileSync(image, `${image}.kept`)

@@ -16,8 +16,9 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { MiB } from '../../base/bytes.ts'
+import { nodeFiles } from '../../base/durable.ts'
 import { bootstateImage } from '../../bootloader/bootstate.ts'
 import { freshState } from '../../bootloader/machine.ts'
 import { ubootBootstateImage } from '../../bootloader/uboot.ts'
@@ -204,6 +205,7 @@ describe('disk image', () => {
 
   it('is the same, byte for byte, when made again elsewhere', async () => {
     const again = join(work, 'again.img')
+    const flushed = vi.spyOn(nodeFiles, 'syncDir')
     const umask = process.umask(0o077)
     const zone = process.env['TZ']
     process.env['TZ'] = 'Asia/Kathmandu'
@@ -215,6 +217,7 @@ describe('disk image', () => {
       else process.env['TZ'] = zone
     }
     expect(await shaOf(again)).toBe(await shaOf(disk))
+    expect(flushed).toHaveBeenLastCalledWith(work)
   })
 
   it('takes nothing from a bundle that became another one since it was verified', async () => {
