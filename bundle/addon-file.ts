@@ -2,8 +2,8 @@ import { createReadStream } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { compareBytes } from '../base/bytes.ts'
-import { nodeFiles } from '../base/durable.ts'
-import { isBistableError, systemReason } from '../base/errors.ts'
+import { nodeFiles, storageFailure } from '../base/durable.ts'
+import { isBistableError } from '../base/errors.ts'
 import type { ByteSource } from '../base/source.ts'
 import { walkRoots } from '../keys/root.ts'
 import type { TrustedRoots } from '../keys/types.ts'
@@ -72,7 +72,7 @@ async function readHead(cursor: Cursor, before: TrustedRoots): Promise<AddonHead
 /**
  * Writes the file; what is written is for `openAddon` to judge.
  * @param image path of the image
- * @throws ADDON_FORMAT when something cannot be read or written
+ * @throws ADDON_CONTENT, FILE_*
  */
 export async function writeAddon(
   path: string,
@@ -117,8 +117,7 @@ export async function writeAddon(
     }
     await nodeFiles.syncDir(dirname(path))
   } catch (cause) {
-    if (isBistableError(cause)) throw cause
-    throw addonErrors.ADDON_FORMAT(`${path} cannot be written: ${systemReason(cause)}`, { cause })
+    throw storageFailure('pack', `${parts.image} into ${path}`, cause)
   }
 }
 

@@ -166,13 +166,16 @@ async function readBase(base: string, signal?: AbortSignal): Promise<Base> {
 }
 
 /**
- * Packs a signed build folder, and reads the file back as a device would.
- * @throws ADDON_*, the errors of keys/ when too few have signed
+ * Packs a signed build folder into a new file, and reads that back as a device would.
+ * @throws ADDON_*, FILE_*, the errors of keys/ when too few have signed
  */
 export async function packAddon(folder: string, roots: readonly Uint8Array[], output: string): Promise<AddonStatement> {
   const read = async (name: string, limit: number) => {
     const bytes = await nodeFiles.read(join(folder, name), limit)
-    if (bytes === undefined) throw addonErrors.ADDON_FORMAT(`${folder} has no ${name}`)
+    if (bytes === undefined)
+      throw addonErrors.ADDON_FORMAT(`${folder} has no ${name}`, {
+        next: name === SIGNED ? "Sign it with 'bistable addon sign'." : "Make it with 'bistable addon build'.",
+      })
     return bytes
   }
   const payload = await read(STATEMENT, MAX_SIGNED_BYTES)

@@ -75,6 +75,7 @@ const packVerb: Verb = {
   },
   run: async (call) => {
     const output = resolve(requiredOption(call, 'output'))
+    if (existsSync(output)) throw publisherErrors.OUTPUT_EXISTS(`${output} exists already`)
     const roots = await readRoots(requiredOption(call, 'roots'))
     const statement = await packAddon(resolve(onePositional(call, 'BUILD_DIR')), roots, output)
     if (call.json) call.terminal.out(JSON.stringify({ ok: true, output, statement }))

@@ -4,12 +4,14 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
+import { runCli } from '../../base/cli.ts'
 import { nodeFiles } from '../../base/durable.ts'
 import { type AddonFacts, encodeAddon, judgeAddon, parseAddon } from '../../bundle/addon.ts'
 import { openAddon } from '../../bundle/addon-file.ts'
@@ -25,6 +27,7 @@ import { stateReport } from '../../device/agent/session.ts'
 import { statusOf, statusText } from '../../device/agent/status.ts'
 import { walkRoots } from '../../keys/root.ts'
 import { packAddon } from '../../publisher/addon.ts'
+import { addonVerbs } from '../../publisher/verbs/addon.ts'
 import { codeOf, codeOfAsync } from '../codes.ts'
 import { digestOf, type World } from '../device-agent/world.ts'
 import { onDevice, RUNNING } from './device.ts'
@@ -299,8 +302,25 @@ describe("the publisher's side", () => {
     expect(await codeOfAsync(() => packAddon(made.build, [ROOT], again))).toBe('ADDON_CONTENT')
     expect(existsSync(again)).toBe(false)
     // What is there already is somebody else's.
-    expect(await codeOfAsync(() => packAddon(made.build, [ROOT], made.file))).toBe('ADDON_FORMAT')
+    expect(await codeOfAsync(() => packAddon(made.build, [ROOT], made.file))).toBe('FILE_FAILED')
     expect(existsSync(made.file)).toBe(true)
+  })
+
+  it('says what is missing, taken or full in the way of a pack, and what to do', async () => {
+    const made = await makeAddon(folder, [RUNNING], { name: 'way' })
+    const roots = join(folder, 'roots')
+    mkdirSync(roots)
+    writeFileSync(join(roots, '1.json'), ROOT)
+    const pack = async (build: string, output: string) => {
+      const said: string[] = []
+      const terminal = { out: () => undefined, err: (line: string) => said.push(line), interactive: false }
+      const argv = ['addon', 'pack', build, '--roots', roots, '--output', output]
+      return [await runCli(addonVerbs, argv, terminal, never), said.join('\n')]
+    }
+    expect(await pack(made.build, made.file)).toEqual([2, expect.stringContaining('OUTPUT_EXISTS')])
+    expect(await pack(made.build, '/dev/full/x')).toEqual([8, expect.stringContaining('FILE_FAILED')])
+    rmSync(join(made.build, 'release.json'))
+    expect(await pack(made.build, join(folder, 'unsigned.addon'))).toEqual([3, expect.stringMatching(/addon sign/)])
   })
 
   it('packs only the image that was signed, and the file is a tar', async () => {
