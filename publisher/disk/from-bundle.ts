@@ -49,8 +49,10 @@ export async function diskFromBundle(
   } = {},
 ): Promise<{ readonly plan: DiskPlan; readonly head: BundleHead }> {
   const source = await fileSource(bundle)
-  const work = await mkdtemp(join(dirname(output), '.boot-'))
+  let made: string | undefined
   try {
+    const work = await mkdtemp(join(dirname(output), '.boot-'))
+    made = work
     const head = await verifyBundle(source, { trusted }, options)
     const { dataFileSystem = 'ext4' } = options
     if (dataFileSystem === 'btrfs') await requireBtrfs(source, head)
@@ -65,7 +67,7 @@ export async function diskFromBundle(
     }
     return { plan: await makeDisk(parts, sizes, output, options), head }
   } finally {
-    await rm(work, { recursive: true, force: true })
+    if (made !== undefined) await rm(made, { recursive: true, force: true })
     await source.close()
   }
 }

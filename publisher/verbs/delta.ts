@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { humanBytes } from '../../base/bytes.ts'
 import { cliErrors, requiredOption, type Verb } from '../../base/cli.ts'
+import type { ByteSource } from '../../base/source.ts'
 import { formatNumber } from '../../bundle/fields.ts'
 import { fileSource } from '../../bundle/file-source.ts'
 import { inspectBundle } from '../../bundle/reader.ts'
@@ -15,14 +16,15 @@ export const deltaVerb: Verb = {
     const [old, next, ...more] = call.positionals
     if (old === undefined || next === undefined || more.length > 0) throw cliErrors.USAGE('wanted exactly two bundles')
     const output = resolve(requiredOption(call, 'output'))
-    const opened: DeltaSide[] = []
+    const opened: ByteSource[] = []
+    // Nothing follows from what they say but bytes that devices compare with a signed index.
+    const side = async (path: string): Promise<DeltaSide> => {
+      const source = await fileSource(path)
+      opened.push(source)
+      return { source, head: (await inspectBundle(source, { signal: call.signal })).head }
+    }
     try {
-      for (const path of [old, next]) {
-        const source = await fileSource(path)
-        // Nothing follows from what they say but bytes that devices compare with a signed index.
-        opened.push({ source, head: (await inspectBundle(source, { signal: call.signal })).head })
-      }
-      const [from, to] = opened as [DeltaSide, DeltaSide]
+      const [from, to] = [await side(old), await side(next)]
       const say = (line: string): void => call.terminal.err(`delta: ${line}`)
       const made = await makeDelta(from, to, output, { say, signal: call.signal })
       const releases = [from, to].map(({ head }) => formatNumber(head.statement.number))
@@ -34,7 +36,7 @@ export const deltaVerb: Verb = {
         )
       return 0
     } finally {
-      for (const { source } of opened) await source.close()
+      for (const source of opened) await source.close()
     }
   },
 }
