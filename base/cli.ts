@@ -1,4 +1,4 @@
-import { parseArgs } from 'node:util'
+import { type ParseArgsConfig, parseArgs } from 'node:util'
 import { BistableError, defineErrors, EXIT, systemCode, systemReason } from './errors.ts'
 import { fileErrors } from './file-errors.ts'
 import { nearest } from './nearest.ts'
@@ -119,12 +119,21 @@ function parse(verb: Verb, rest: string[]): { values: Invocation['options']; pos
     if (spec.short !== undefined) options[name].short = spec.short
     if (spec.multiple !== undefined) options[name].multiple = spec.multiple
   }
+  const next = `Run 'bistable ${verb.name} --help'.`
+  const { values, positionals } = parsed(rest, options, next)
+  // A variable that is not set, most often; as a path it would be the present folder.
+  const empty = Object.entries(values).find(([, value]) => [value].flat().includes(''))
+  if (empty !== undefined) throw cliErrors.USAGE(`--${empty[0]} is empty`, { next })
+  if (positionals.includes('')) throw cliErrors.USAGE(`argument ${positionals.indexOf('') + 1} is empty`, { next })
+  return { values: values as Invocation['options'], positionals }
+}
+
+function parsed(args: string[], options: NonNullable<ParseArgsConfig['options']>, next: string) {
   try {
-    const parsed = parseArgs({ args: rest, options, allowPositionals: true, strict: true })
-    return { values: parsed.values as Invocation['options'], positionals: parsed.positionals }
+    return parseArgs({ args, options, allowPositionals: true, strict: true })
   } catch (error) {
     const sentence = error instanceof Error ? error.message : String(error)
-    throw cliErrors.USAGE(sentence, { cause: error, next: `Run 'bistable ${verb.name} --help'.` })
+    throw cliErrors.USAGE(sentence, { cause: error, next })
   }
 }
 

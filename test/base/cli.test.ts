@@ -90,6 +90,23 @@ describe('what the command line prints', () => {
     expect(json.error.next).toContain('report it')
   })
 
+  it('takes no empty value: as a path it would be the present folder', async () => {
+    const err: string[] = []
+    const terminal: Terminal = { out: () => undefined, err: (line) => err.push(line), interactive: false }
+    const options = {
+      to: { type: 'string', help: '' },
+      key: { type: 'string', help: '', multiple: true },
+    } as const
+    const verb: Verb = { name: 'try', usage: 'try', summary: 'Try.', options, run: async () => 0 }
+    const run = async (...args: string[]) =>
+      await runCli([verb], ['try', ...args], terminal, new AbortController().signal)
+    for (const args of [['--to', ''], ['--to='], ['--key', 'a', '--key', ''], ['a', '']]) {
+      expect(await run(...args)).toBe(2)
+      expect(err.splice(0)[0]).toMatch(/^bistable: USAGE: (?:--(?:to|key)|argument 2) is empty$/)
+    }
+    expect(await run('a', '--to', 'b', '--key', 'c')).toBe(0)
+  })
+
   it('tells a file that the system refused from a defect', async () => {
     const { exit, err } = await cli(async () => {
       await readFile('/nowhere/at/all')
