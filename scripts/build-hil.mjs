@@ -1,5 +1,5 @@
-// Makes dist/hil: the harness for tests of one's own boards, as the package's entry points bistable/hil, bistable/hil/reporter and
-// bistable/hil/setup, with its types. vitest and serialport are the project's own. usage: node scripts/build-hil.mjs [FOLDER]
+// Makes dist/hil: the harness for tests of one's own boards, as the package's entry points bistable/hil, bistable/hil/places,
+// bistable/hil/reporter and bistable/hil/setup, with its types. vitest and serialport are the project's own. usage: node scripts/build-hil.mjs [FOLDER]
 import { execFile } from 'node:child_process'
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -14,7 +14,12 @@ const require = createRequire(import.meta.url)
 await rm(folder, { recursive: true, force: true })
 await build({
   absWorkingDir: root,
-  entryPoints: { index: 'hw-tests/index.ts', reporter: 'hw-tests/report/reporter.ts', setup: 'hw-tests/setup-lab.ts' },
+  entryPoints: {
+    index: 'hw-tests/index.ts',
+    places: 'hw-tests/places/entry.ts',
+    reporter: 'hw-tests/report/reporter.ts',
+    setup: 'hw-tests/setup-lab.ts',
+  },
   outdir: folder,
   outExtension: { '.js': '.mjs' },
   bundle: true,

@@ -93,5 +93,6 @@ describe('the words of repeat', () => {
 it('one test file more than processors runs at a time, one on a board, and as many as one says', () => {
   expect([1, 2, 4, 64].map((processors) => testsAtOnce({}, processors))).toEqual([2, 3, 5, 8])
   expect(testsAtOnce({ HIL_PLACE: 'rpi4-1', HIL_WORKERS: '3' }, 4)).toBe(1)
+  expect(testsAtOnce({ HIL_PLACE: 'qemu-bench-1' }, 4)).toBe(1)
   expect(testsAtOnce({ HIL_PLACE: 'qemu-x86-bios', HIL_WORKERS: '1' }, 4)).toBe(1)
 })

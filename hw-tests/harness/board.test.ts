@@ -68,6 +68,10 @@ describe('a board', () => {
     expect(readFileSync(lun, 'utf8').trim()).toBe(card)
     const dut = new Dut({ disk: '', machine: () => board.powerOn(), withMedium: (act) => board.withMedium(act) })
     expect(await dut.withMedium(async (path) => path)).toBe(card)
+    await expect(dut.withMedium(() => Promise.reject(new Error('no such partition')))).rejects.toThrow(
+      /no such partition/,
+    )
+    expect(readFileSync(lun, 'utf8').trim()).toBe(card)
     await dut.powerOn()
     await expect(dut.withMedium(async () => {})).rejects.toThrow(/belongs to the device while it is on/)
     await dut.plug(image)

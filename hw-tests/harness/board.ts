@@ -42,6 +42,7 @@ export function openBoard(name: string, place: BoardPlace, lease: LeaseCheck): B
   const powerOn = async (): Promise<Machine> => {
     lease.check()
     const opened = await openConsolePort(place.console)
+    let told = false
     try {
       if (place.mode !== undefined) await bootMode?.set(place.mode)
       // Somebody may have left it on. Capacitors need their time, or the board never saw a cut.
@@ -49,10 +50,13 @@ export function openBoard(name: string, place: BoardPlace, lease: LeaseCheck): B
       const left = offSince + (place.offMs ?? DEFAULT_OFF_MS) - Date.now()
       if (left > 0) await sleep(left)
       lease.check()
+      told = true
       await power.on()
       return machineOf(opened)
     } catch (error) {
       opened.port.destroy()
+      // It may have come on, whatever its outlet says; nobody would turn it off.
+      if (told) await off().catch(() => {})
       throw error
     }
   }
@@ -82,10 +86,12 @@ export function openBoard(name: string, place: BoardPlace, lease: LeaseCheck): B
   const withMedium = async <T>(act: (device: string) => Promise<T>): Promise<T> => {
     lease.check()
     const device = await medium.toHost()
-    const result = await act(device)
-    lease.check()
-    await medium.toBoard()
-    return result
+    try {
+      return await act(device)
+    } finally {
+      lease.check()
+      await medium.toBoard()
+    }
   }
   return {
     powerOn,

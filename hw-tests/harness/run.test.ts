@@ -24,7 +24,7 @@ async function wholeRun(
 ): Promise<{ code: number; said: string; out: string }> {
   const out = mkdtempSync(join(folder, 'run-'))
   writeFileSync(doneFile(out), JSON.stringify(done))
-  const places = join(out, 'places.mjs')
+  const places = join(out, 'places.ts')
   writeFileSync(places, `export const PLACES = ${JSON.stringify({ 'fake-1': place })}\n`)
   const kit = mkdtempSync(join(out, 'kit-'))
   writeFileSync(join(kit, 'disk.img'), 'a system')

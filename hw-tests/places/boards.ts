@@ -44,7 +44,7 @@ export function raspberryPi4(bench: Bench): BoardPlace {
   return board(bench, { baudRate: 115200, offMs: 3000, tools: [] })
 }
 
-/** Raspberry Pi 5: the three-pin debug connector, not pins 8 and 10. It boots by itself when power comes unless `POWER_OFF_ON_HALT` says otherwise. */
+/** Raspberry Pi 5: the three-pin debug connector, not pins 8 and 10. It boots by itself when power comes. */
 export function raspberryPi5(bench: Bench): BoardPlace {
   return board(bench, { baudRate: 115200, offMs: 3000, tools: [] })
 }

@@ -1,5 +1,7 @@
 import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import type { BootModeWiring } from '../drivers/boot-mode.ts'
 import type { ConsoleWiring } from '../drivers/console.ts'
 import type { PowerWiring } from '../drivers/power.ts'
@@ -169,11 +171,28 @@ export async function allPlaces(env: NodeJS.ProcessEnv): Promise<Readonly<Record
   const file = env['HIL_PLACES'] ?? (existsSync(local) ? local : undefined)
   if (file === undefined) return PLACES
   try {
-    const module = (await import(resolve(file))) as { readonly PLACES?: Readonly<Record<string, AnyKindOfPlace>> }
+    const module = await loaded(resolve(file))
     if (typeof module.PLACES !== 'object') throw new TypeError('it exports no PLACES')
     return { ...PLACES, ...module.PLACES }
   } catch (cause) {
     throw new LabError(`the places in ${file}: ${cause instanceof Error ? cause.message : ''}`, { cause })
+  }
+}
+
+type PlacesFile = { readonly PLACES?: Readonly<Record<string, AnyKindOfPlace>> }
+
+/** Older versions of Node.js read no TypeScript themselves: then vitest's vite does. */
+async function loaded(file: string): Promise<PlacesFile> {
+  try {
+    return (await import(pathToFileURL(file).href)) as PlacesFile
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_UNKNOWN_FILE_EXTENSION') throw error
+    const vitest = createRequire(import.meta.url).resolve('vitest/package.json')
+    const vite = (await import(pathToFileURL(createRequire(vitest).resolve('vite')).href)) as {
+      readonly runnerImport?: (path: string) => Promise<{ readonly module: PlacesFile }>
+    }
+    if (vite.runnerImport === undefined) throw error
+    return (await vite.runnerImport(file)).module
   }
 }
 
