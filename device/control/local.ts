@@ -111,7 +111,10 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
     const ports = await realPorts(paths, say, { daemon: true })
     for (let tries = 1; ; tries++) {
       try {
-        return await underLock(paths, Promise.resolve(ports), (core) => runAgent(core, signal))
+        return await underLock(paths, Promise.resolve(ports), async (core) => {
+          await markUp(paths)
+          await runAgent(core, signal)
+        })
       } catch (error) {
         if (!isBistableError(error, 'AGENT_BUSY') || tries === LOCK_TRIES || signal.aborted) throw error
         await sleep(LOCK_PAUSE_MS)
@@ -123,6 +126,11 @@ export async function runDaemon(paths: Paths, say: (line: string) => void, signa
     if (!passing) await giveUpTry(paths, say, failureFrom(error))
     throw error
   }
+}
+
+/** Tells what the initramfs left behind in a try that there is an agent to judge it. It looks for the socket too. */
+async function markUp(paths: Paths): Promise<void> {
+  await nodeFiles.write(join(paths.run, 'up'), new Uint8Array(0)).catch(() => undefined)
 }
 
 /**

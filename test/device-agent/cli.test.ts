@@ -1,5 +1,14 @@
 import { type ChildProcess, execFile } from 'node:child_process'
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -223,6 +232,8 @@ describe.sequential('the device command', () => {
     const exit = ended(agent.child)
     agent.child.kill('SIGTERM')
     expect(await exit).toBe(0)
+    // Outlives the agent: what the initramfs left behind in the try looks for it.
+    expect(existsSync(join(device, 'run/bistable/up'))).toBe(true)
     expect(readFileSync(join(device, 'data/bistable/floor'), 'utf8')).toMatch(/^0\.1\n/)
     expect((await run(['health', '--json'])).json).toMatchObject({ ok: true, checks: [{ required: true, ok: true }] })
   })
@@ -294,6 +305,7 @@ describe.sequential('the device command', () => {
     expect(ran.exit).toBe(2)
     expect(ran.out).toContain('CONFIG_INVALID')
     expect(await bootState(broken)).toMatchObject({ trial: 'b', left: 0 })
+    expect(existsSync(join(broken, 'run/bistable/up'))).toBe(false)
     expect(readFileSync(join(broken, 'rebooted'), 'utf8')).toBe('rebooted\n')
   })
 
