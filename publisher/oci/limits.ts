@@ -16,6 +16,8 @@ export interface Limits {
   readonly extended: number
   /** Bytes of all extended headers together: they stay in memory as xattrs. */
   readonly extendedTotal: number
+  /** Extended attributes over all entries; one of two bytes takes some 400 in memory. */
+  readonly xattrs: number
   /** Index documents and manifests opened while looking for one image. */
   readonly documents: number
 }
@@ -28,6 +30,7 @@ export const DEFAULT_LIMITS: Limits = {
   depth: 128,
   extended: MiB,
   extendedTotal: 256 * MiB,
+  xattrs: 400_000,
   documents: 256,
 }
 
@@ -48,6 +51,7 @@ export class Budget {
   #entries = 0
   #bytes = 0
   #extended = 0
+  #xattrs = 0
 
   constructor(limits: Limits) {
     this.limits = limits
@@ -64,6 +68,12 @@ export class Budget {
     this.#extended += bytes
     if (this.#extended > this.limits.extendedTotal)
       throw ociErrors.LAYER_LIMIT(`the extended headers have more than ${this.limits.extendedTotal} bytes together`)
+  }
+
+  xattrs(count: number): void {
+    this.#xattrs += count
+    if (this.#xattrs > this.limits.xattrs)
+      throw ociErrors.LAYER_LIMIT(`the image has more than ${this.limits.xattrs} extended attributes`)
   }
 
   /** Passes a layer's unpacked stream on; `stored` is the size of its blob. */

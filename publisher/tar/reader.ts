@@ -128,6 +128,7 @@ export class TarReader {
       case 'x':
         if (pending.pax !== undefined) throw ociErrors.LAYER_HEADER('two PAX headers stand before one entry')
         pending.pax = parsePax(await this.#body(header.size))
+        this.#budget.xattrs(pending.pax.xattrs.size + pending.pax.others.size)
         return true
       case 'g':
         checkGlobalPax(await this.#body(header.size))

@@ -229,6 +229,15 @@ describe('B6 bombs', () => {
     const shared = Array.from({ length: 20 }, (_, i) => file('x', '', { pax: { path: `${path(50)}/f${i}` } }))
     expect(await layerRefusal(tar(...shared), { limits })).toBe('accepted')
   })
+  it('by extended attributes: a few bytes of a header take hundreds in memory', async () => {
+    const limits = { ...DEFAULT_LIMITS, xattrs: 3 }
+    const pax = { 'SCHILY.xattr.user.a': '', 'SCHILY.xattr.trusted.b': '' }
+    const third = file('c', '', { pax: { 'LIBARCHIVE.xattr.user.c': '' } })
+    expect(await layerRefusal(tar(file('a', '', { pax }), third), { limits })).toBe('accepted')
+    expect(await layerRefusal(tar(file('a', '', { pax }), third, file('b', '', { pax })), { limits })).toBe(
+      'LAYER_LIMIT',
+    )
+  })
   it('one compression inside another is no tar', async () => {
     expect(await refusal(maker(compress(compress(base)), zstd))).toMatch(/^LAYER_(HEADER|TRUNCATED)/)
     expect(await refusal(maker(gzipSync(gzipSync(base)), gzip))).toMatch(/^LAYER_(HEADER|TRUNCATED)/)
