@@ -6,6 +6,8 @@
 export const SYSUSERS_FOLDERS = ['etc/sysusers.d', 'usr/lib/sysusers.d'] as const
 /** Bytes of one file; a longer one is not read. */
 export const SYSUSERS_MAX_BYTES = 256 * 1024
+/** Files beyond these are not read. */
+export const SYSUSERS_MAX_FILES = 256
 
 export interface SystemAccount {
   readonly table: 'passwd' | 'group'

@@ -5,6 +5,7 @@ import {
   parseSysusers,
   SYSUSERS_FOLDERS,
   SYSUSERS_MAX_BYTES,
+  SYSUSERS_MAX_FILES,
   type SystemAccount,
 } from '../../bundle/sysusers.ts'
 import type { EtcTrees } from './decide.ts'
@@ -12,8 +13,6 @@ import { MAX_TEXT_BYTES } from './text.ts'
 import type { EtcFinding, EtcPlan } from './types.ts'
 
 /** System users that the new image would make at its first boot, against the accounts that this device will have then. */
-
-const MAX_FILES = 256
 
 /**
  * Collisions that the image has with this device and not with itself. What collided in the same way with the running
@@ -54,7 +53,7 @@ async function accountsOf(image: Squashfs): Promise<readonly SystemAccount[]> {
     const entry = await image.lookup(folder)
     if (entry?.type !== 'dir') continue
     for (const name of await image.names(entry)) {
-      if (!name.endsWith('.conf') || files.has(name) || files.size >= MAX_FILES) continue
+      if (!name.endsWith('.conf') || files.has(name) || files.size >= SYSUSERS_MAX_FILES) continue
       const file = await image.lookup(`${folder}/${name}`)
       if (file !== undefined) files.set(name, file)
     }
@@ -62,7 +61,7 @@ async function accountsOf(image: Squashfs): Promise<readonly SystemAccount[]> {
   const accounts: SystemAccount[] = []
   for (const [, file] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (file.type !== 'file' || file.size > SYSUSERS_MAX_BYTES) continue
-    accounts.push(...parseSysusers(await whole(image.read(file))))
+    for (const account of parseSysusers(await whole(image.read(file)))) accounts.push(account)
   }
   return accounts
 }

@@ -13,6 +13,8 @@ import type { Report } from './report.ts'
 const TABLE_MAX = 16 * 1024 * 1024
 /** More out-of-tree modules than this are a mistake; each one is read whole. */
 const MAX_FOREIGN = 256
+/** What is needed to start, and what that needs: some hundred. Each one is read whole, too. */
+const MAX_NEEDED = 1024
 
 export interface ModulesAsked {
   /** Of the kernel: the name of its module folder. */
@@ -150,6 +152,11 @@ async function neededFiles(
     if (own === undefined)
       report('error', 'module-missing', `/${path}`, `module ${name}, needed to start, is neither there nor built in`)
     for (const file of own ?? []) files.add(file)
+  }
+  if (files.size > MAX_NEEDED) {
+    const many = `${files.size} modules to start with, at most ${MAX_NEEDED} are read`
+    report('error', 'modules-table', `/${path}/modules.dep`, many)
+    return undefined
   }
   return [...files]
 }

@@ -3,6 +3,7 @@ import {
   parseSysusers,
   SYSUSERS_FOLDERS,
   SYSUSERS_MAX_BYTES,
+  SYSUSERS_MAX_FILES,
   type SystemAccount,
   unnumbered,
 } from '../../bundle/sysusers.ts'
@@ -90,12 +91,18 @@ async function lintSysusers(
       if (name.endsWith('.conf') && isFile(file) && !files.has(name)) files.set(name, file)
     }
   const accounts: SystemAccount[] = []
+  if (files.size > SYSUSERS_MAX_FILES) {
+    const many = `${files.size} files, at most ${SYSUSERS_MAX_FILES} are read`
+    report('error', 'users-malformed', '/usr/lib/sysusers.d', many)
+    return
+  }
   for (const [name, file] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (file.node.size > SYSUSERS_MAX_BYTES) {
       report('error', 'users-malformed', `/${file.path}`, `${name} has more than ${SYSUSERS_MAX_BYTES} bytes`)
       continue
     }
-    accounts.push(...parseSysusers(Buffer.from(await tree.readSmall(file.node, SYSUSERS_MAX_BYTES)).toString('latin1')))
+    const text = Buffer.from(await tree.readSmall(file.node, SYSUSERS_MAX_BYTES)).toString('latin1')
+    for (const account of parseSysusers(text)) accounts.push(account)
   }
   for (const sentence of accountCollisions(accounts, tables))
     report('error', 'users-collision', '/usr/lib/sysusers.d', sentence)

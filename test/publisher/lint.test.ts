@@ -258,6 +258,17 @@ describe('lint', () => {
       expect(await problems(change)).toEqual(wanted)
     })
 
+  it('takes as many accounts as fit into a sysusers.d file, and so many files', async () => {
+    const many = await problems((specs) => {
+      specs['usr/lib/sysusers.d/a.conf'] = 'u a\n'.repeat(65_536)
+    })
+    expect(new Set(many)).toEqual(new Set(['warning users-unnumbered /usr/lib/sysusers.d']))
+    const files = await problems((specs) => {
+      for (let n = 0; n <= 256; n++) specs[`usr/lib/sysusers.d/${n}.conf`] = 'u root 0\n'
+    })
+    expect(files).toEqual(['error users-malformed /usr/lib/sysusers.d'])
+  })
+
   it('the root statement must be of the same product', async () => {
     const other = await signedRoot({ product: 'other' }, [1, 2])
     expect(

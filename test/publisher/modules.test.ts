@@ -52,6 +52,14 @@ const zst = (bytes: Uint8Array) => {
 }
 
 describe('what a real module says of itself', () => {
+  it('that need one another by the thousand are counted before one is read', async () => {
+    // Other names of one and the same file.
+    const names = Array.from({ length: 1100 }, (_, n) => `kernel/${'./'.repeat(n)}net/vmw_vsock/vsock.ko`)
+    expect(await lint({ 'modules.dep': `kernel/net/vmw_vsock/vsock.ko: ${names.join(' ')}\n` })).toEqual([
+      'error modules-table /M/modules.dep 1100 modules to start with, at most 1024 are read',
+    ])
+  })
+
   it('agrees with modinfo', () => {
     const facts = readModule(vsock)
     const path = join(root, folder, 'kernel/net/vmw_vsock/vsock.ko')
