@@ -7,7 +7,7 @@ import { systemCode, systemReason } from '../base/errors.ts'
 import { ROOT_PATH, SYSTEM_PATH } from '../bundle/system.ts'
 import type { AddedFile } from './derive.ts'
 import { publisherErrors } from './errors.ts'
-import { INITTAB, initOf, RUNLEVELS, startsAgent, textOf, withAgent } from './inits.ts'
+import { INITTAB, initOf, mountingRunlevel, RUNLEVELS, startsAgent, textOf, withAgent } from './inits.ts'
 import type { MergedTree, TreeNode } from './tree.ts'
 
 /** Puts the agent, system.json and root.json into an image that has none: files of the host become tree entries. */
@@ -89,9 +89,6 @@ async function unitEntries(name: string, source: string, time: number): Promise<
   return [await fileEntry(`${UNIT_DIR}/${name}`, source, time, 0o644), ...links]
 }
 
-/** Runlevels of OpenRC's services. */
-const SERVICES = { 'bistable-addons': 'boot', 'bistable-agent': 'default' } as const
-
 /**
  * What starts the agent where systemd does not. It is in /etc, where these inits look, and comes to a device by the merge. An
  * image that starts the agent already keeps its own way.
@@ -103,7 +100,10 @@ async function startEntries(tree: MergedTree, inits: string, time: number): Prom
   for (const name of ['start-addons', 'start-agent'])
     added.push(await fileEntry(`usr/lib/bistable/${name}`, join(inits, name), time, 0o755))
   if (init === 'openrc')
-    for (const [name, runlevel] of Object.entries(SERVICES)) {
+    for (const [name, runlevel] of [
+      ['bistable-addons', mountingRunlevel(tree)],
+      ['bistable-agent', 'default'],
+    ] as const) {
       added.push(await fileEntry(`etc/init.d/${name}`, join(inits, 'openrc', name), time, 0o755))
       const link: TreeNode = { type: 'symlink', target: `/etc/init.d/${name}`, ...attributes(0o777, time) }
       added.push({ path: `${RUNLEVELS}/${runlevel}/${name}`, node: link })

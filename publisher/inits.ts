@@ -28,6 +28,19 @@ export function initOf(tree: MergedTree): Init | undefined {
   return name === 'init' && isFile(tree.resolve(INITTAB)) ? 'sysvinit' : undefined
 }
 
+/** Services that mount what the system has of local file systems: OpenRC's own, and Debian's of sysvinit. */
+const MOUNTING = ['localmount', 'mountall.sh', 'mountall']
+
+/**
+ * The runlevel of OpenRC that mounts local file systems: all of it has started before any service of a later one does. Elsewhere
+ * it is `boot`; Debian never starts that by itself, but together with `default`, in whatever order dependencies allow, and
+ * mounts in `sysinit`. Pure.
+ */
+export const mountingRunlevel = (tree: MergedTree): string =>
+  ['sysinit', 'boot'].find((level) =>
+    MOUNTING.some((name) => tree.get(`${RUNLEVELS}/${level}/${name}`) !== undefined),
+  ) ?? 'boot'
+
 /** Whether this init starts the agent, as far as its own files say. */
 export async function startsAgent(tree: MergedTree, init: Init): Promise<boolean> {
   if (init === 'systemd')

@@ -95,6 +95,16 @@ describe('inits', () => {
   })
 
   it.each([
+    ['Alpine', 'boot/localmount', 'boot'],
+    // Where `boot` starts together with `default`.
+    ['Debian', 'sysinit/mountall.sh', 'sysinit'],
+  ])('OpenRC of %s: add-ons come before the services of the next runlevel', async (_, mounting, runlevel) => {
+    const tree = await built('openrc', { [`etc/runlevels/${mounting}`]: { type: 'symlink', target: 'x' } })
+    const levels = tree.children('etc/runlevels').filter(({ path }) => tree.get(`${path}/bistable-addons`))
+    expect(levels.map(({ path }) => path)).toEqual([`etc/runlevels/${runlevel}`])
+  })
+
+  it.each([
     ['sysvinit', { 'etc/inittab': `${SYSVINIT_TABLE}\nbs:2345:respawn:/usr/bin/bistable agent\n` }],
     ['busybox', { 'etc/init.d/rcS': '#!/bin/sh\n/usr/bin/bistable agent &\n' }],
     ['openrc', { 'etc/runlevels/default/bistable': { type: 'symlink', target: '/etc/init.d/bistable' } }],
