@@ -147,7 +147,8 @@ function serialOf(content: string): string {
 export function parseOsRelease(text: string): Distribution | undefined {
   const fields = new Map<string, string>()
   for (const line of text.split('\n')) {
-    const [, key, quoted, plain] = /^([A-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|'?([^'"]*)'?)\s*$/.exec(line) ?? []
+    // Trimmed first: two patterns that both take blanks try every place between them.
+    const [, key, quoted, plain] = /^([A-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|'?([^'"]*)'?)$/.exec(line.trimEnd()) ?? []
     if (key !== undefined) fields.set(key, (quoted ?? plain ?? '').replace(/\\(.)/g, '$1'))
   }
   const id = fields.get('ID') ?? ''

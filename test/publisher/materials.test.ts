@@ -121,7 +121,8 @@ describe('the bill of materials', () => {
       bookworm,
     )
     expect(parseOsRelease("ID='alpine'\nVERSION_ID=3.20.1\n")).toMatchObject({ id: 'alpine', version: '3.20.1' })
-    for (const text of ['', 'ID=Debian\n', 'ID=a b\n', '# ID=x\n']) expect(parseOsRelease(text)).toBeUndefined()
+    expect(parseOsRelease('ID=x \t\nVERSION_ID="12" \n')).toMatchObject({ id: 'x', version: '12' })
+    for (const text of ['', `ID=${' '.repeat(65_536)}"`, 'ID=Debian\n', 'ID=a b\n', '# ID=x\n']) expect(parseOsRelease(text)).toBeUndefined()
     expect(parseOsRelease('ID=x\nVERSION_ID="\u001b[2J"\n')).toEqual({ id: 'x', version: undefined, name: undefined })
   })
 })
