@@ -54,7 +54,8 @@ export const moduleName = (name: string): string => name.replaceAll('-', '_')
 
 /** "kernel/fs/ext4/ext4.ko.xz" -> "ext4". */
 export function moduleOfPath(path: string): string | undefined {
-  const name = /([^/]+)\.ko(?:\.(?:xz|zst|gz))?$/.exec(path)?.[1]
+  // From the start of the name on: tried from each place, a long line of a damaged table would take hours.
+  const name = /^(.+)\.ko(?:\.(?:xz|zst|gz))?$/.exec(path.slice(path.lastIndexOf('/') + 1))?.[1]
   return name === undefined ? undefined : moduleName(name)
 }
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { changeablePlaces, mountsToMake } from '../../bundle/mounts.ts'
 import { checkSystem } from '../../bundle/system.ts'
 import { INITRAMFS_NEEDS } from '../../initramfs/build.ts'
-import { kernelRelease, parseModulesDep } from '../../publisher/lint/kernel.ts'
+import { kernelRelease, moduleOfPath, parseModulesDep } from '../../publisher/lint/kernel.ts'
 import { lintTree, requireFit } from '../../publisher/lint/lint.ts'
 import { fakeModule } from '../helpers/elf.ts'
 import { signedRoot } from '../keys/helpers.ts'
@@ -298,6 +298,12 @@ describe('lint', () => {
 })
 
 describe('parsers of the check', () => {
+  it('a line of a table that is no path, however long', () => {
+    expect(moduleOfPath('a'.repeat(16 << 20))).toBeUndefined()
+    expect(moduleOfPath(`${'.ko'.repeat(1 << 20)}.x`)).toBeUndefined()
+    expect(moduleOfPath('.ko')).toBeUndefined()
+  })
+
   it('modules.dep, with names that have "-" and compression', () => {
     const modules = parseModulesDep('kernel/a/dm-verity.ko.xz: kernel/b/dm-mod.ko.xz\nkernel/b/dm-mod.ko.xz:\nnoise\n')
     expect([...modules]).toEqual([
