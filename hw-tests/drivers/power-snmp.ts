@@ -32,7 +32,7 @@ export function snmpPower(wiring: SnmpPower): Power {
   const run = (argv: readonly string[]) => runTool(argv, TOOL_MS, [wiring.community])
   const state = async () => {
     const text = (await run(['snmpget', ...common])).trim()
-    // An older net-snmp gives it its name, too: "outletOn(1)".
+    // A setting in snmp.conf goes before an option: then it may have its name, too, "outletOn(1)".
     const value = Number(/^(?:[A-Za-z]\w*\()?(\d+)\)?$/.exec(text)?.[1])
     if (value !== wiring.on && value !== wiring.off)
       throw new LabError(`the outlet ${wiring.oid} of ${wiring.host} says "${text.slice(0, 100)}"`)

@@ -42,7 +42,10 @@ export async function momentOfInstall(dut: Dut, address: string, random: () => n
     if (failed !== undefined) throw new DutError(`the install failed before it was cut: ${failed}`)
     return armed || percents >= lines ? `progress line ${percents}` : undefined
   }
-  const where = await dut.console.waitForText(reached, `${lines} progress lines`, from, { timeoutMs: STEP_MS })
+  const where = await dut.console.waitForText(reached, `${lines} progress lines`, from, {
+    timeoutMs: STEP_MS,
+    ...(dut.signal && { signal: dut.signal }),
+  })
   await sleep(more)
   return `install, ${where} of about ${INSTALL_LINES}, and ${more} ms`
 }

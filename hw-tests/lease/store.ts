@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { readFileSync, readlinkSync } from 'node:fs'
 import { chmod, mkdir, open, readFile, rename } from 'node:fs/promises'
 import { tmpdir, uptime } from 'node:os'
@@ -81,8 +82,9 @@ export function localStore(folder: string, now: () => number = sinceBoot): Lease
 
 /** Replaces a file as a whole, flushed. */
 export async function replace(file: string, text: string): Promise<void> {
-  const partial = `${file}.${process.pid}.new`
-  await using handle = await open(partial, 'w', 0o666)
+  // In a folder that others may write to: a name that nobody can lay a link under before.
+  const partial = `${file}.${randomBytes(8).toString('hex')}.new`
+  await using handle = await open(partial, 'wx', 0o666)
   await handle.writeFile(`${text}\n`)
   await handle.sync()
   await rename(partial, file)

@@ -14,7 +14,10 @@ async function installUntil(dut: Dut, address: string, phase: RegExp): Promise<v
     if (over !== undefined) throw new DutError(`the install was over before ${phase}: ${over}`)
     return undefined
   }
-  await dut.console.waitForText(reached, `${phase}`, from, { timeoutMs: BOOT_MS })
+  await dut.console.waitForText(reached, `${phase}`, from, {
+    timeoutMs: BOOT_MS,
+    ...(dut.signal && { signal: dut.signal }),
+  })
 }
 
 cutsPower({
