@@ -168,10 +168,14 @@ async function openFree(path: string, baudRate: number): Promise<SerialPort> {
 
 function write(port: SerialPort, path: string, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
-    port.write(bytes, (error) => {
-      if (error) return reject(new LabError(`the relay board on ${path} takes no bytes: ${error.message}`))
-      port.drain((e) => (e ? reject(new LabError(`the relay board on ${path}: ${e.message}`)) : resolve()))
-    })
+    const fail = (why: string) => reject(new LabError(`the relay board on ${path} takes no bytes: ${why}`))
+    const clock = setTimeout(() => fail(`not within ${ANSWER_MS / 1000} s`), ANSWER_MS)
+    const settle = (error: Error | null | undefined) => {
+      clearTimeout(clock)
+      if (error) fail(error.message)
+      else resolve()
+    }
+    port.write(bytes, (error) => (error ? settle(error) : port.drain(settle)))
   })
 }
 
