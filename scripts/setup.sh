@@ -42,7 +42,7 @@ case "${1:-}" in
   uboot) packages="$packages u-boot-qemu qemu-system-arm qemu-efi-aarch64 g++-aarch64-linux-gnu" ;;
   test) packages="$packages squashfs-tools-ng squashfuse grub-emu cryptsetup-bin fsverity buildah docker-registry strace attr acl cpio file qemu-utils
     u-boot-qemu u-boot-tools libubootenv-tool qemu-system-arm qemu-efi-aarch64
-    busybox-static dmsetup signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto libfaketime nginx-light exfatprogs qemu-user g++-aarch64-linux-gnu" ;;
+    busybox-static dmsetup systemd signify-openbsd minisign softhsm2 opensc openssl bsdutils systemd-boot-efi dt-utils efibootmgr device-tree-compiler mosquitto libfaketime nginx-light exfatprogs qemu-user g++-aarch64-linux-gnu" ;;
   bench) packages="$packages rauc dbus openssl cpio xdelta3 bsdiff casync zchunk zstd ostree" ;;
   ostree) packages="$packages ostree attr acl" ;;
   *) stop "usage: scripts/setup.sh demo|uboot|test|bench|ostree" ;;

@@ -65,7 +65,7 @@ export async function realPorts(
     options.daemon ? config.agent.console : undefined,
   )
   return {
-    files: withReserve(files, join(paths.data, RESERVE_FILE)),
+    files: withReserve(files, join(paths.data, RESERVE_FILE), () => space.giveAll()),
     data: paths.data,
     clock: { ...realClock(paths.synchronised), forward: forwardClock(join(paths.run, 'clock'), files, processes) },
     boot: makeBoot(given),

@@ -9,8 +9,11 @@ import { isBistableError } from '../../base/errors.ts'
 export const RESERVE_BYTES = 512 * 1024
 export const RESERVE_FILE = 'reserve'
 
-/** The same files, but what is written through them may use the reserve at `path`. */
-export function withReserve(files: Files, path: string): Files {
+/**
+ * The same files, but what is written through them may use the reserve at `path`.
+ * @param giveMore gives up what else there is, where the reserve is no help
+ */
+export function withReserve(files: Files, path: string, giveMore: () => Promise<void> = async () => undefined): Files {
   let given = false
   const orGive = async (work: () => Promise<void>): Promise<void> => {
     try {
@@ -19,7 +22,11 @@ export function withReserve(files: Files, path: string): Files {
       if (!isBistableError(error, 'FILE_FULL')) throw error
       await files.remove(path)
       given = true
-      await work()
+      await work().catch(async (second: unknown) => {
+        if (!isBistableError(second, 'FILE_FULL')) throw second
+        await giveMore()
+        await work()
+      })
     }
   }
   return {
@@ -27,6 +34,9 @@ export function withReserve(files: Files, path: string): Files {
     write: (target, bytes) => orGive(() => files.write(target, bytes)),
     // A file system that allocates late finds out at the flush.
     sync: (target) => orGive(() => files.sync(target)),
+    // btrfs at any step.
+    rename: (from, to) => orGive(() => files.rename(from, to)),
+    makeDir: (target) => orGive(() => files.makeDir(target)),
     syncDir: async (target) => {
       await files.syncDir(target)
       if (!given) return

@@ -1,8 +1,9 @@
 import { randomFillSync } from 'node:crypto'
-import { lstat, open, readFile, readlink, rm, stat, statfs, truncate } from 'node:fs/promises'
+import { lstat, open, readdir, readFile, readlink, rm, stat, statfs, truncate } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { humanBytes, KiB, MiB, roundUp } from '../../base/bytes.ts'
 import { nodeFiles } from '../../base/durable.ts'
+import { isBistableError } from '../../base/errors.ts'
 import { printable } from '../../base/printable.ts'
 import { otherSlot, type Slot } from '../../bootloader/state.ts'
 import { discard } from '../etc/discard.ts'
@@ -17,9 +18,16 @@ import { biggest, type Taken, taken } from './biggest.ts'
  * A file of real blocks (`room`) is kept while nothing is installed. An install that finds no room gives up, in this order,
  * what is void already, reports, as much of that file as it lacks, and snapshots; the initramfs gives up the file for a
  * trial that finds no room (`give_room`). The agent makes it again when that is over.
+ *
+ * btrfs keeps small files and all names among its tables, which have chunks of their own: where those are full, nothing can be
+ * written, however much statfs says is free. There small files (`small/`) are kept besides, which stand in the tables.
  */
 
 export const ROOM_FILE = 'room'
+export const SMALL_FOLDER = 'small'
+/** Each small enough to stand among the tables: 7.3 MiB of them in all, where one rename reserves some 3 (measured, Linux 6). */
+const SMALL_FILES = 3072
+const SMALL_BYTES = 1900
 const LEAST_ROOM = 4 * MiB
 /** `give_room` of initramfs/init has this figure, too. */
 export const MOST_ROOM = 16 * MiB
@@ -88,6 +96,7 @@ export interface SpaceEdge {
 export class DataSpace implements Space {
   readonly #edge: SpaceEdge
   readonly #room: string
+  readonly #small: string
   #void: Slot | undefined
   #installing = false
   #gave = false
@@ -95,6 +104,7 @@ export class DataSpace implements Space {
   constructor(edge: SpaceEdge) {
     this.#edge = edge
     this.#room = join(edge.data, ROOM_FILE)
+    this.#small = join(edge.data, SMALL_FOLDER)
   }
 
   async require(kept: Taken, slot: Slot): Promise<void> {
@@ -149,6 +159,7 @@ export class DataSpace implements Space {
       // That would be memory.
       if (type === TMPFS) return
       await keepReserve(nodeFiles, join(this.#edge.data, RESERVE_FILE))
+      if (type === BTRFS) await fillFolder(this.#small)
       have = await sizeOf(this.#room)
       const more = Math.min(roomBytes(blocks * bsize) - have, bavail * bsize - SPARE)
       if (more < STEP) return
@@ -163,13 +174,22 @@ export class DataSpace implements Space {
   async #give(bytes: number): Promise<void> {
     const have = await sizeOf(this.#room)
     const free = await this.#free()
+    // btrfs gives back an extent when nothing of it is left.
+    if (free.type === BTRFS) return await this.giveAll()
     const lacking = bytes - free.bytes
     if (have === 0 || lacking <= 0) return
-    // btrfs gives back an extent when nothing of it is left.
-    const left = free.type === BTRFS ? 0 : have - roundUp(lacking, STEP)
+    const left = have - roundUp(lacking, STEP)
     this.#gave = true
     if (left > 0) await truncate(this.#room, left)
     else await rm(this.#room, { force: true })
+  }
+
+  /** All at once: for a record that finds no room even in its reserve. */
+  async giveAll(): Promise<void> {
+    this.#gave = true
+    await rm(this.#room, { force: true })
+    await rm(this.#small, { recursive: true, force: true })
+    await this.#edge.flush()
   }
 
   async #dropSnapshot(): Promise<boolean> {
@@ -190,13 +210,29 @@ export class DataSpace implements Space {
     // What ext4 keeps for root is ours; btrfs, which counts each copy in bfree, has no number of files.
     const bytes = (kept === undefined ? bavail : bfree - kept) * bsize
     // btrfs says so of room that it has not carried out yet, and refuses a write there.
+    if (type === BTRFS && !(await this.#takesNames())) return { type, bytes: 0, files: Infinity }
     return { type, bytes: Math.max(0, type === BTRFS ? bytes - MiB : bytes), files: files === 0 ? Infinity : ffree }
+  }
+
+  /** Whether a small file can be written: nothing says so but that. */
+  async #takesNames(): Promise<boolean> {
+    const probe = join(this.#edge.data, '.probe')
+    try {
+      await nodeFiles.write(probe, new Uint8Array(SMALL_BYTES))
+      await nodeFiles.sync(probe)
+      return true
+    } catch (error) {
+      if (!isBistableError(error, 'FILE_FULL')) throw error
+      return false
+    } finally {
+      await rm(probe, { force: true })
+    }
   }
 
   async #none(wanted: Taken, spare: Taken): Promise<Error> {
     const { partition } = this.#edge
     const free = sum(await this.#free(), spare)
-    const found = await biggest(partition, [join(partition, 'snapshots'), this.#room])
+    const found = await biggest(partition, [join(partition, 'snapshots'), this.#room, this.#small])
     const named = found.map(({ path, bytes }) => `${printable(path)} ${humanBytes(bytes)}`).join(', ')
     const lacks =
       free.bytes < wanted.bytes
@@ -233,6 +269,16 @@ const holds = (free: Taken, wanted: Taken): boolean => free.bytes >= wanted.byte
 
 async function sizeOf(path: string): Promise<number> {
   return (await lstat(path).catch(() => undefined))?.size ?? 0
+}
+
+/** As far as there is room. */
+async function fillFolder(folder: string): Promise<void> {
+  const there = new Set(await readdir(folder).catch(() => []))
+  if (there.size >= SMALL_FILES) return
+  await nodeFiles.makeDir(folder)
+  const bytes = Buffer.alloc(SMALL_BYTES)
+  for (let n = 0; n < SMALL_FILES; n++)
+    if (!there.has(`${n}`)) await nodeFiles.write(join(folder, `${n}`), randomFillSync(bytes))
 }
 
 async function append(path: string, bytes: number): Promise<void> {
