@@ -63,13 +63,19 @@ async function inspect(call: Invocation): Promise<number> {
 /** Line by line: an attachment may be larger than what should stand in memory as one text. */
 async function printLines(pieces: AsyncIterable<Uint8Array>, out: (line: string) => void): Promise<void> {
   const decoder = new TextDecoder()
-  let rest = ''
-  for await (const piece of pieces) {
-    const lines = (rest + decoder.decode(piece, { stream: true })).split('\n')
-    rest = lines.pop() ?? ''
-    for (const line of lines) out(line)
+  // Of the present line. Joined once: joined at every piece, one long line would be copied again and again.
+  let held: string[] = []
+  const take = (text: string): void => {
+    const [first = '', ...more] = text.split('\n')
+    held.push(first)
+    for (const line of more) {
+      out(held.join(''))
+      held = [line]
+    }
   }
-  rest += decoder.decode()
+  for await (const piece of pieces) take(decoder.decode(piece, { stream: true }))
+  take(decoder.decode())
+  const rest = held.join('')
   if (rest !== '') out(rest)
 }
 

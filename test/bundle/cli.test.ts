@@ -62,6 +62,15 @@ test('inspect prints an attachment, its digest checked first; with --root only w
   expect([bad.code, bad.out]).toEqual([4, ''])
 })
 
+test('inspect prints an attachment of one long line, and lines that end anywhere', async () => {
+  const long = Buffer.from(`a\n\n${'ä'.repeat(8 << 20)}\nb`)
+  const { path } = await makeBundle({
+    attachments: { sbom: long, inventory: Buffer.from(`{}\n${'x'.repeat(131_072)}\n`) },
+  })
+  expect((await cli('inspect', path, '--sbom')).out === long.toString()).toBe(true)
+  expect((await cli('inspect', path, '--inventory')).out).toBe(`{}\n${'x'.repeat(131_072)}`)
+})
+
 test('inspect with --root shows what that vouched for, and not what stood there a moment before', async () => {
   const made = await makeBundle()
   const forged = await makeBundle({ release: { version: '6.6.6' } })
