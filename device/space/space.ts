@@ -153,20 +153,20 @@ export class DataSpace implements Space {
   async keep(): Promise<void> {
     // What was made free would be gone again.
     if (this.#installing) return
-    let have = 0
     try {
       const { type, bavail, blocks, bsize } = await statfs(this.#edge.data)
       // That would be memory.
       if (type === TMPFS) return
       await keepReserve(nodeFiles, join(this.#edge.data, RESERVE_FILE))
-      if (type === BTRFS) await fillFolder(this.#small)
-      have = await sizeOf(this.#room)
+      // As far as it goes.
+      if (type === BTRFS) await fillFolder(this.#small).catch(() => undefined)
+      const have = await sizeOf(this.#room)
       const more = Math.min(roomBytes(blocks * bsize) - have, bavail * bsize - SPARE)
       if (more < STEP) return
-      await append(this.#room, more)
-    } catch {
       // A file system that allocates late finds out at the flush: what has no blocks is no room.
-      await truncate(this.#room, have).catch(() => undefined)
+      await append(this.#room, more).catch(() => truncate(this.#room, have))
+    } catch {
+      // Without it there is one guarantee less, no more.
     }
   }
 

@@ -120,6 +120,10 @@ describe.skipIf(!ready || !canMount('btrfs'))('a btrfs data partition that is fu
     await space.keep()
     expect(room()).toBe(roomBytes(256 * MiB))
     data.fill()
+    // What cannot be made again takes nothing of what is there.
+    rmSync(join(data.folder, 'bistable/small'), { recursive: true })
+    await space.keep()
+    expect(room()).toBe(roomBytes(256 * MiB))
     const ran = await made.run(['install', bundle.path, '--json'])
     expect(ran.json, ran.err + ran.out).toMatchObject({ ok: true, slot: 'b' })
     await expectArmed(device)
