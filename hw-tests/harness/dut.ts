@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { BootEvent, BootState } from './boot-states.ts'
 import { Console, type TimedEvent, type WaitOptions } from './console.ts'
 import { partitionDigest } from './disk.ts'
@@ -38,6 +39,8 @@ export interface BootReport {
 
 const SEEN_AT_ONCE = 8192
 const SHELL_MS = 300_000
+/** A hung emulator is asked no longer than that. */
+const ACCOUNT_MS = 10_000
 /** Power sessions that are remembered for the reports. */
 const KEPT_SESSIONS = 500
 
@@ -84,6 +87,13 @@ export class Dut {
   /** The state and the last console lines, also of a device that is off by now. */
   lastWords(): { readonly state: BootState; readonly tail: string } {
     return { state: this.#console?.state ?? 'off', tail: this.#console?.tail() ?? '(it was never on)' }
+  }
+
+  /** Puts into the transcript what an emulator says of itself: for a test that failed, while it still has power. */
+  async account(): Promise<void> {
+    const late = sleep(ACCOUNT_MS, [], { ref: false })
+    const said = await Promise.race([this.#machine?.account?.().catch(() => []) ?? [], late])
+    for (const line of said) this.#console?.remark(line)
   }
 
   /** Whether a stick was ever plugged into it. */

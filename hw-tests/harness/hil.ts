@@ -225,6 +225,7 @@ export const hil = test
         const trouble = seen.find((event) => isTrouble(event, allow, dut.hadStick))
         // Callbacks of a failed test come later than this; its result is there.
         const failed = task.result?.state === 'fail' || trouble !== undefined
+        if (failed) await dut.account()
         if (failed || begin !== 'shared') await clear(bench)
         if (trouble !== undefined) throw new DutError(`${trouble.kind}, which no test here expects: ${trouble.line}`)
       })

@@ -18,6 +18,8 @@ export interface Machine {
   unplug(): Promise<void>
   /** Writes the whole state (memory, devices) to a file and ends the machine. Emulated machines only. */
   save?(file: string): Promise<void>
+  /** What it says of itself when the device in it hangs, for the transcript. Emulated machines only. */
+  account?(): Promise<readonly string[]>
 }
 
 /** The lines of a serial port besides data. */

@@ -49,6 +49,10 @@ describe.skipIf(missing.length > 0 && process.env['CI'] === undefined)('the emul
       const machine = await powerOn()
       const console = new Console(machine.port)
       expect(await status(machine)).toBe('running')
+      // What a failed test shows of it.
+      expect((await machine.account()).join('\n')).toMatch(
+        /virtio-blk holds \d+ requests; [\s\S]*thread qemu-system\S* is in/,
+      )
       await machine.reset()
       expect(await status(machine)).toBe('running')
       await machine.cut()

@@ -10,6 +10,7 @@ import { BROKER_PORT } from './broker.ts'
 import { LabError } from './lab-error.ts'
 import type { Machine } from './machine.ts'
 import { MACHINES, type MachineName, type MachineProfile } from './machines.ts'
+import { emulatorAccount } from './qemu-account.ts'
 import { Qmp } from './qmp.ts'
 
 /** A QEMU machine as a place: its firmware, one virtio disk, a serial console on a pty, power by process. */
@@ -63,6 +64,7 @@ export interface QemuMachine extends Machine {
   readonly qmp: Qmp
   /** The disk then belongs to the state in the file. */
   save(file: string): Promise<void>
+  account(): Promise<readonly string[]>
   readonly exited: Promise<number | null>
 }
 
@@ -149,6 +151,7 @@ export async function startQemu(options: QemuOptions): Promise<QemuMachine> {
       exited,
       liveDisk: options.disk,
       cut: () => cut(child, qmp, exited),
+      account: () => emulatorAccount(qmp, child.pid),
       reset: async () => {
         await qmp.send('system_reset')
       },
