@@ -147,7 +147,9 @@ async function ostree({ folder, old, next }: Both): Promise<Found> {
   const delta = join(folder, 'ostree-delta')
   await mkdir(delta, { recursive: true })
   const file = join(delta, 'superblock')
-  const args = ['static-delta', 'generate', at(repo), `--from=${from}`, `--to=${to}`, `--filename=${file}`]
+  // Whole files above 4 MB would else stay on a server, and the delta could not be applied by itself.
+  const named = [`--from=${from}`, `--to=${to}`, '--min-fallback-size=0', `--filename=${file}`]
+  const args = ['static-delta', 'generate', at(repo), ...named]
   const made = await measure('ostree', args)
   const parts = await files(delta)
   await tool('ostree', ['init', at(device), '--mode=bare'])
