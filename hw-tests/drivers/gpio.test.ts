@@ -1,25 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { openBootMode } from './boot-mode.ts'
 import { gpioLine } from './gpio.ts'
 import { openPower } from './power.ts'
 import * as standIns from './stand-ins.ts'
+import { toolsFolder } from './tools-folder.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'bistable-gpio-'))
-const bin = join(folder, 'bin')
-mkdirSync(bin)
-const path = process.env['PATH']
-process.env['PATH'] = `${bin}:${path}`
-afterAll(() => {
-  process.env['PATH'] = path
-  rmSync(folder, { recursive: true })
-})
-const file = (name: string) => (existsSync(join(bin, name)) ? readFileSync(join(bin, name), 'utf8') : undefined)
-const log = (name: string) => (file(`${name}.state.log`) ?? '').trim().split('\n')
+const { bin, file, log } = toolsFolder('gpio')
 
 /** Undefined when no such process runs: a child that nobody waited for has ended, too. */
 const startOf = (pid: number) => {

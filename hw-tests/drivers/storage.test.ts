@@ -1,23 +1,13 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import * as standIns from './stand-ins.ts'
 import { noStorage, openStorage } from './storage.ts'
 import { muxCommand, muxSide } from './storage-mux.ts'
 import { attachedPort } from './storage-usbip.ts'
+import { toolsFolder } from './tools-folder.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'bistable-storage-'))
-const bin = join(folder, 'bin')
-mkdirSync(bin)
-const path = process.env['PATH']
-process.env['PATH'] = `${bin}:${path}`
-afterAll(() => {
-  process.env['PATH'] = path
-  rmSync(folder, { recursive: true })
-})
-const file = (name: string) => (existsSync(join(bin, name)) ? readFileSync(join(bin, name), 'utf8') : undefined)
-const log = (name: string) => (file(`${name}.state.log`) ?? '').trim().split('\n')
+const { folder, bin, file, log } = toolsFolder('storage')
 const KEEP = '[ -e "$STATE.stuck" ] ||'
 
 describe('storage', () => {
