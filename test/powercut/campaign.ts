@@ -38,7 +38,7 @@ export const FULL: CampaignPlan = {
 /** What the unit tests run. */
 export const SAMPLE: CampaignPlan = {
   ...FULL,
-  keep: 0.095,
+  keep: 0.075,
   keepBoot: 0.02,
   agents: 0.25,
   pageSubsets: 120,

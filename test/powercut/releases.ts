@@ -58,6 +58,9 @@ const PLANS: Readonly<Record<number, Plan>> = {
   6: { conduct: 'initramfs-fails' },
   7: { rotated: true, securityFloor: 3 },
   8: { rotated: true, securityFloor: 3 },
+  9: { rotated: true, securityFloor: 3 },
+  10: { rotated: true, securityFloor: 3 },
+  11: { rotated: true, securityFloor: 3 },
   100: { rotated: true, securityFloor: 3 },
   101: { rotated: true, securityFloor: 3 },
 }

@@ -4,7 +4,7 @@ import { FILES } from '../../bootloader/layout.ts'
 import { freshState, renew } from '../../bootloader/machine.ts'
 import type { Core } from '../../device/agent/core.ts'
 import { rollBackNow } from '../../device/agent/roll-back.ts'
-import { installFrom } from '../../device/agent/work.ts'
+import { cancelNow, commitNow, installFrom } from '../../device/agent/work.ts'
 import { repairNow } from '../../device/repair/repair.ts'
 import { Device, type DeviceParts } from './device.ts'
 import { type DiskContent, type Entry, RecordedDisk, type Told } from './disk.ts'
@@ -34,6 +34,12 @@ const quiet = { force: false, onProgress: () => undefined }
 
 export function installing(counter: number, door = 'http://door') {
   return (core: Core) => installFrom(core, `${door}/${counter}`, quiet, new AbortController().signal)
+}
+
+/** What it installs is committed by a person or not at all. */
+function held(counter: number) {
+  return (core: Core) =>
+    installFrom(core, `http://door/${counter}`, { ...quiet, hold: true }, new AbortController().signal)
 }
 
 /** Stops the install when half of the root file system is there. */
@@ -97,6 +103,37 @@ export const STORIES: readonly Story[] = [
     },
   },
   { name: 'update after repair', boots: 'a3 b8?', run: (d) => update(d, 8) },
+  {
+    name: 'armed, then called off',
+    boots: 'b8 b8',
+    run: async (d) => {
+      await d.powerOn(async (core) => {
+        await installing(9)(core)
+        await cancelNow(core)
+      })
+      await d.settle()
+    },
+  },
+  {
+    name: 'another over an armed one',
+    boots: 'b8 a10?',
+    run: async (d) => {
+      await d.powerOn(async (core) => {
+        await installing(9)(core)
+        await installing(10)(core)
+      })
+      await d.settle()
+    },
+  },
+  {
+    name: 'commit by a person',
+    boots: 'a10 b11? b11',
+    run: async (d) => {
+      await d.powerOn(held(11))
+      await d.powerOn(commitNow)
+      await d.settle()
+    },
+  },
 ]
 
 export async function provisioned(releases: Releases): Promise<DiskContent> {
