@@ -162,7 +162,7 @@ export function commit(state: BootState, slot: Slot): BootState {
 export function adopt(state: BootState, slot: Slot): BootState {
   if (!state.spare || slot !== otherSlot(state.primary))
     throw bootErrors.BOOT_NO_SPARE(`slot ${slot} is not the spare of ${JSON.stringify(state)}`)
-  return next(state, { primary: slot, trial: undefined, left: 0, spare: false })
+  return vouch(state, slot)
 }
 
 /**

@@ -72,7 +72,12 @@ export async function createKeyFile(
     const publicKey = publicKeyOf(seed)
     const file =
       protection.kind === 'none' ? bare(seed, publicKey) : await seal(seed, publicKey, protection, random, path)
-    await writeSecret(path, Buffer.from(`${JSON.stringify(file, undefined, 2)}\n`))
+    const bytes = Buffer.from(`${JSON.stringify(file, undefined, 2)}\n`)
+    await writeSecret(path, bytes)
+    const back = await nodeFiles.read(path, bytes.length)
+    // Before anybody signs a root that lists this key.
+    if (back === undefined || Buffer.compare(back, bytes) !== 0)
+      throw fileErrors.FILE_READBACK(`${path} differs from the ${bytes.length} bytes of the key file just written`)
     return publicKey
   } finally {
     seed.fill(0)

@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { xchacha20poly1305 } from '@noble/ciphers/chacha.js'
 import { scrypt as nobleScrypt } from '@noble/hashes/scrypt.js'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { fromHex } from '../../base/bytes.ts'
+import { nodeFiles } from '../../base/durable.ts'
 import { publicKeyOf, verifySignature } from '../../keys/ed25519.ts'
 import { createKeyFile, loadSigner, type Protection, readKeyFileInfo } from '../../keys/file-signer.ts'
 import { codeOfAsync } from '../codes.ts'
@@ -146,6 +147,20 @@ describe('a key file', () => {
       const refusal = await loadSigner(path, passphrase).catch((error) => error)
       expect(refusal.code).toBe('KEY_FILE_INVALID')
       expect(JSON.stringify(refusal)).not.toContain(JSON.parse(whole).seed.slice(0, 8))
+    }
+  })
+
+  it('is read back: a disk that changes what it is given makes no key', async () => {
+    const real = nodeFiles.read
+    const spy = vi.spyOn(nodeFiles, 'read').mockImplementation(async (path, limit) => {
+      const bytes = await real(path, limit)
+      if (bytes?.[100] !== undefined) bytes[100] ^= 1
+      return bytes
+    })
+    try {
+      expect(await codeOfAsync(() => createKeyFile(fresh(), quick))).toBe('FILE_READBACK')
+    } finally {
+      spy.mockRestore()
     }
   })
 
