@@ -24,11 +24,13 @@ const CKA_LABEL = 3
 const CKA_KEY_TYPE = 0x100
 const CKA_ID = 0x102
 const CKA_EC_POINT = 0x181
+const CKA_ALWAYS_AUTHENTICATE = 0x202
 const CKK_EC_EDWARDS = 0x40
 const CKM_EDDSA = 0x1057
 const CKF_SERIAL_SESSION = 4
 const CKF_TOKEN_INITIALIZED = 0x400
 const CKU_USER = 1
+const CKU_CONTEXT_SPECIFIC = 2
 const MAX_TOKENS = 64
 
 /** The public key object of that name; needs no PIN. @throws SIGNER_MISSING, SIGNER_FAILED, KEY_INVALID */
@@ -52,10 +54,23 @@ export async function pkcs11Signer(uri: Pkcs11Uri, askPin: AskPassphrase): Promi
       return await withSession(uri, (p11, session) => {
         // One try only: tokens lock themselves after a few wrong PINs.
         p11.C_Login(session, CKU_USER, pin)
-        p11.C_SignInit(session, { mechanism: CKM_EDDSA }, findOne(p11, session, uri, CKO_PRIVATE_KEY))
+        const key = findOne(p11, session, uri, CKO_PRIVATE_KEY)
+        p11.C_SignInit(session, { mechanism: CKM_EDDSA }, key)
+        // A key that wants its PIN for each signature (the PIV slot for signatures does) takes it between the two.
+        if (alwaysAuthenticates(p11, session, key)) p11.C_Login(session, CKU_CONTEXT_SPECIFIC, pin)
         return new Uint8Array(p11.C_Sign(session, Buffer.from(bytes), Buffer.alloc(128)))
       })
     },
+  }
+}
+
+/** PKCS#11 3.0, section 4.9. Older tokens do not know the attribute, and want nothing then. */
+function alwaysAuthenticates(p11: PKCS11, session: Handle, key: Handle): boolean {
+  try {
+    const [asked] = p11.C_GetAttributeValue(session, key, [{ type: CKA_ALWAYS_AUTHENTICATE }])
+    return asked !== undefined && Buffer.from(asked.value as Buffer).some((byte) => byte !== 0)
+  } catch {
+    return false
   }
 }
 

@@ -36,6 +36,8 @@ describe.skipIf(!ready)('a PKCS#11 token (SoftHSM)', () => {
     ] as const)
       run('pkcs11-tool', [...token, '--keypairgen', '--key-type', 'EC:edwards25519', '--label', label, '--id', id])
     run('pkcs11-tool', [...token, '--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'curve', '--id', '04'])
+    const always = ['--label', 'always', '--id', '05', '--always-auth']
+    run('pkcs11-tool', [...token, '--keypairgen', '--key-type', 'EC:edwards25519', ...always])
   })
   afterAll(() => {
     if (before === undefined) delete process.env['SOFTHSM2_CONF']
@@ -68,6 +70,12 @@ describe.skipIf(!ready)('a PKCS#11 token (SoftHSM)', () => {
     if (length === MAX_SIGNED_BYTES) expect(message.length).toBe(MAX_SIGNED_BYTES)
     const signed = await addSignature(envelope, signer)
     expect(verifySignature(signer.publicKey, message, signed.signatures[0] ?? new Uint8Array())).toBe(true)
+  })
+
+  it('signs with a key that wants its PIN for each signature', async () => {
+    const signer = await openSigner(uri('object=always'), pin('1234'))
+    for (const message of [Buffer.from('one'), Buffer.from('two')])
+      expect(verifySignature(signer.publicKey, message, await signer.sign(message))).toBe(true)
   })
 
   it('signs a statement by the command line, the PIN from a file, either way', async () => {
