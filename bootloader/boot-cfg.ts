@@ -14,17 +14,26 @@ export interface BootCfg {
   readonly args: string
 }
 
-/** x86's COMMAND_LINE_SIZE is 2048; the rest is what grub.cfg adds. */
+/** The kernel's COMMAND_LINE_SIZE on x86 and arm64 is 2048, on 32-bit arm 1024; the rest is what the bootloader adds. */
 export const MAX_ARGS = 1800
+const MAX_ARGS_ARM = 776
 
-/** The exact bytes of `boot.cfg`. Throws BOOT_CFG_INVALID on what GRUB would not read back unchanged. */
-export function encodeBootCfg({ release, args }: BootCfg): Uint8Array {
+/** Characters of kernel arguments that fit. @param architecture as OCI names it */
+export const maxArgs = (architecture: string): number => (architecture === 'arm' ? MAX_ARGS_ARM : MAX_ARGS)
+
+/**
+ * The exact bytes of `boot.cfg`. Throws BOOT_CFG_INVALID on what GRUB would not read back unchanged.
+ * @param most characters of arguments
+ */
+export function encodeBootCfg({ release, args }: BootCfg, most = MAX_ARGS): Uint8Array {
   if (!/^(?:0|[1-9][0-9]{0,14})\.(?:0|[1-9][0-9]{0,14})$/.test(release))
     throw bootErrors.BOOT_CFG_INVALID(`the release is ${JSON.stringify(release)}, EPOCH.COUNTER was wanted`)
   if (!/^[!-[\]-~]+(?: [!-[\]-~]+)*$/.test(args))
     throw bootErrors.BOOT_CFG_INVALID('kernel arguments must be printable ASCII without backslashes, one space apart')
-  if (args.length > MAX_ARGS)
-    throw bootErrors.BOOT_CFG_INVALID(`kernel arguments take ${args.length} characters, at most ${MAX_ARGS} fit`)
+  if (args.length > most)
+    throw bootErrors.BOOT_CFG_INVALID(`kernel arguments take ${args.length} characters, at most ${most} fit`, {
+      next: "Give fewer or shorter 'kernelArgs' in system.json.",
+    })
   if (!/(?:^| )bistable\.root=[0-9a-f]{64}(?: |$)/.test(args))
     throw bootErrors.BOOT_CFG_INVALID('kernel arguments must name the root hash: bistable.root=…')
   return Buffer.from(`# GRUB Environment Block\nbistable_release=${release}\nbistable_args=${args}\n`, 'latin1')

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { encodeBootCfg } from '../bootloader/boot-cfg.ts'
+import { encodeBootCfg, maxArgs } from '../bootloader/boot-cfg.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
 import { makeFat } from './fat.ts'
 
@@ -14,6 +14,8 @@ export interface BootFacts {
   readonly length: number
   /** The image's own kernel arguments. */
   readonly kernelArgs: readonly string[]
+  /** As OCI names it. */
+  readonly architecture: string
 }
 
 /**
@@ -29,7 +31,7 @@ export function bootCfg(facts: BootFacts): Uint8Array {
     `bistable.floor=${floor}`,
     ...facts.kernelArgs,
   ].join(' ')
-  return encodeBootCfg({ release, args })
+  return encodeBootCfg({ release, args }, maxArgs(facts.architecture))
 }
 
 export interface BootParts {

@@ -88,6 +88,12 @@ export async function buildRelease(
   const tree = deriveTree(merged, { add: added, time })
   const lint = await lintTree(tree, INITRAMFS_NEEDS)
   const fit = requireFit(lint)
+  const { number, securityFloor } = request
+  const { kernelArgs } = fit.system
+  const cfgFor = (root: string, length: number): Uint8Array =>
+    bootCfg({ number, securityFloor, root, length, kernelArgs, architecture: tree.config.architecture })
+  // Said before minutes of work: with any root and the longest length there is.
+  cfgFor('0'.repeat(64), Number.MAX_SAFE_INTEGER)
   try {
     await mkdir(folder)
   } catch (cause) {
@@ -100,7 +106,6 @@ export async function buildRelease(
     await mkdir(work)
     const kernel = join(work, 'vmlinuz')
     const initrd = join(work, 'initrd.img')
-    const { kernelArgs } = fit.system
     const bootParts = async (): Promise<void> => {
       await pipeline(tree.content(fit.kernel.entry.node), createWriteStream(kernel))
       await writeFile(
@@ -114,8 +119,7 @@ export async function buildRelease(
     const rootfs = await buildRootfs(tree, fit.kernel.entry.path, request, time, folder, edge, bootParts)
 
     edge.say(`boot image: kernel ${fit.kernel.version}`)
-    const { number, securityFloor } = request
-    const cfg = bootCfg({ number, securityFloor, root: rootfs.root, length: rootfs.length, kernelArgs })
+    const cfg = cfgFor(rootfs.root, rootfs.length)
     await makeBootImage({ kernel, initrd, cfg }, buildImagePath(folder, 'boot'), { time, workDir: work, ...signal })
 
     edge.say('bill of materials, provenance, chunks and statement')

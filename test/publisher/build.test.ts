@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openSquashfs } from '../../bundle/squashfs/image.ts'
 import { openImageFile } from '../../bundle/squashfs/reader.ts'
 import { decompressExactly } from '../../bundle/zstd.ts'
+import { bootCfg } from '../../publisher/boot-image.ts'
 import { type BuildRequest, buildRelease } from '../../publisher/build.ts'
 import { deriveTree } from '../../publisher/derive.ts'
 import { fitSpecs, memoryTree, type Spec, TIME } from './memory-tree.ts'
@@ -220,6 +221,22 @@ describe('build', () => {
       buildRelease(memoryTree(specs), { ...request, parts }, join(work, 'x'), { say: () => {} }),
     ).rejects.toMatchObject({ code: 'IMAGE_PATH_TAKEN' })
     expect(existsSync(join(work, 'x'))).toBe(false)
+  })
+
+  it('refuses kernel arguments that the kernel would cut off, before anything is made; 32-bit arm takes fewer', async () => {
+    const specs = await fitSpecs()
+    const system = JSON.parse(String(specs['usr/lib/bistable/system.json']))
+    const kernelArgs = Array.from({ length: 8 }, (_, n) => `word${n}=${'x'.repeat(80)}`)
+    const long = memoryTree({ ...specs, 'usr/lib/bistable/system.json': JSON.stringify({ ...system, kernelArgs }) })
+    const arm = { ...long, config: { ...long.config, architecture: 'arm' } } as typeof long
+    const folder = join(work, 'long')
+    await expect(buildRelease(arm, request, folder, { say: () => {} })).rejects.toMatchObject({
+      code: 'BOOT_CFG_INVALID',
+      message: expect.stringContaining('at most 776 fit'),
+    })
+    expect(existsSync(folder)).toBe(false)
+    const facts = { number: request.number, securityFloor: request.securityFloor, root: '0'.repeat(64), length: 1 }
+    expect(bootCfg({ ...facts, kernelArgs, architecture: 'arm64' }).length).toBeGreaterThan(776)
   })
 
   it('leaves nothing behind when it fails, and touches no folder that was there', async () => {
