@@ -21,6 +21,10 @@ const plan: KitPlan = KIT_PLANS[name]
 const KEPT_KITS = 2
 /** A kit is kept for so long after its last use, whatever came after it. */
 const KEPT_MS = 3 * 3_600_000
+/** Where one is being made. */
+const MAKING = 'making-'
+/** No kit takes so long to make. */
+const ABANDONED_MS = 24 * 3_600_000
 
 /** Everything that a byte of the kit depends on, the Debian packages aside. */
 const INPUTS = [
@@ -262,8 +266,14 @@ async function linkTheRest(from: string, folder: string): Promise<void> {
 
 async function dropOldKits(): Promise<void> {
   const kits = []
-  for (const entry of await readdir(cache))
-    if (entry.startsWith(`${name}-`)) kits.push({ entry, at: (await stat(join(cache, entry))).mtimeMs })
+  for (const entry of await readdir(cache)) {
+    // Another run may have finished it meanwhile.
+    const at = (await stat(join(cache, entry)).catch(() => undefined))?.mtimeMs ?? Date.now()
+    if (entry.startsWith(`${name}-`)) kits.push({ entry, at })
+    // Of a run that was killed.
+    if (entry.startsWith(MAKING) && Date.now() - at > ABANDONED_MS)
+      await rm(join(cache, entry), { recursive: true, force: true })
+  }
   kits.sort((a, b) => b.at - a.at)
   // A run that began an hour ago may still use its kit.
   const unused = kits.slice(KEPT_KITS).filter(({ at }) => Date.now() - at > KEPT_MS)
@@ -275,7 +285,7 @@ try {
   await stat(join(folder, 'kit.json'))
 } catch {
   await mkdir(cache, { recursive: true })
-  const partial = await mkdtemp(join(cache, 'making-'))
+  const partial = await mkdtemp(join(cache, MAKING))
   try {
     const start = Date.now()
     await make(partial)
