@@ -102,6 +102,11 @@ export async function writeFileDurably(path: string, bytes: Uint8Array, files: F
   await files.sync(beside)
   await files.rename(beside, path)
   await files.syncDir(dirname(path))
+  await requireReadBack(path, bytes, files)
+}
+
+/** @throws FILE_READBACK unless the file holds exactly these bytes */
+export async function requireReadBack(path: string, bytes: Uint8Array, files: Files = nodeFiles): Promise<void> {
   const back = await files.read(path, bytes.length)
   if (back === undefined || Buffer.compare(back, bytes) !== 0) {
     throw fileErrors.FILE_READBACK(`${path} differs from the ${bytes.length} bytes just written`)

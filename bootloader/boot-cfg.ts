@@ -15,7 +15,7 @@ export interface BootCfg {
 }
 
 /** The kernel's COMMAND_LINE_SIZE on x86 and arm64 is 2048, on 32-bit arm 1024; the rest is what the bootloader adds. */
-export const MAX_ARGS = 1800
+const MAX_ARGS = 1800
 const MAX_ARGS_ARM = 776
 
 /** Characters of kernel arguments that fit. @param architecture as OCI names it */

@@ -6,7 +6,7 @@ import { xchacha20poly1305 } from '@noble/ciphers/chacha.js'
 import { concatBytes } from '@noble/hashes/utils.js'
 import * as v from 'valibot'
 import { fromHex, hex, KiB } from '../base/bytes.ts'
-import { nodeFiles } from '../base/durable.ts'
+import { nodeFiles, requireReadBack } from '../base/durable.ts'
 import { isBistableError, systemCode } from '../base/errors.ts'
 import { fileErrors } from '../base/file-errors.ts'
 import { parseStrictJson } from '../base/strict-json.ts'
@@ -72,12 +72,7 @@ export async function createKeyFile(
     const publicKey = publicKeyOf(seed)
     const file =
       protection.kind === 'none' ? bare(seed, publicKey) : await seal(seed, publicKey, protection, random, path)
-    const bytes = Buffer.from(`${JSON.stringify(file, undefined, 2)}\n`)
-    await writeSecret(path, bytes)
-    const back = await nodeFiles.read(path, bytes.length)
-    // Before anybody signs a root that lists this key.
-    if (back === undefined || Buffer.compare(back, bytes) !== 0)
-      throw fileErrors.FILE_READBACK(`${path} differs from the ${bytes.length} bytes of the key file just written`)
+    await writeSecret(path, Buffer.from(`${JSON.stringify(file, undefined, 2)}\n`))
     return publicKey
   } finally {
     seed.fill(0)
@@ -232,4 +227,6 @@ async function writeSecret(path: string, bytes: Uint8Array): Promise<void> {
     await handle?.close()
   }
   await nodeFiles.syncDir(dirname(path))
+  // Before anybody signs a root that lists this key.
+  await requireReadBack(path, bytes)
 }

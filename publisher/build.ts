@@ -11,6 +11,7 @@ import { listPackages, type PackageList } from '../bundle/packages.ts'
 import { MAX_ATTACHMENT_UNPACKED } from '../bundle/release.ts'
 import { openSquashfs, type Squashfs } from '../bundle/squashfs/image.ts'
 import { openImageFile } from '../bundle/squashfs/reader.ts'
+import { BLOCK } from '../bundle/tree.ts'
 import type { ReleaseNumber } from '../bundle/types.ts'
 import { buildInitramfs, INITRAMFS_NEEDS, type InitramfsSource } from '../initramfs/build.ts'
 import { type AgentParts, agentFiles } from './agent-overlay.ts'
@@ -92,8 +93,8 @@ export async function buildRelease(
   const { kernelArgs } = fit.system
   const cfgFor = (root: string, length: number): Uint8Array =>
     bootCfg({ number, securityFloor, root, length, kernelArgs, architecture: tree.config.architecture })
-  // Said before minutes of work: with any root and the longest length there is.
-  cfgFor('0'.repeat(64), Number.MAX_SAFE_INTEGER)
+  // Said before minutes of work: what does not fit with the shortest length there is.
+  cfgFor('0'.repeat(64), BLOCK)
   try {
     await mkdir(folder)
   } catch (cause) {

@@ -1,5 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { LabError } from '../harness/lab-error.ts'
@@ -11,19 +10,13 @@ import { apcOutlet, poePort } from './power-snmp.ts'
 import { portPower } from './power-uhubctl.ts'
 import * as standIns from './stand-ins.ts'
 import { runTool } from './tool.ts'
+import { toolsFolder } from './tools-folder.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'bistable-drivers-'))
-const bin = join(folder, 'bin')
-mkdirSync(bin)
-const path = process.env['PATH']
-process.env['PATH'] = `${bin}:${path}`
+const { folder, bin, file } = toolsFolder('drivers')
 const closing: (() => unknown)[] = []
 afterAll(async () => {
-  process.env['PATH'] = path
   for (const close of closing) await close()
-  rmSync(folder, { recursive: true })
 })
-const file = (name: string) => (existsSync(join(bin, name)) ? readFileSync(join(bin, name), 'utf8') : undefined)
 
 interface StandIn {
   readonly wiring: PowerWiring

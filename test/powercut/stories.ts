@@ -32,14 +32,9 @@ interface Story {
 
 const quiet = { force: false, onProgress: () => undefined }
 
-export function installing(counter: number, door = 'http://door') {
-  return (core: Core) => installFrom(core, `${door}/${counter}`, quiet, new AbortController().signal)
-}
-
-/** What it installs is committed by a person or not at all. */
-function held(counter: number) {
-  return (core: Core) =>
-    installFrom(core, `http://door/${counter}`, { ...quiet, hold: true }, new AbortController().signal)
+/** @param hold it is committed by a person or not at all */
+export function installing(counter: number, door = 'http://door', hold = false) {
+  return (core: Core) => installFrom(core, `${door}/${counter}`, { ...quiet, hold }, new AbortController().signal)
 }
 
 /** Stops the install when half of the root file system is there. */
@@ -129,7 +124,7 @@ export const STORIES: readonly Story[] = [
     name: 'commit by a person',
     boots: 'a10 b11? b11',
     run: async (d) => {
-      await d.powerOn(held(11))
+      await d.powerOn(installing(11, undefined, true))
       await d.powerOn(commitNow)
       await d.settle()
     },
