@@ -104,6 +104,8 @@ async function merge(folders: readonly string[]): Promise<number> {
 
 /** The suites once, into this folder. A code that is undefined: they were killed. */
 async function suites(folder: string, args: readonly string[], more: NodeJS.ProcessEnv) {
+  // What is wrong with it is said here in a sentence; vitest would say it with its own stack.
+  testsAtOnce(process.env)
   const env = { ...process.env, ...more, HIL_RUN: folder }
   const child = spawn(process.execPath, [vitest, 'run', '--project', 'hw', ...args], {
     cwd: root,

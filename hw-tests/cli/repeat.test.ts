@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { LabError } from '../harness/lab-error.ts'
 import { testsAtOnce } from '../places/at-once.ts'
 import type { Outcome } from '../report/outcome.ts'
 import { lineOf, positionals, readRepeat, seriesText } from './repeat.ts'
@@ -95,4 +96,5 @@ it('one test file more than processors runs at a time, one on a board, and as ma
   expect(testsAtOnce({ HIL_PLACE: 'rpi4-1', HIL_WORKERS: '3' }, 4)).toBe(1)
   expect(testsAtOnce({ HIL_PLACE: 'qemu-bench-1' }, 4)).toBe(1)
   expect(testsAtOnce({ HIL_PLACE: 'qemu-x86-bios', HIL_WORKERS: '1' }, 4)).toBe(1)
+  for (const wrong of ['two', '0', '-1', '1.5']) expect(() => testsAtOnce({ HIL_WORKERS: wrong })).toThrow(LabError)
 })

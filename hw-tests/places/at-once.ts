@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os'
+import { LabError } from '../harness/lab-error.ts'
 import { choosePlaceName, PLACES } from './index.ts'
 
 const MOST = 8
@@ -14,5 +15,7 @@ export function testsAtOnce(
 ): number {
   // A board of a bench may have any other name.
   if (!Object.hasOwn(PLACES, choosePlaceName(env['HIL_PLACE']))) return 1
-  return Number(env['HIL_WORKERS'] ?? Math.min(MOST, Math.max(2, processors + 1)))
+  const wanted = env['HIL_WORKERS'] ?? ''
+  if (!/^([1-9]\d?)?$/.test(wanted)) throw new LabError(`HIL_WORKERS is "${wanted}", a number from 1 to 99 was wanted`)
+  return wanted === '' ? Math.min(MOST, Math.max(2, processors + 1)) : Number(wanted)
 }

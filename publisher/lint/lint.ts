@@ -1,6 +1,9 @@
+import { isBistableError } from '../../base/errors.ts'
 import { mountsOf } from '../../bundle/mounts.ts'
-import type { System } from '../../bundle/system.ts'
+import { SYSTEM_PATH, type System } from '../../bundle/system.ts'
+import { BLOCK } from '../../bundle/tree.ts'
 import type { Root } from '../../keys/types.ts'
+import { bootCfg } from '../boot-image.ts'
 import { publisherErrors } from '../errors.ts'
 import { declaredModules } from '../initramfs-options.ts'
 import { initOf, startsAgent } from '../inits.ts'
@@ -40,6 +43,7 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   const report: Report = (severity, id, path, sentence) => problems.push({ id, severity, path, sentence })
 
   const system = await lintSystem(tree, report)
+  if (system !== undefined) lintKernelArgs(system, tree.config.architecture, report)
   const root = await lintRoot(tree, system?.product, report)
   const kernel = await lintKernel(tree, report)
   if (kernel !== undefined) {
@@ -56,6 +60,18 @@ export async function lintTree(tree: MergedTree, needs: InitramfsNeeds): Promise
   await lintUsers(tree, report)
   for (const finding of tree.findings) report('fact', finding.kind, `/${finding.path}`, finding.detail)
   return { problems, kernel, system, root }
+}
+
+/** What does not fit in the kernel's command line with the shortest release there is fits with none. */
+function lintKernelArgs({ kernelArgs }: System, architecture: string, report: Report): void {
+  const least = { epoch: 0, counter: 0 }
+  const facts = { number: least, securityFloor: least, root: '0'.repeat(64), length: BLOCK, kernelArgs, architecture }
+  try {
+    bootCfg(facts)
+  } catch (error) {
+    if (!isBistableError(error)) throw error
+    report('error', 'args-too-long', SYSTEM_PATH, error.message)
+  }
 }
 
 /** The programs that the agent in the image consists of. */

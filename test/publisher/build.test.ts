@@ -7,6 +7,7 @@ import { gunzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openSquashfs } from '../../bundle/squashfs/image.ts'
 import { openImageFile } from '../../bundle/squashfs/reader.ts'
+import { BLOCK } from '../../bundle/tree.ts'
 import { decompressExactly } from '../../bundle/zstd.ts'
 import { bootCfg } from '../../publisher/boot-image.ts'
 import { type BuildRequest, buildRelease } from '../../publisher/build.ts'
@@ -226,17 +227,31 @@ describe('build', () => {
   it('refuses kernel arguments that the kernel would cut off, before anything is made; 32-bit arm takes fewer', async () => {
     const specs = await fitSpecs()
     const system = JSON.parse(String(specs['usr/lib/bistable/system.json']))
-    const kernelArgs = Array.from({ length: 8 }, (_, n) => `word${n}=${'x'.repeat(80)}`)
-    const long = memoryTree({ ...specs, 'usr/lib/bistable/system.json': JSON.stringify({ ...system, kernelArgs }) })
-    const arm = { ...long, config: { ...long.config, architecture: 'arm' } } as typeof long
+    const facts = { number: request.number, securityFloor: request.securityFloor, root: '0'.repeat(64), length: BLOCK }
+    const least = Buffer.from(bootCfg({ ...facts, kernelArgs: ['x'], architecture: 'arm' })).toString()
+    const around = least.match(/^bistable_args=(.*)$/m)
     const folder = join(work, 'long')
-    await expect(buildRelease(arm, request, folder, { say: () => {} })).rejects.toMatchObject({
+    const build = (characters: number, number = request.number) => {
+      const kernelArgs = `${'x'.repeat(63)} `
+        .repeat(13)
+        .slice(0, characters - (around?.[1]?.length ?? 0) + 1)
+        .trim()
+        .split(' ')
+      const tree = memoryTree({ ...specs, 'usr/lib/bistable/system.json': JSON.stringify({ ...system, kernelArgs }) })
+      const arm = { ...tree, config: { ...tree.config, architecture: 'arm' } } as typeof tree
+      return buildRelease(arm, { ...request, number, securityFloor: number }, folder, { say: () => {} })
+    }
+    // What fits no release is wrong with the image; what does not fit this one has longer numbers.
+    await expect(build(777)).rejects.toMatchObject({
+      code: 'IMAGE_UNFIT',
+      message: expect.stringMatching(/args-too-long.*at most 776 fit/),
+    })
+    await expect(build(776, { epoch: 1, counter: 12345 })).rejects.toMatchObject({
       code: 'BOOT_CFG_INVALID',
       message: expect.stringContaining('at most 776 fit'),
     })
     expect(existsSync(folder)).toBe(false)
-    const facts = { number: request.number, securityFloor: request.securityFloor, root: '0'.repeat(64), length: 1 }
-    expect(bootCfg({ ...facts, kernelArgs, architecture: 'arm64' }).length).toBeGreaterThan(776)
+    expect(bootCfg({ ...facts, kernelArgs: ['x'.repeat(1000)], architecture: 'arm64' }).length).toBeGreaterThan(776)
   })
 
   it('leaves nothing behind when it fails, and touches no folder that was there', async () => {

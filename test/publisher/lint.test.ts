@@ -127,6 +127,14 @@ describe('lint', () => {
       ['error panic-halts /usr/lib/bistable/system.json'],
     ],
     [
+      'kernel arguments that the kernel would cut off',
+      (s) => {
+        const kernelArgs = Array.from({ length: 17 }, (_, n) => `word${n}=${'x'.repeat(100)}`)
+        s['usr/lib/bistable/system.json'] = JSON.stringify({ product: 'demo', hardware: ['x'], kernelArgs })
+      },
+      ['error args-too-long /usr/lib/bistable/system.json'],
+    ],
+    [
       'root.json that is no envelope',
       (s) => {
         s['usr/lib/bistable/root.json'] = '{}'
