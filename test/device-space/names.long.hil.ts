@@ -14,12 +14,17 @@ describe.skipIf(!have('mksquashfs') || !canMount('btrfs'))('a btrfs data partiti
     await space.keep()
     mkdirSync(join(data.folder, 'queue'))
     const job = Buffer.alloc(1900, 1)
-    expect(() => {
-      for (let n = 0; n < 100_000; n++)
-        writeFileSync(join(data.folder, 'queue', `${n}`), job, { flush: n % 1000 === 0 })
-    }).toThrow(/ENOSPC/)
-    run('sync', ['-f', data.folder])
-    expect(() => writeFileSync(join(data.folder, 'more'), job, { flush: true })).toThrow(/ENOSPC/)
+    // A commit of btrfs gives back what it had set aside: full is what takes none behind one, either.
+    let jobs = 0
+    let before = 0
+    do {
+      before = jobs
+      expect(() => {
+        for (; jobs < 100_000; jobs++)
+          writeFileSync(join(data.folder, 'queue', `${jobs}`), job, { flush: jobs % 1000 === 0 })
+      }).toThrow(/ENOSPC/)
+      run('sync', ['-f', data.folder])
+    } while (jobs > before)
     expect(data.free).toBeGreaterThan(4 * MiB)
     const ran = await made.run(['install', bundle.path, '--json'])
     expect(ran.json, ran.err + ran.out).toMatchObject({ ok: true, slot: 'b' })
