@@ -26,11 +26,14 @@ svg { width: 100%; height: auto; } svg a:hover rect, svg a:focus rect { stroke: 
 
 /** `transcripts`: the text of each test's transcript by its path; a missing one is said to be missing. */
 export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): string {
+  // What went wrong comes first; the rest in the order of its ends.
+  const rank = ({ verdict }: Outcome) => (verdict === 'failed' ? 0 : verdict === 'lab' ? 1 : 2)
+  const outcomes = run.outcomes.toSorted((a, b) => rank(a) - rank(b))
   // One that never ran, or keeps no record, has nothing to show but its row.
   const shown = (outcome: Outcome) => outcome.record !== undefined || outcome.errors.length > 0
   const title = (outcome: Outcome, index: number) =>
     shown(outcome) ? `<a href="#t${index}">${escaped(outcome.name)}</a>` : escaped(outcome.name)
-  const rows = run.outcomes.map((outcome, index) => {
+  const rows = outcomes.map((outcome, index) => {
     const { verdict, file, ms, note } = outcome
     return `<tr><td class="${verdict}">${verdict}</td><td class="n">${seconds(ms)} s</td><td>${title(outcome, index)} <span class="dim">${escaped([file.split('/').at(-1), note].filter((text) => text !== undefined).join(': '))}</span></td></tr>`
   })
@@ -41,7 +44,7 @@ export function htmlPage(run: Run, transcripts: ReadonlyMap<string, string>): st
     `<div class="dim">run ${escaped(run.id)}, began ${escaped(run.began.slice(0, 19).replace('T', ' '))} UTC, ${seconds(run.ms)} s${run.parts === undefined ? '' : ` in ${run.parts.length} parts`}; ${countsText(run.outcomes)}</div>`,
     ...run.stray.map((text) => `<pre class="error">${escaped(text)}</pre>`),
     `<table>${rows.join('\n')}</table>`,
-    ...run.outcomes.map((outcome, index) => (shown(outcome) ? section(outcome, index, transcripts) : '')),
+    ...outcomes.map((outcome, index) => (shown(outcome) ? section(outcome, index, transcripts) : '')),
     '</html>\n',
   ].join('\n')
 }

@@ -164,6 +164,9 @@ print(json.dumps({
     const marks = [...page.matchAll(/<a href="#(t1-\d+)">/g)].map(([, id]) => id)
     expect(marks).toEqual(TOLD.map((_, at) => `t1-${at + 1}`))
     for (const id of marks) expect(page).toContain(`<span id="${id}">`)
+    // A person looks for what went wrong first.
+    const verdicts = [...page.matchAll(/<tr><td class="(\w+)">/g)].map(([, verdict]) => verdict)
+    expect(verdicts).toEqual(['failed', 'lab', 'passed', 'skipped'])
     // No link leads nowhere.
     for (const [, id] of page.matchAll(/<a href="#([^"]+)">/g)) expect(page).toContain(` id="${id}"`)
     expect(page).not.toContain('F0123456789')
