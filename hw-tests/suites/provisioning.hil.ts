@@ -8,9 +8,12 @@ hil.describe('provisioning', () => {
     await expect(dut).toBoot({ slot: 'a', boot: 'committed', why: 'ok' })
     await expect(dut).toRun({ slot: 'a', release: '1.2' })
 
+    // Another one on each place.
+    const { hardware } = JSON.parse((await dut.run('cat /usr/lib/bistable/system.json')).output)
+    expect(hardware).toEqual([expect.stringMatching(/\w/)])
     const fresh = {
       product: kit.product,
-      hardware: ['qemu-x86_64'],
+      hardware,
       state: 'idle',
       job: null,
       busy: null,
@@ -41,6 +44,7 @@ hil.describe('provisioning', () => {
     expect(acted.code, acted.output).not.toBe(0)
 
     const text = await dut.run('bistable status')
-    expect(text.output).toMatch(/^hil-appliance {2}state idle\nslot a {2}\* primary {2}1\.2 2\.0 [0-9a-f]{12}$/m)
+    expect(text.output).toContain(`${kit.product}  state idle\nslot a  * primary  1.2 2.0 `)
+    expect(text.output).toMatch(/ 1\.2 2\.0 [0-9a-f]{12}$/m)
   })
 })
