@@ -80,6 +80,8 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** The suites. A run in which only the lab failed ends with another code than one that found something. */
 async function run(args: readonly string[]): Promise<number> {
+  // What is wrong with HIL_WORKERS is said here in a sentence; vitest would say it with its own stack.
+  testsAtOnce(process.env)
   const folder = runFolder(root, process.env)
   const { code, outcomes } = await suites(folder, withoutShort(args), longOnes(isShort(args)))
   return exitCode(code === 0, outcomes, existsSync(labErrorFile(folder)))
@@ -104,8 +106,6 @@ async function merge(folders: readonly string[]): Promise<number> {
 
 /** The suites once, into this folder. A code that is undefined: they were killed. */
 async function suites(folder: string, args: readonly string[], more: NodeJS.ProcessEnv) {
-  // What is wrong with it is said here in a sentence; vitest would say it with its own stack.
-  testsAtOnce(process.env)
   const env = { ...process.env, ...more, HIL_RUN: folder }
   const child = spawn(process.execPath, [vitest, 'run', '--project', 'hw', ...args], {
     cwd: root,
@@ -148,6 +148,7 @@ async function repeat(args: readonly string[]): Promise<number> {
     console.error('hil: how many times?')
     return 2
   }
+  const workers = testsAtOnce(process.env)
   const began = Date.now()
   const folder = named === undefined ? runFolder(root, process.env) : resolve(named)
   const known = await readPlan(folder)
@@ -172,7 +173,7 @@ async function repeat(args: readonly string[]): Promise<number> {
   const lease = await hold(localStore(folder), 'this folder')
   const lines = await goOn({
     ...{ folder, plan, files: await filesOf(rest, more), now: Date.now, say: (line) => console.log(line) },
-    workers: testsAtOnce(process.env),
+    workers,
     ...(seconds !== undefined && { until: began + 1000 * seconds }),
     ...(head !== undefined && { of: head.stdout.trim() }),
     run: async (files, part, seed) => {

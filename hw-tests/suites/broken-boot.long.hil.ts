@@ -17,6 +17,12 @@ async function isHome(dut: Dut, from: string): Promise<void> {
   })
 }
 
+/** Zeros over the first `length` bytes of a file of slot b's boot partition, which is found by its own first 64 bytes. */
+async function wipeStart(disk: string, file: string, length: number): Promise<void> {
+  const start = await startOfFile(disk, 'boot-b', file, 64)
+  await wipe(disk, 'boot-b', await findIn(disk, 'boot-b', start), length)
+}
+
 hil('a boot partition that the boot loader cannot read', async ({ dut, kit }) => {
   const { release: from } = kit.bundle('next')
   await dut.powerCut()
@@ -29,11 +35,8 @@ hil('a boot partition that the boot loader cannot read', async ({ dut, kit }) =>
 hil('a kernel that is no kernel', async ({ dut, kit }) => {
   const { release: from } = kit.bundle('next')
   await dut.powerCut()
-  await dut.withMedium(async (disk) => {
-    // Its magic number stands at 0x202 on x86, at 56 on arm64.
-    const start = await startOfFile(disk, 'boot-b', 'vmlinuz', 1024)
-    await wipe(disk, 'boot-b', await findIn(disk, 'boot-b', start), start.length)
-  })
+  // Its magic number stands at 0x202 on x86, at 56 on arm64.
+  await dut.withMedium((disk) => wipeStart(disk, 'vmlinuz', 1024))
   await dut.powerOn()
   await expect(dut).toFallBack({ to: 'a', from })
   await isHome(dut, from)
@@ -45,12 +48,9 @@ hil.describe('without an initramfs', () => {
   hil('the kernel finds no first program, panics, and the tries run out', async ({ dut, kit }) => {
     const { release: from } = kit.bundle('next')
     await dut.powerCut()
-    await dut.withMedium(async (disk) => {
-      // By its own first bytes: what its compression starts with stands inside of kernels, too, and one that cannot
-      // unpack itself halts for good instead of panicking.
-      const start = await startOfFile(disk, 'boot-b', 'initrd.img', 64)
-      await wipe(disk, 'boot-b', await findIn(disk, 'boot-b', start), 64 * 1024)
-    })
+    // Not found by what its compression starts with: that stands inside of kernels, too, and one that cannot unpack itself
+    // halts for good instead of panicking.
+    await dut.withMedium((disk) => wipeStart(disk, 'initrd.img', 64 * 1024))
     await dut.powerOn()
     await expect(dut).toFallBack({ to: 'a', from, tries: 3, within: 600_000 })
     await isHome(dut, from)

@@ -69,7 +69,7 @@ function lintKernelArgs({ kernelArgs }: System, architecture: string, report: Re
   try {
     bootCfg(facts)
   } catch (error) {
-    if (!isBistableError(error)) throw error
+    if (!isBistableError(error, 'BOOT_CFG_INVALID')) throw error
     report('error', 'args-too-long', SYSTEM_PATH, error.message)
   }
 }
